@@ -1,1 +1,38 @@
-//! Placeholder.
+//! The queue rules of one partition: a deterministic state machine.
+//!
+//! ```text
+//!             entry (log index, payload)                     replies, one for each command
+//!   Raft log ---------------------------->  apply(entry)  ----------------------------------> clients
+//!                                              |    |
+//!                                              |    +--> effects: hints for the leader
+//!                                              v
+//!                                            state  --> reads, next_deadline(), snapshot()
+//! ```
+//!
+//! Nothing in here does IO, reads a clock, starts a thread or draws a random number, and no order depends on addresses or
+//! hashing. Two partitions that applied the same entries are equal to the bit.
+#![forbid(unsafe_code)]
+#![allow(clippy::todo)]
+
+mod batch;
+mod command;
+mod content;
+mod effects;
+mod ids;
+pub mod limits;
+mod partition;
+mod reply;
+mod settings;
+mod view;
+mod wire;
+
+pub use batch::BatchBuilder;
+pub use command::{Command, Request};
+pub use content::{Content, NewMessage, TransferMessage};
+pub use effects::{Applied, ApplyError, Effects, Event, EventKind, History};
+pub use ids::{ContentRef, MessageKey, Origin, QueueId, Receipt, RequestId, Source};
+pub use partition::{Partition, SnapshotError};
+pub use reply::{Delivery, Outcome, RedriveProgress, RedriveState, Refusal, Reply, SendOutcome};
+pub use settings::{DeadLetter, Kind, Settings};
+pub use view::{Counters, Deadline, MessageView, OutboxItem, OutboxReason, Peek, ShardView, State, Totals};
+pub use wire::DecodeError;

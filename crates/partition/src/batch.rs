@@ -1,0 +1,115 @@
+//! The payload of one log entry: the leader's clocks and many requests.
+//!
+//! ```text
+//! [version u8 | log_time_ms u64 | wall_time_ms u64 | (len u32 | request)*]
+//! ```
+
+use crate::command::{Command, Request, encode_request};
+use crate::ids::RequestId;
+use crate::limits::{BATCH_BYTES_MAX, BATCH_COMMANDS_MAX};
+use crate::wire::{DecodeError, Reader, Span, Wire};
+
+const WIRE_VERSION: u8 = 1;
+
+/// Builds the payload of one entry. Only valid requests get in: an invalid one would halt the partition on every replica.
+#[derive(Clone, Debug)]
+pub struct BatchBuilder {
+    payload: Vec<u8>,
+    commands: usize,
+}
+
+impl BatchBuilder {
+    pub fn new(log_time_ms: u64, wall_time_ms: u64) -> Self {
+        let mut payload = vec![WIRE_VERSION];
+        log_time_ms.put(&mut payload);
+        wall_time_ms.put(&mut payload);
+        Self { payload, commands: 0 }
+    }
+
+    /// Adds a command without a request name.
+    pub fn push(&mut self, command: &Command<'_>) -> Result<(), DecodeError> {
+        self.push_parts(None, command)
+    }
+
+    pub fn push_request(&mut self, request: &Request<'_>) -> Result<(), DecodeError> {
+        self.push_parts(request.id, &request.command)
+    }
+
+    /// Adds an encoded `Request` as it is, after checking it.
+    pub fn push_encoded(&mut self, request: &[u8]) -> Result<(), DecodeError> {
+        Command::check(request)?;
+        let start = self.payload.len();
+        request.put(&mut self.payload);
+        self.keep_or_undo(start)
+    }
+
+    fn push_parts(&mut self, id: Option<RequestId>, command: &Command<'_>) -> Result<(), DecodeError> {
+        command.validate()?;
+        let start = self.payload.len();
+        0u32.put(&mut self.payload);
+        encode_request(id, command, &mut self.payload);
+        let len =
+            u32::try_from(self.payload.len() - start - 4).map_err(|_| DecodeError::OutOfRange("batch"))?;
+        self.payload[start..start + 4].copy_from_slice(&len.to_le_bytes());
+        self.keep_or_undo(start)
+    }
+
+    /// A request that would make the batch too large is taken out again: it belongs in the next one.
+    fn keep_or_undo(&mut self, start: usize) -> Result<(), DecodeError> {
+        if self.payload.len() > BATCH_BYTES_MAX || self.commands == BATCH_COMMANDS_MAX {
+            self.payload.truncate(start);
+            return Err(DecodeError::OutOfRange("batch"));
+        }
+        self.commands += 1;
+        Ok(())
+    }
+
+    pub fn len_bytes(&self) -> usize {
+        self.payload.len()
+    }
+
+    /// Commands so far: `apply` answers each with one reply, in order.
+    pub fn len(&self) -> usize {
+        self.commands
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.commands == 0
+    }
+
+    pub fn finish(self) -> Vec<u8> {
+        self.payload
+    }
+}
+
+/// A decoded payload. Spans are relative to the payload.
+pub(crate) struct Batch<'a> {
+    pub log_time_ms: u64,
+    pub wall_time_ms: u64,
+    pub requests: Vec<(Request<'a>, Vec<Span>)>,
+}
+
+impl<'a> Batch<'a> {
+    pub fn decode(payload: &'a [u8]) -> Result<Self, DecodeError> {
+        if payload.len() > BATCH_BYTES_MAX {
+            return Err(DecodeError::OutOfRange("batch"));
+        }
+        let mut reader = Reader::new(payload);
+        reader.version(WIRE_VERSION)?;
+        let (log_time_ms, wall_time_ms) = Wire::take(&mut reader)?;
+        let mut requests = Vec::new();
+        while !reader.is_empty() {
+            if requests.len() == BATCH_COMMANDS_MAX {
+                return Err(DecodeError::OutOfRange("batch"));
+            }
+            let frame = <&[u8]>::take(&mut reader)?;
+            let frame_offset = reader.at() - frame.len();
+            let (request, mut spans) = Request::decode_with_spans(frame)?;
+            for span in &mut spans {
+                span.offset += u32::try_from(frame_offset).map_err(|_| DecodeError::OutOfRange("batch"))?;
+            }
+            requests.push((request, spans));
+        }
+        Ok(Self { log_time_ms, wall_time_ms, requests })
+    }
+}

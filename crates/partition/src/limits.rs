@@ -1,0 +1,92 @@
+//! Every bound of a partition, in one place, with the relations that must hold between them.
+//!
+//! The bounds that clients can see follow the Amazon SQS documentation ("Amazon SQS message quotas", "SetQueueAttributes"),
+//! so that its clients meet the limits they know. The others bound the work or the memory of one log entry.
+
+/// The longest single step of log time, in milliseconds: one absurd stamp moves a partition's clock by no more than this.
+pub const STAMP_STEP_MS_MAX: u64 = 10 * 60 * 1000;
+/// How much faster than log time the wall clock may catch up, as a factor.
+pub const WALL_CATCH_UP_MAX: u64 = 1000;
+/// The longest single step of wall time, in milliseconds, once a partition has seen its first entry.
+pub const WALL_STEP_MS_MAX: u64 = 60 * 60 * 1000;
+/// The latest first wall time that is believed (the year 2286).
+pub const WALL_MS_MAX: u64 = 10_000_000_000_000;
+
+/// The longest lease, and the longest total of its extensions counted from its grant: twelve hours.
+pub const LEASE_MS_MAX: u32 = 43_200_000;
+/// The longest delay of a message.
+pub const DELAY_MS_MAX: u32 = 900_000;
+/// The longest delay a consumer may ask for when it releases a message.
+pub const RELEASE_DELAY_MS_MAX: u32 = LEASE_MS_MAX;
+/// The shortest retention.
+pub const RETENTION_MS_MIN: u64 = 60_000;
+/// The longest retention: fourteen days.
+pub const RETENTION_MS_MAX: u64 = 14 * 24 * 60 * 60 * 1000;
+/// The longest time to live of a single message.
+pub const EXPIRY_MS_MAX: u64 = RETENTION_MS_MAX;
+/// The highest receive limit before a message is dead.
+pub const RECEIVES_MAX: u32 = 1000;
+/// The longest deduplication window: one day.
+pub const DEDUP_WINDOW_MS_MAX: u64 = 24 * 60 * 60 * 1000;
+/// How long a receive attempt is remembered.
+pub const ATTEMPT_WINDOW_MS: u64 = 5 * 60 * 1000;
+/// Receive attempts remembered in a partition; beyond it the oldest are forgotten early.
+pub const ATTEMPTS_MAX: usize = 16_384;
+/// How long forgetting may lag behind a window's end, so that many ends share one expiry entry.
+pub const WINDOW_SLACK_MS: u64 = 30_000;
+
+/// The longest message group name, deduplication id and attempt id, in bytes.
+pub const NAME_BYTES_MAX: usize = 128;
+/// The longest consumer name, in bytes.
+pub const CONSUMER_BYTES_MAX: usize = 64;
+/// The largest attributes blob of a message.
+pub const ATTRIBUTES_BYTES_MAX: usize = 1024 * 1024;
+/// The largest body of a message.
+pub const BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// The largest payload of one log entry.
+pub const BATCH_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Commands in one log entry.
+pub const BATCH_COMMANDS_MAX: usize = 65_536;
+/// Messages in one send or transfer.
+pub const SEND_MESSAGES_MAX: usize = 4096;
+/// Messages granted by one receive.
+pub const RECEIVE_MESSAGES_MAX: u32 = 1000;
+/// Receipts in one acknowledgement, extension or release.
+pub const SETTLE_ITEMS_MAX: usize = 10_000;
+
+/// Garbage swept by every command after a purge or a deletion.
+pub const SWEEP_MAX: u32 = 256;
+/// Items ended by one expiry command.
+pub const EXPIRE_MAX: u32 = 4096;
+/// Outbox items confirmed, or returned, by one command.
+pub const TRANSFER_MAX: u32 = 4096;
+/// Messages moved by one redrive step.
+pub const REDRIVE_STEP_MAX: u32 = 1024;
+/// Messages looked at by one page of a peek.
+pub const PEEK_SCAN_MAX: usize = 4096;
+
+/// Replies remembered for one session.
+pub const SESSION_REPLIES_MAX: usize = 128;
+/// Sessions remembered in a partition; beyond it the idlest is forgotten.
+pub const SESSIONS_MAX: usize = 4096;
+/// Bytes of remembered replies in a partition; beyond it the idlest session is forgotten.
+pub const SESSION_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// How long an idle session is remembered, in log time.
+pub const SESSION_IDLE_MS_MAX: u64 = 60 * 60 * 1000;
+
+/// Slots in one page of an arena.
+pub(crate) const PAGE_SLOTS: usize = 1024;
+/// The highest machine version this code can execute.
+pub const MACHINE_VERSION_MAX: u32 = 1;
+
+const _: () = {
+    assert!(DELAY_MS_MAX <= LEASE_MS_MAX);
+    assert!(RETENTION_MS_MIN < RETENTION_MS_MAX);
+    assert!(WALL_STEP_MS_MAX < RETENTION_MS_MAX);
+    assert!(BODY_BYTES_MAX + ATTRIBUTES_BYTES_MAX + 1024 < BATCH_BYTES_MAX);
+    assert!(BATCH_BYTES_MAX < u32::MAX as usize);
+    assert!((RECEIVE_MESSAGES_MAX as usize) <= SETTLE_ITEMS_MAX);
+    assert!(SESSION_IDLE_MS_MAX > STAMP_STEP_MS_MAX);
+    assert!(PAGE_SLOTS.is_multiple_of(64));
+    assert!(REDRIVE_STEP_MAX <= TRANSFER_MAX);
+};
