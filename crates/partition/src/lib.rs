@@ -12,18 +12,33 @@
 //! Nothing in here does IO, reads a clock, starts a thread or draws a random number, and no order depends on addresses or
 //! hashing. Two partitions that applied the same entries are equal to the bit.
 #![forbid(unsafe_code)]
-#![allow(clippy::todo)]
+#![deny(clippy::float_arithmetic)]
 
+mod apply;
+mod arena;
 mod batch;
 mod command;
 mod content;
 mod effects;
+mod entries;
+mod garbage;
 mod ids;
+mod invariants;
 pub mod limits;
+mod list;
+mod message;
+mod notes;
 mod partition;
+mod reads;
 mod reply;
+mod session;
 mod settings;
+mod shard;
+mod snapshot;
+mod store;
+mod timers;
 mod view;
+mod window;
 mod wire;
 
 pub use batch::BatchBuilder;
@@ -31,8 +46,9 @@ pub use command::{Command, Request};
 pub use content::{Content, NewMessage, TransferMessage};
 pub use effects::{Applied, ApplyError, Effects, Event, EventKind, History};
 pub use ids::{ContentRef, MessageKey, Origin, QueueId, Receipt, RequestId, Source};
-pub use partition::{Partition, SnapshotError};
+pub use partition::Partition;
 pub use reply::{Delivery, Outcome, RedriveProgress, RedriveState, Refusal, Reply, SendOutcome};
 pub use settings::{DeadLetter, Kind, Settings};
+pub use snapshot::SnapshotError;
 pub use view::{Counters, Deadline, MessageView, OutboxItem, OutboxReason, Peek, ShardView, State, Totals};
 pub use wire::DecodeError;

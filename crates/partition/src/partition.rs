@@ -1,99 +1,235 @@
-//! One partition's state.
+//! The state of a partition and the way one entry goes through it.
+//!
+//! ```text
+//!   payload --> decode everything --> clocks --> for each request:  session? --> execute --> sweep a little
+//!                     |                                                |
+//!                     +-- an error changes nothing                     +-- a known one gets its first reply
+//! ```
 
-use crate::effects::{Applied, ApplyError, History};
-use crate::ids::QueueId;
-use crate::view::{Deadline, MessageView, OutboxItem, Peek, ShardView};
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::batch::Batch;
+use crate::command::{Command, Request};
+use crate::effects::{Applied, ApplyError, Effects, History};
+use crate::garbage::Garbage;
+use crate::ids::{QueueId, Receipt};
+use crate::limits::{
+    MACHINE_VERSION_MAX, STAMP_STEP_MS_MAX, SWEEP_MAX, WALL_CATCH_UP_MAX, WALL_MS_MAX, WALL_STEP_MS_MAX,
+};
+use crate::message::Message;
+use crate::notes::Notes;
+use crate::reply::{Refusal, Reply};
+use crate::session::{Recall, Sessions};
+use crate::shard::Shard;
+use crate::store::Store;
+use crate::view::State;
+use crate::window::{Sent, Window};
+use crate::wire::{Span, wire_struct};
 
 /// The queues of one partition.
-#[derive(Debug, Default)]
-pub struct Partition {}
+#[derive(Debug)]
+pub struct Partition {
+    pub(crate) applied_index: u64,
+    pub(crate) machine_version: u32,
+    /// Catalogue revisions below this are refused, so that an old catalogue cannot bring a deleted queue back.
+    pub(crate) revision_min: u64,
+    pub(crate) store: Store,
+    pub(crate) shards: BTreeMap<QueueId, Shard>,
+    /// Every shard that holds an aged message, by the time its retention takes the first.
+    pub(crate) retention: BTreeSet<(u64, QueueId)>,
+    /// The shards whose outbox is not empty.
+    pub(crate) outboxes: BTreeSet<QueueId>,
+    pub(crate) dedup: Window<Sent>,
+    pub(crate) attempts: Window<Vec<Receipt>>,
+    pub(crate) sessions: Sessions,
+    pub(crate) garbage: Garbage,
+}
+wire_struct!(Partition {
+    applied_index,
+    machine_version,
+    revision_min,
+    store,
+    shards,
+    retention,
+    outboxes,
+    dedup,
+    attempts,
+    sessions,
+    garbage,
+});
 
-impl Partition {
-    pub fn new() -> Self {
-        todo!()
-    }
-    /// Executes one entry.
-    pub fn apply(
-        &mut self,
-        _log_index: u64,
-        _payload: &[u8],
-        _history: History,
-    ) -> Result<Applied, ApplyError> {
-        todo!()
-    }
-    pub fn log_time_ms(&self) -> u64 {
-        todo!()
-    }
-    pub fn wall_time_ms(&self) -> u64 {
-        todo!()
-    }
-    pub fn applied_index(&self) -> u64 {
-        todo!()
-    }
-    pub fn machine_version(&self) -> u32 {
-        todo!()
-    }
-    pub fn revision_min(&self) -> u64 {
-        todo!()
-    }
-    pub fn shard(&self, _queue: QueueId) -> Option<ShardView> {
-        todo!()
-    }
-    /// Whether a receive now would deliver.
-    pub fn has_ready(&self, _queue: QueueId) -> bool {
-        todo!()
-    }
-    pub fn next_deadline(&self) -> Option<Deadline> {
-        todo!()
-    }
-    pub fn queues(&self) -> impl Iterator<Item = QueueId> + '_ {
-        std::iter::empty()
-    }
-    /// Queues with a non-empty outbox.
-    pub fn outbox_queues(&self) -> impl Iterator<Item = QueueId> + '_ {
-        std::iter::empty()
-    }
-    /// The targets of a queue's outbox, with the items waiting for each.
-    pub fn outbox_targets(&self, _queue: QueueId) -> Vec<(QueueId, u64)> {
-        todo!()
-    }
-    /// The first items for one target, by number.
-    pub fn outbox(&self, _queue: QueueId, _target: QueueId, _limit: usize) -> Vec<OutboxItem> {
-        todo!()
-    }
-    /// Log indexes that hold live contents, with the live bytes of each, in order.
-    pub fn live_contents(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
-        std::iter::empty()
-    }
-    /// The live contents of one entry, by offset.
-    pub fn live_ranges(&self, _log_index: u64) -> Vec<(u32, u32)> {
-        todo!()
-    }
-    pub fn peek(&self, _queue: QueueId, _after_sequence: u64, _limit: usize) -> Peek {
-        todo!()
-    }
-    pub fn find(&self, _sequence: u64) -> Option<MessageView> {
-        todo!()
-    }
-    pub fn state_hash(&self) -> u64 {
-        todo!()
-    }
-    pub fn snapshot(&self) -> Vec<u8> {
-        todo!()
-    }
-    pub fn restore(_bytes: &[u8]) -> Result<Self, SnapshotError> {
-        todo!()
-    }
-    /// Recounts everything; panics with a message when something is off.
-    pub fn check_invariants(&self) {
-        todo!()
+impl Default for Partition {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
-/// Why a snapshot was refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SnapshotError {
-    /// The checksum does not match.
-    Damaged,
-    Decode(crate::DecodeError),
+/// The place of the command being executed.
+#[derive(Clone, Copy)]
+pub(crate) struct At<'a> {
+    pub log_index: u64,
+    /// Where the contents of its messages lie, in their order.
+    pub spans: &'a [Span],
+}
+
+impl Partition {
+    /// An empty partition, before its first entry.
+    pub fn new() -> Self {
+        Self {
+            applied_index: 0,
+            machine_version: 1,
+            revision_min: 0,
+            store: Store::new(),
+            shards: BTreeMap::new(),
+            retention: BTreeSet::new(),
+            outboxes: BTreeSet::new(),
+            dedup: Window::new(),
+            attempts: Window::new(),
+            sessions: Sessions::default(),
+            garbage: Garbage::default(),
+        }
+    }
+
+    /// Executes one entry: `payload` is what `BatchBuilder::finish` gave. Indexes grow, gaps are fine.
+    ///
+    /// # Panics
+    /// When the index or the log time falls: the log is not the one this state came from.
+    pub fn apply(&mut self, log_index: u64, payload: &[u8], history: History) -> Result<Applied, ApplyError> {
+        let batch = Batch::decode(payload)?;
+        for (request, _) in &batch.requests {
+            supported(&request.command)?;
+        }
+        assert!(log_index > self.applied_index, "entry {log_index} after {}", self.applied_index);
+        self.applied_index = log_index;
+        self.advance_clocks(batch.log_time_ms, batch.wall_time_ms);
+        let mut notes = Notes::new(history, self.store.log_time_ms, self.store.wall_time_ms);
+        let requests = batch.requests.iter();
+        let replies = requests.map(|(request, spans)| {
+            let reply = self.execute_once(request, At { log_index, spans }, &mut notes);
+            self.garbage.sweep(&mut self.store, SWEEP_MAX, &mut notes);
+            reply
+        });
+        let replies = replies.collect();
+        Ok(Applied { replies, effects: self.effects(notes) })
+    }
+
+    /// Moves log time to the stamp, by one bounded step at most. Wall time follows its stamp forward only, and no faster
+    /// than `WALL_CATCH_UP_MAX` times log time: an absurd wall clock costs an hour of retention at most before somebody
+    /// notices, and a true gap (a partition that was down for days) is caught up within minutes.
+    fn advance_clocks(&mut self, log_time_ms: u64, wall_time_ms: u64) {
+        let store = &mut self.store;
+        let last_ms = store.log_time_ms;
+        assert!(log_time_ms >= last_ms, "log time fell from {last_ms} to {log_time_ms}");
+        store.log_time_ms = log_time_ms.min(last_ms.saturating_add(STAMP_STEP_MS_MAX));
+        let wall_max = match store.wall_time_ms {
+            0 => WALL_MS_MAX,
+            last => {
+                let progress = (store.log_time_ms - last_ms) * WALL_CATCH_UP_MAX;
+                last.saturating_add(progress.min(WALL_STEP_MS_MAX))
+            }
+        };
+        store.wall_time_ms = store.wall_time_ms.max(wall_time_ms.min(wall_max));
+    }
+
+    fn execute_once(&mut self, request: &Request<'_>, at: At<'_>, notes: &mut Notes) -> Reply {
+        let Some(id) = request.id else { return self.execute(&request.command, at, notes) };
+        match self.sessions.recall(id, self.store.log_time_ms) {
+            Recall::Answered(reply) => reply,
+            Recall::Forgotten => Reply::Refused { reason: Refusal::RequestForgotten },
+            Recall::New => {
+                let reply = self.execute(&request.command, at, notes);
+                self.sessions.remember(id, &reply);
+                reply
+            }
+        }
+    }
+
+    fn execute(&mut self, command: &Command<'_>, at: At<'_>, notes: &mut Notes) -> Reply {
+        let result = match command {
+            Command::Configure { queue, settings, revision } => self.configure(*queue, *settings, *revision),
+            Command::Delete { queue, revision } => self.delete(*queue, *revision, notes),
+            Command::Purge { queue } => self.purge(*queue, notes),
+            Command::Send { queue, messages } => self.send(*queue, messages, at, notes),
+            Command::Transfer { queue, source, messages } => {
+                self.transfer(*queue, *source, messages, at, notes)
+            }
+            Command::Receive { .. } => self.receive(command, notes),
+            Command::Ack { queue, receipts } => self.ack(*queue, receipts, notes),
+            Command::Extend { queue, items } => self.extend(*queue, items, notes),
+            Command::Release { queue, items } => self.release(*queue, items, notes),
+            Command::Mark => Ok(Reply::Done),
+            Command::Expire { leases_as_of_ms, items_max } => {
+                Ok(self.expire(*leases_as_of_ms, *items_max, notes))
+            }
+            Command::TransferDone { queue, target, through_number } => {
+                self.transfer_done(*queue, *target, *through_number, notes)
+            }
+            Command::TransferReturn { queue, target, items_max } => {
+                self.transfer_return(*queue, *target, *items_max, notes)
+            }
+            Command::RedriveStart { queue, target, rate_per_s, id } => {
+                self.redrive_start(*queue, *target, *rate_per_s, *id)
+            }
+            Command::RedriveCancel { queue, id } => self.redrive_cancel(*queue, *id),
+            Command::RedriveStep { queue, items_max } => self.redrive_step(*queue, *items_max, notes),
+            Command::SetVersion { version } => {
+                self.machine_version = self.machine_version.max(*version);
+                Ok(Reply::Done)
+            }
+        };
+        result.unwrap_or_else(|reason| Reply::Refused { reason })
+    }
+
+    fn effects(&self, notes: Notes) -> Effects {
+        Effects {
+            ready: notes.ready.into_iter().filter(|queue| self.has_ready(*queue)).collect(),
+            outbox: notes.outbox.into_iter().collect(),
+            freed: notes.freed.into_iter().collect(),
+            retained_bytes: notes.retained_bytes,
+            history: notes.events,
+        }
+    }
+
+    /// Whether a message still belongs to its shard, and is not what a purge or a deletion left.
+    pub(crate) fn alive(&self, message: &Message) -> bool {
+        self.shards.get(&message.queue).is_some_and(|shard| owns(shard, message))
+    }
+
+    /// Brings the indexes over all shards up to date after a shard changed. O(log queues).
+    pub(crate) fn reindex(&mut self, queue: QueueId) {
+        let Some(shard) = self.shards.get_mut(&queue) else { return };
+        let retention_ms = shard.settings.retention_ms;
+        let sent = shard.age.front().map(|slot| self.store.sent_wall_ms(slot));
+        let due_ms = sent.map(|sent_ms| sent_ms.saturating_add(retention_ms));
+        let old_ms = std::mem::replace(&mut shard.retention_due_ms, due_ms);
+        if old_ms != due_ms {
+            if let Some(old_ms) = old_ms {
+                self.retention.remove(&(old_ms, queue));
+            }
+            self.retention.extend(due_ms.map(|due_ms| (due_ms, queue)));
+        }
+        if shard.outboxes.is_empty() {
+            self.outboxes.remove(&queue);
+        } else {
+            self.outboxes.insert(queue);
+        }
+    }
+}
+
+/// Whether a message of this queue is this shard's.
+pub(crate) fn owns(shard: &Shard, message: &Message) -> bool {
+    let first = match message.state {
+        State::Dead => shard.created_sequence,
+        _ => shard.purged_sequence,
+    };
+    message.sequence >= first
+}
+
+fn supported(command: &Command<'_>) -> Result<(), ApplyError> {
+    match command {
+        Command::SetVersion { version } if *version > MACHINE_VERSION_MAX => {
+            Err(ApplyError::UnsupportedVersion(*version))
+        }
+        _ => Ok(()),
+    }
 }

@@ -3,6 +3,7 @@
 use crate::ids::{ContentRef, MessageKey, Origin, QueueId};
 use crate::reply::RedriveProgress;
 use crate::settings::Settings;
+use crate::wire::wire_struct;
 
 /// A shard at a glance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +52,23 @@ pub struct Totals {
     pub dropped: u64,
     pub purged: u64,
 }
+
+wire_struct!(Counters { ready, leased, delayed, dead, bytes, dead_bytes });
+wire_struct!(Totals {
+    sent,
+    duplicates,
+    arrived,
+    granted,
+    acked,
+    extended,
+    released,
+    expired,
+    dead,
+    redriven,
+    transferred,
+    dropped,
+    purged,
+});
 
 /// The next moments at which something is due. The leader proposes an `Expire` (or, for `garbage`, any command) then.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -4,6 +4,8 @@
 //! allocates more than a small multiple of the bytes at hand, copies no body, and refuses every encoding but the one that
 //! writing produces.
 
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
 /// Why bytes, or a command about to become bytes, were refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DecodeError {
@@ -171,6 +173,40 @@ impl<'a, A: Wire<'a>, B: Wire<'a>> Wire<'a> for (A, B) {
     }
     fn take(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
         Ok((A::take(reader)?, B::take(reader)?))
+    }
+}
+
+impl<'a, K: Wire<'a> + Ord, V: Wire<'a>> Wire<'a> for BTreeMap<K, V> {
+    fn put(&self, out: &mut Vec<u8>) {
+        put_len(self.len(), out);
+        for (key, value) in self {
+            key.put(out);
+            value.put(out);
+        }
+    }
+    fn take(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
+        let pairs = Vec::<(K, V)>::take(reader)?;
+        Ok(pairs.into_iter().collect())
+    }
+}
+
+impl<'a, T: Wire<'a> + Ord> Wire<'a> for BTreeSet<T> {
+    fn put(&self, out: &mut Vec<u8>) {
+        put_len(self.len(), out);
+        self.iter().for_each(|item| item.put(out));
+    }
+    fn take(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
+        Ok(Vec::take(reader)?.into_iter().collect())
+    }
+}
+
+impl<'a, T: Wire<'a>> Wire<'a> for VecDeque<T> {
+    fn put(&self, out: &mut Vec<u8>) {
+        put_len(self.len(), out);
+        self.iter().for_each(|item| item.put(out));
+    }
+    fn take(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
+        Ok(Vec::take(reader)?.into())
     }
 }
 

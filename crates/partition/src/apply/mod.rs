@@ -1,0 +1,9 @@
+//! What each command does. One file for each kind of business; every function takes the clocks from the store.
+
+mod configure;
+mod expire;
+mod outbox;
+mod receive;
+mod redrive;
+mod send;
+mod settle;

@@ -1,0 +1,184 @@
+//! Granting leases.
+
+use crate::command::Command;
+use crate::effects::EventKind;
+use crate::ids::{QueueId, Receipt};
+use crate::limits::{ATTEMPT_WINDOW_MS, ATTEMPTS_MAX};
+use crate::list;
+use crate::message::{Lane, Order, holds};
+use crate::notes::Notes;
+use crate::partition::{Partition, owns};
+use crate::reply::{Delivery, Refusal, Reply};
+use crate::settings::Kind;
+use crate::shard::Shard;
+use crate::store::Store;
+use crate::view::State;
+
+/// What one receive may still take.
+struct Budget<'a> {
+    messages: u32,
+    bytes: u64,
+    lease_ms: u32,
+    consumer: &'a [u8],
+}
+
+impl Budget<'_> {
+    /// Whether one more message fits. The first always does.
+    fn allows(&self, shard: &Shard, store: &Store, slot: u32, taken: &[Delivery]) -> bool {
+        let fits = taken.is_empty() || u64::from(store.messages[slot].len) <= self.bytes;
+        fits && self.messages > 0 && shard.counters.leased < u64::from(shard.settings.in_flight_max)
+    }
+}
+
+impl Partition {
+    /// O(messages granted * log deadlines), whatever waits and whatever is in flight.
+    pub(crate) fn receive(&mut self, command: &Command<'_>, notes: &mut Notes) -> Result<Reply, Refusal> {
+        let Command::Receive { queue, messages_max, bytes_max, lease_ms, attempt, consumer } = command else {
+            unreachable!("execute hands over receives only");
+        };
+        let shard = self.shards.get_mut(queue).ok_or(Refusal::UnknownQueue)?;
+        let now_ms = self.store.log_time_ms;
+        let known = attempt.and_then(|attempt| self.attempts.get(*queue, attempt, now_ms));
+        if let Some(deliveries) = known.and_then(|receipts| same_again(&self.store, shard, receipts)) {
+            return Ok(Reply::Received { deliveries });
+        }
+        let lease_ms = lease_ms.unwrap_or(shard.settings.lease_ms);
+        let mut budget = Budget { messages: *messages_max, bytes: *bytes_max, lease_ms, consumer };
+        let at_cap = shard.counters.leased >= u64::from(shard.settings.in_flight_max);
+        let deliveries = match shard.settings.kind {
+            Kind::Standard if at_cap => return Ok(Reply::OverLimit),
+            Kind::Standard => receive_standard(shard, &mut self.store, &mut budget, notes),
+            Kind::Fifo => receive_fifo(shard, &mut self.store, &mut budget, notes),
+        };
+        if let Some(attempt) = attempt
+            && !deliveries.is_empty()
+        {
+            self.remember_attempt(*queue, attempt, &deliveries);
+        }
+        Ok(Reply::Received { deliveries })
+    }
+
+    fn remember_attempt(&mut self, queue: QueueId, attempt: &[u8], deliveries: &[Delivery]) {
+        let receipts = deliveries.iter().map(|delivery| delivery.receipt).collect();
+        let until_ms = self.store.log_time_ms.saturating_add(ATTEMPT_WINDOW_MS);
+        self.attempts.insert(queue, attempt, until_ms, receipts);
+        if self.attempts.len() > ATTEMPTS_MAX {
+            self.attempts.forget_first();
+        }
+    }
+}
+
+/// The deliveries of an earlier attempt, while every one of its leases is as it was granted.
+fn same_again(store: &Store, shard: &Shard, receipts: &[Receipt]) -> Option<Vec<Delivery>> {
+    let again = receipts.iter().map(|receipt| {
+        let message = store.messages.get(receipt.slot)?;
+        let side = store.side(receipt.slot)?;
+        let untouched = holds(message, side, receipt) && !side.extended;
+        let ours = message.queue == shard.queue && owns(shard, message);
+        (untouched && ours && side.deadline_ms > store.log_time_ms).then(|| delivery(store, receipt.slot))
+    });
+    again.collect()
+}
+
+fn receive_standard(
+    shard: &mut Shard,
+    store: &mut Store,
+    budget: &mut Budget<'_>,
+    notes: &mut Notes,
+) -> Vec<Delivery> {
+    let mut taken = Vec::new();
+    while let Some((slot, lane)) = first_of_lanes(shard)
+        && budget.allows(shard, store, slot, &taken)
+    {
+        shard.turn_of = match lane {
+            Lane::Fresh => Lane::Returned,
+            Lane::Returned => Lane::Fresh,
+        };
+        taken.push(grant(shard, store, slot, budget, notes));
+    }
+    taken
+}
+
+/// The message whose turn it is: from the two lanes alternately while both hold some.
+fn first_of_lanes(shard: &Shard) -> Option<(u32, Lane)> {
+    let fresh = shard.fresh.front().map(|slot| (slot, Lane::Fresh));
+    let returned = shard.returned.front().map(|slot| (slot, Lane::Returned));
+    match shard.turn_of {
+        Lane::Fresh => fresh.or(returned),
+        Lane::Returned => returned.or(fresh),
+    }
+}
+
+/// As many as possible of one group, in order, then of the next.
+fn receive_fifo(
+    shard: &mut Shard,
+    store: &mut Store,
+    budget: &mut Budget<'_>,
+    notes: &mut Notes,
+) -> Vec<Delivery> {
+    let mut taken = Vec::new();
+    while let Some(group) = shard.turns.front() {
+        let before = taken.len();
+        let mut following = store.groups[group].messages.front();
+        while let Some(slot) = following
+            && store.messages[slot].state == State::Ready
+            && budget.allows(shard, store, slot, &taken)
+        {
+            following = list::next::<Order, _>(&store.messages, slot);
+            taken.push(grant(shard, store, slot, budget, notes));
+        }
+        if taken.len() == before {
+            break;
+        }
+        shard.refresh_group(store, group, notes);
+    }
+    taken
+}
+
+fn grant(
+    shard: &mut Shard,
+    store: &mut Store,
+    slot: u32,
+    budget: &mut Budget<'_>,
+    notes: &mut Notes,
+) -> Delivery {
+    shard.leave_state(store, slot, notes);
+    let (now_ms, wall_ms) = (store.log_time_ms, store.wall_time_ms);
+    let grant = store.next_grant;
+    store.next_grant += 1;
+    let side = store.side_mut(slot);
+    assert!(grant > side.grant, "grants grow");
+    side.grant = grant;
+    side.receive_count += 1;
+    side.lease_ms = budget.lease_ms;
+    side.granted_ms = now_ms;
+    side.extended = false;
+    if side.first_received_wall_ms == 0 {
+        side.first_received_wall_ms = wall_ms;
+    }
+    let (receive_count, lease_ms) = (side.receive_count, side.lease_ms);
+    shard.enter_leased(store, slot, now_ms.saturating_add(u64::from(lease_ms)));
+    budget.messages -= 1;
+    budget.bytes = budget.bytes.saturating_sub(u64::from(store.messages[slot].len));
+    shard.totals.granted += 1;
+    notes.event(shard.queue, store.messages[slot].sequence, || EventKind::Granted {
+        grant,
+        receive_count,
+        lease_ms,
+        consumer: budget.consumer.into(),
+    });
+    delivery(store, slot)
+}
+
+fn delivery(store: &Store, slot: u32) -> Delivery {
+    let side = store.side(slot).expect("a leased message has a side record");
+    Delivery {
+        receipt: store.receipt(slot),
+        content: store.content(slot),
+        receive_count: side.receive_count,
+        sent_wall_ms: store.sent_wall_ms(slot),
+        first_received_wall_ms: side.first_received_wall_ms,
+        deadline_log_ms: side.deadline_ms,
+        lease_ms: side.lease_ms,
+    }
+}

@@ -1,0 +1,131 @@
+//! Sending the messages of a dead-letter queue back, through its own outbox.
+//!
+//! The leader paces the steps by `rate_per_s`; each takes the ready messages in order. A message without an origin, when the
+//! redrive goes to origins, moves behind the others; each message ready at the start is looked at once, so it ends.
+
+use crate::effects::EventKind;
+use crate::ids::QueueId;
+use crate::limits::REDRIVE_STEP_MAX;
+use crate::message::Lane;
+use crate::notes::Notes;
+use crate::partition::Partition;
+use crate::reply::{RedriveProgress, RedriveState, Refusal, Reply};
+use crate::settings::Kind;
+use crate::shard::{Redrive, Shard};
+use crate::store::Store;
+use crate::view::OutboxReason;
+
+impl Partition {
+    /// O(log queues). Starting the same redrive again changes nothing.
+    pub(crate) fn redrive_start(
+        &mut self,
+        queue: QueueId,
+        target: Option<QueueId>,
+        rate_per_s: u32,
+        id: u64,
+    ) -> Result<Reply, Refusal> {
+        let shard = self.shards.get_mut(&queue).ok_or(Refusal::UnknownQueue)?;
+        if target == Some(queue) {
+            return Err(Refusal::TargetIsSource);
+        }
+        match &shard.redrive {
+            Some(redrive) if redrive.progress.id == id => return Ok(Reply::Done),
+            Some(redrive) if redrive.progress.state == RedriveState::Running => {
+                return Err(Refusal::RedriveRunning);
+            }
+            _ => {}
+        }
+        let total = shard.counters.ready;
+        let state = RedriveState::Running;
+        let progress = RedriveProgress { id, target, rate_per_s, state, moved: 0, kept: 0, total };
+        shard.redrive = Some(Redrive { progress, remaining: total });
+        Ok(Reply::Done)
+    }
+
+    /// O(log queues).
+    pub(crate) fn redrive_cancel(&mut self, queue: QueueId, id: u64) -> Result<Reply, Refusal> {
+        let shard = self.shards.get_mut(&queue).ok_or(Refusal::UnknownQueue)?;
+        let redrive = shard.redrive.as_mut().filter(|redrive| redrive.progress.id == id);
+        let redrive = redrive.ok_or(Refusal::RedriveUnknown)?;
+        if redrive.progress.state == RedriveState::Running {
+            redrive.progress.state = RedriveState::Cancelled;
+        }
+        Ok(Reply::Done)
+    }
+
+    /// O(items * log targets).
+    pub(crate) fn redrive_step(
+        &mut self,
+        queue: QueueId,
+        items_max: u32,
+        notes: &mut Notes,
+    ) -> Result<Reply, Refusal> {
+        let shard = self.shards.get_mut(&queue).ok_or(Refusal::UnknownQueue)?;
+        let running = |redrive: &Redrive| redrive.progress.state == RedriveState::Running;
+        let mut redrive = match shard.redrive.take() {
+            Some(redrive) if running(&redrive) => redrive,
+            other => {
+                shard.redrive = other;
+                return Err(Refusal::RedriveUnknown);
+            }
+        };
+        let moved_before = redrive.progress.moved;
+        for _ in 0..items_max.min(REDRIVE_STEP_MAX) {
+            let Some(slot) = first_deliverable(shard, &self.store).filter(|_| redrive.remaining > 0) else {
+                break;
+            };
+            redrive.remaining -= 1;
+            step(shard, &mut self.store, slot, &mut redrive.progress, notes);
+        }
+        if redrive.remaining == 0 || shard.counters.ready == 0 {
+            redrive.progress.state = RedriveState::Complete;
+        }
+        let progress = redrive.progress;
+        shard.redrive = Some(redrive);
+        self.reindex(queue);
+        let moved = u32::try_from(progress.moved - moved_before).expect("a step is bounded");
+        Ok(Reply::RedriveStepped { moved, progress })
+    }
+}
+
+fn first_deliverable(shard: &Shard, store: &Store) -> Option<u32> {
+    match shard.settings.kind {
+        Kind::Standard => shard.returned.front().or(shard.fresh.front()),
+        Kind::Fifo => shard.turns.front().and_then(|group| store.groups[group].messages.front()),
+    }
+}
+
+fn step(shard: &mut Shard, store: &mut Store, slot: u32, progress: &mut RedriveProgress, notes: &mut Notes) {
+    let origin = store.side(slot).and_then(|side| side.origin).map(|origin| origin.queue);
+    match progress.target.or(origin).filter(|target| *target != shard.queue) {
+        Some(target) => {
+            let sequence = store.messages[slot].sequence;
+            shard.leave_state(store, slot, notes);
+            let number = shard.enter_dead(store, slot, target, OutboxReason::Redrive);
+            shard.refresh_group_of(store, slot, notes);
+            shard.totals.redriven += 1;
+            progress.moved += 1;
+            notes.outbox.insert(shard.queue);
+            notes.event(shard.queue, sequence, || EventKind::Redriven { number, target });
+        }
+        None => {
+            progress.kept += 1;
+            move_behind(shard, store, slot, notes);
+        }
+    }
+}
+
+/// Puts a ready message, or its whole group, behind the others.
+fn move_behind(shard: &mut Shard, store: &mut Store, slot: u32, notes: &mut Notes) {
+    match shard.settings.kind {
+        Kind::Standard => {
+            shard.leave_state(store, slot, notes);
+            shard.enter_ready(store, slot, Lane::Fresh, notes);
+        }
+        Kind::Fifo => {
+            if let Some(group) = shard.turns.pop_front(&mut store.groups) {
+                shard.turns.push_back(&mut store.groups, group);
+            }
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! What consumers do with their leases: acknowledge, extend, release.
+//!
+//! A lease holds until the log says it ended: what commits before the expiry entry wins, even past the deadline.
+
+use crate::effects::EventKind;
+use crate::ids::{QueueId, Receipt};
+use crate::limits::LEASE_MS_MAX;
+use crate::message::{Aged, Lane, holds, slot_or_none};
+use crate::notes::Notes;
+use crate::partition::{Partition, owns};
+use crate::reply::{Outcome, Refusal, Reply};
+use crate::shard::Shard;
+use crate::store::Store;
+use crate::view::OutboxReason;
+
+impl Partition {
+    /// O(receipts * log deadlines).
+    pub(crate) fn ack(
+        &mut self,
+        queue: QueueId,
+        receipts: &[Receipt],
+        notes: &mut Notes,
+    ) -> Result<Reply, Refusal> {
+        let shard = self.shards.get_mut(&queue).ok_or(Refusal::UnknownQueue)?;
+        let store = &mut self.store;
+        let outcomes = receipts.iter().map(|receipt| {
+            judge(shard, store, receipt, |shard, store| {
+                notes.event(queue, receipt.sequence, || EventKind::Acked { grant: receipt.grant });
+                shard.totals.acked += 1;
+                shard.remove(store, receipt.slot, notes);
+                Outcome::Done
+            })
+        });
+        let outcomes = outcomes.collect();
+        self.reindex(queue);
+        Ok(Reply::Settled { outcomes })
+    }
+
+    /// O(items * log deadlines).
+    pub(crate) fn extend(
+        &mut self,
+        queue: QueueId,
+        items: &[(Receipt, u32)],
+        notes: &mut Notes,
+    ) -> Result<Reply, Refusal> {
+        let shard = self.shards.get_mut(&queue).ok_or(Refusal::UnknownQueue)?;
+        let store = &mut self.store;
+        let outcomes = items.iter().map(|(receipt, lease_ms)| {
+            judge(shard, store, receipt, |shard, store| match lease_ms {
+                0 => release_one(shard, store, receipt, 0, notes),
+                _ => extend_one(shard, store, receipt, *lease_ms, notes),
+            })
+        });
+        let outcomes = outcomes.collect();
+        self.reindex(queue);
+        Ok(Reply::Settled { outcomes })
+    }
+
+    /// O(items * log deadlines).
+    pub(crate) fn release(
+        &mut self,
+        queue: QueueId,
+        items: &[(Receipt, u32)],
+        notes: &mut Notes,
+    ) -> Result<Reply, Refusal> {
+        let shard = self.shards.get_mut(&queue).ok_or(Refusal::UnknownQueue)?;
+        let store = &mut self.store;
+        let outcomes = items.iter().map(|(receipt, delay_ms)| {
+            judge(shard, store, receipt, |shard, store| release_one(shard, store, receipt, *delay_ms, notes))
+        });
+        let outcomes = outcomes.collect();
+        self.reindex(queue);
+        Ok(Reply::Settled { outcomes })
+    }
+}
+
+/// Acts on the lease a receipt proves, if it holds.
+fn judge(
+    shard: &mut Shard,
+    store: &mut Store,
+    receipt: &Receipt,
+    act: impl FnOnce(&mut Shard, &mut Store) -> Outcome,
+) -> Outcome {
+    let issued = (1..store.next_grant).contains(&receipt.grant)
+        && (1..store.next_sequence).contains(&receipt.sequence);
+    if !issued {
+        return Outcome::Invalid;
+    }
+    let message = match store.messages.get(receipt.slot) {
+        Some(message) if message.sequence == receipt.sequence => message,
+        _ => return Outcome::Gone,
+    };
+    if message.queue != shard.queue {
+        return Outcome::Invalid;
+    }
+    if !owns(shard, message) {
+        return Outcome::Gone;
+    }
+    match store.side(receipt.slot) {
+        Some(side) if holds(message, side, receipt) => act(shard, store),
+        _ => Outcome::Stale,
+    }
+}
+
+fn extend_one(
+    shard: &mut Shard,
+    store: &mut Store,
+    receipt: &Receipt,
+    lease_ms: u32,
+    notes: &mut Notes,
+) -> Outcome {
+    let deadline_ms = store.log_time_ms.saturating_add(u64::from(lease_ms));
+    let side = store.messages[receipt.slot].side;
+    let record = &mut store.sides[side];
+    if deadline_ms > record.granted_ms.saturating_add(u64::from(LEASE_MS_MAX)) {
+        return Outcome::LeaseTooLong;
+    }
+    let old_ms = std::mem::replace(&mut record.deadline_ms, deadline_ms);
+    record.lease_ms = lease_ms;
+    record.extended = true;
+    store.leases.remove(&mut store.sides, old_ms, side);
+    store.leases.insert(&mut store.sides, deadline_ms, side);
+    shard.totals.extended += 1;
+    let grant = receipt.grant;
+    notes.event(shard.queue, receipt.sequence, || EventKind::Extended { grant, lease_ms });
+    Outcome::Done
+}
+
+fn release_one(
+    shard: &mut Shard,
+    store: &mut Store,
+    receipt: &Receipt,
+    delay_ms: u32,
+    notes: &mut Notes,
+) -> Outcome {
+    let grant = receipt.grant;
+    notes.event(shard.queue, receipt.sequence, || EventKind::Released { grant, delay_ms });
+    shard.totals.released += 1;
+    end_lease(shard, store, receipt.slot, delay_ms, notes);
+    Outcome::Done
+}
+
+/// What becomes of a message whose lease ended without an acknowledgement: dead when its receive limit is met, dropped when
+/// its retention ended meanwhile, else ready again, after a delay perhaps. O(log deadlines).
+pub(crate) fn end_lease(shard: &mut Shard, store: &mut Store, slot: u32, delay_ms: u32, notes: &mut Notes) {
+    let receive_count = store.side(slot).map_or(0, |side| side.receive_count);
+    let dead_letter = shard.settings.dead_letter.filter(|dead| receive_count >= dead.receives_max);
+    let overdue = store.messages[slot].aged == Aged::Overdue;
+    if dead_letter.is_none() && overdue {
+        return drop_message(shard, store, slot, notes);
+    }
+    shard.leave_state(store, slot, notes);
+    if let Some(dead) = dead_letter {
+        let sequence = store.messages[slot].sequence;
+        let number = shard.enter_dead(store, slot, dead.queue, OutboxReason::Dead);
+        shard.totals.dead += 1;
+        notes.outbox.insert(shard.queue);
+        notes.event(shard.queue, sequence, || EventKind::Dead { number, target: dead.queue });
+    } else if delay_ms > 0 {
+        shard.enter_delayed(store, slot, Lane::Returned, delay_ms);
+    } else {
+        shard.enter_ready(store, slot, Lane::Returned, notes);
+    }
+    if let Some(group) = slot_or_none(store.messages[slot].group) {
+        shard.refresh_group(store, group, notes);
+    }
+}
+
+/// Removes a message whose time is over.
+pub(crate) fn drop_message(shard: &mut Shard, store: &mut Store, slot: u32, notes: &mut Notes) {
+    notes.event(shard.queue, store.messages[slot].sequence, || EventKind::Dropped);
+    shard.totals.dropped += 1;
+    shard.remove(store, slot, notes);
+}

@@ -1,0 +1,221 @@
+//! Everything that must hold of a partition's state, recounted from scratch. Tests run it after every entry.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::arena::NONE;
+use crate::message::{Aged, Lane, slot_or_none};
+use crate::partition::Partition;
+use crate::settings::Kind;
+use crate::shard::Shard;
+use crate::view::{Counters, State};
+
+impl Partition {
+    /// Recounts everything. O(state).
+    ///
+    /// # Panics
+    /// When something does not hold, saying what.
+    pub fn check_invariants(&self) {
+        self.check_messages();
+        self.check_timers();
+        self.check_entries();
+        self.check_groups();
+        self.check_indexes();
+        self.dedup.check_invariants();
+        self.attempts.check_invariants();
+        self.sessions.check_invariants();
+        self.shards.iter().for_each(|(queue, shard)| {
+            assert_eq!(*queue, shard.queue, "a shard is under its own id");
+            self.check_shard(shard);
+        });
+    }
+
+    /// Counters equal a recount (I16), and every message is either a shard's or garbage.
+    fn check_messages(&self) {
+        let mut counts: BTreeMap<_, Counters> = BTreeMap::new();
+        let mut garbage = 0;
+        for (slot, message) in self.store.messages.iter() {
+            assert!(message.sequence < self.store.next_sequence, "sequences were given out");
+            if let Some(side) = slot_or_none(message.side) {
+                assert_eq!(self.store.sides[side].message, slot, "a side record knows its message");
+                assert!(self.store.sides[side].grant < self.store.next_grant, "grants were given out");
+            }
+            if !self.alive(message) {
+                garbage += 1;
+                continue;
+            }
+            count(counts.entry(message.queue).or_default(), message.state, u64::from(message.len));
+        }
+        assert_eq!(garbage, self.garbage.len(), "what no shard owns is garbage");
+        for (queue, shard) in &self.shards {
+            let counted = counts.remove(queue).unwrap_or_default();
+            assert_eq!(shard.counters, counted, "counters of queue {}", queue.0);
+        }
+        let with_side = self.store.messages.iter().filter(|(_, message)| message.side != NONE).count();
+        assert_eq!(with_side, self.store.sides.len(), "each side record has a message");
+    }
+
+    /// Every lease, delay and time to live is armed under its own deadline, once.
+    fn check_timers(&self) {
+        let store = &self.store;
+        let mut armed = BTreeSet::new();
+        for (timers, state) in [(&store.leases, State::Leased), (&store.delays, State::Delayed)] {
+            for (deadline_ms, side) in timers.iter(&store.sides) {
+                let record = &store.sides[side];
+                assert_eq!(record.deadline_ms, deadline_ms, "a timer is under its deadline");
+                assert_eq!(store.messages[record.message].state, state, "a timer fits its message's state");
+                assert!(armed.insert(record.message), "a message has one timer");
+            }
+        }
+        for (slot, message) in store.messages.iter() {
+            let timed = matches!(message.state, State::Leased | State::Delayed);
+            assert_eq!(timed, armed.contains(&slot), "leased and delayed messages have a timer");
+        }
+        let mut expiring = BTreeSet::new();
+        for (expiry_wall_ms, side) in store.expiries.iter(&store.sides) {
+            assert_eq!(store.sides[side].expiry_wall_ms, expiry_wall_ms, "a time to live is under its end");
+            assert!(expiring.insert(side), "a message has one time to live");
+        }
+        for (side, record) in store.sides.iter() {
+            assert_eq!(
+                record.expiry_armed,
+                expiring.contains(&side),
+                "an armed time to live is in the timers"
+            );
+        }
+    }
+
+    fn check_entries(&self) {
+        let store = &self.store;
+        let mut found = 0;
+        let mut last_index = 0;
+        for entry in store.entries.iter() {
+            assert!(
+                entry.log_index > last_index && entry.log_index <= self.applied_index,
+                "entries in order"
+            );
+            last_index = entry.log_index;
+            let slots: Vec<u32> = entry.messages.iter(&store.messages).collect();
+            assert!(!slots.is_empty(), "an entry without live contents is forgotten");
+            let bytes: u64 = slots.iter().map(|slot| u64::from(store.messages[*slot].len)).sum();
+            assert_eq!(bytes, entry.live_bytes, "live bytes of entry {}", entry.log_index);
+            let ordered = slots.windows(2).all(|pair| {
+                let (left, right) = (&store.messages[pair[0]], &store.messages[pair[1]]);
+                left.sequence < right.sequence && left.offset + left.len <= right.offset
+            });
+            assert!(ordered, "contents of an entry are in order and apart");
+            assert!(store.messages[slots[0]].sequence >= entry.first_sequence, "sequences follow entries");
+            found += slots.len();
+        }
+        assert_eq!(found, store.messages.len(), "every message is in its entry");
+    }
+
+    fn check_groups(&self) {
+        let mut members: BTreeMap<u32, u32> = BTreeMap::new();
+        for (_, message) in self.store.messages.iter() {
+            if let Some(group) = slot_or_none(message.group) {
+                *members.entry(group).or_default() += 1;
+            }
+        }
+        for (group, record) in self.store.groups.iter() {
+            assert_eq!(members.remove(&group), Some(record.members), "members of a group");
+        }
+        assert!(members.is_empty(), "every group exists");
+    }
+
+    fn check_indexes(&self) {
+        let retained = self.shards.values().filter_map(|shard| Some((shard.retention_due_ms?, shard.queue)));
+        assert_eq!(self.retention, retained.collect(), "the retention index");
+        let waiting = self.shards.values().filter(|shard| !shard.outboxes.is_empty());
+        assert_eq!(self.outboxes, waiting.map(|shard| shard.queue).collect(), "the outbox index");
+    }
+
+    fn check_shard(&self, shard: &Shard) {
+        let messages = &self.store.messages;
+        for (list, aged) in [(&shard.age, Aged::Due), (&shard.overdue, Aged::Overdue)] {
+            for slot in list.iter(messages) {
+                assert!(messages[slot].queue == shard.queue && messages[slot].aged == aged, "age lists");
+                assert!(
+                    aged == Aged::Due || messages[slot].state == State::Leased,
+                    "overdue ones are leased"
+                );
+            }
+        }
+        let aged = shard.age.iter(messages).count() + shard.overdue.iter(messages).count();
+        assert_eq!(aged as u64, shard.length(), "every message that is not dead has its age");
+        let first_ms = shard.age.front().map(|slot| self.store.sent_wall_ms(slot));
+        let due_ms = first_ms.map(|first_ms| first_ms + shard.settings.retention_ms);
+        assert_eq!(shard.retention_due_ms, due_ms, "retention follows the oldest");
+        self.check_outboxes(shard);
+        match shard.settings.kind {
+            Kind::Standard => self.check_lanes(shard),
+            Kind::Fifo => self.check_turns(shard),
+        }
+    }
+
+    fn check_outboxes(&self, shard: &Shard) {
+        let mut dead = 0;
+        for (target, outbox) in &shard.outboxes {
+            let slots: Vec<u32> = outbox.items.iter(&self.store.messages).collect();
+            assert!(!slots.is_empty() && slots.len() as u64 == outbox.len, "an outbox counts its items");
+            let numbers: Vec<u64> =
+                slots.iter().filter_map(|slot| Some(self.store.side(*slot)?.number)).collect();
+            assert!(numbers.windows(2).all(|pair| pair[0] < pair[1]), "outbox numbers grow");
+            for slot in &slots {
+                let message = &self.store.messages[*slot];
+                assert!(
+                    message.state == State::Dead && message.aged == Aged::Off,
+                    "the outbox holds the dead"
+                );
+                assert_eq!(self.store.side(*slot).map(|side| side.target), Some(*target), "one target each");
+            }
+            dead += outbox.len;
+        }
+        assert_eq!(dead, shard.counters.dead, "the dead are in the outboxes");
+    }
+
+    fn check_lanes(&self, shard: &Shard) {
+        let messages = &self.store.messages;
+        let mut ready = 0;
+        for (list, lane) in [(&shard.fresh, Lane::Fresh), (&shard.returned, Lane::Returned)] {
+            for slot in list.iter(messages) {
+                assert!(messages[slot].state == State::Ready && messages[slot].lane == lane, "a lane");
+                assert_eq!(messages[slot].group, NONE, "a standard queue has no groups");
+                ready += 1;
+            }
+        }
+        assert_eq!(ready, shard.counters.ready, "the ready are in the lanes");
+    }
+
+    /// A group is deliverable if and only if its first message is ready and none is leased (I9).
+    fn check_turns(&self, shard: &Shard) {
+        let store = &self.store;
+        let turns: BTreeSet<u32> = shard.turns.iter(&store.groups).collect();
+        let mut listed = 0;
+        for (name, group) in &shard.groups {
+            let record = &store.groups[*group];
+            assert_eq!(record.name, *name, "a group is under its own name");
+            let states: Vec<State> =
+                record.messages.iter(&store.messages).map(|slot| store.messages[slot].state).collect();
+            let leased = states.iter().filter(|state| **state == State::Leased).count();
+            assert_eq!(leased as u32, record.leased, "leased messages of a group");
+            let deliverable = leased == 0 && states.first() == Some(&State::Ready);
+            assert_eq!(deliverable, turns.contains(group), "deliverable groups have a turn");
+            assert_eq!(deliverable, record.in_turn, "a group knows of its turn");
+            listed += states.len() as u64;
+        }
+        assert_eq!(listed, shard.length(), "every message that is not dead is in its group");
+    }
+}
+
+fn count(counters: &mut Counters, state: State, len: u64) {
+    match state {
+        State::Ready => counters.ready += 1,
+        State::Leased => counters.leased += 1,
+        State::Delayed => counters.delayed += 1,
+        State::Dead => counters.dead += 1,
+    }
+    match state {
+        State::Dead => counters.dead_bytes += len,
+        _ => counters.bytes += len,
+    }
+}

@@ -1,0 +1,190 @@
+//! A message's record, and the side record of those that need more.
+//!
+//! A message that was only sent costs one slot of the first arena. What concerns leases, delays, expiry and transfers lies
+//! in a side record, which exists from the first grant, delay or transfer on.
+
+use crate::arena::NONE;
+use crate::ids::{MessageKey, Origin, QueueId, Receipt};
+use crate::list::{Links, linked};
+use crate::view::{OutboxReason, State};
+use crate::wire::{wire_enum, wire_struct};
+
+wire_enum!(State { 0 => Ready {}, 1 => Leased {}, 2 => Delayed {}, 3 => Dead {} });
+wire_enum!(OutboxReason { 0 => Dead {}, 1 => Redrive {} });
+
+/// Which of a shard's age lists holds a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Aged {
+    /// `Shard::age`: retention will come for it.
+    Due,
+    /// `Shard::overdue`: retention came while it was leased; it is dropped when its lease ends.
+    Overdue,
+    /// None: it is dead.
+    Off,
+}
+wire_enum!(Aged { 0 => Due {}, 1 => Overdue {}, 2 => Off {} });
+
+/// Which ready list of a standard shard holds a message, when it is ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lane {
+    /// Never granted.
+    Fresh,
+    /// Granted before.
+    Returned,
+}
+wire_enum!(Lane { 0 => Fresh {}, 1 => Returned {} });
+
+#[derive(Debug)]
+pub(crate) struct Message {
+    pub sequence: u64,
+    pub queue: QueueId,
+    pub offset: u32,
+    pub len: u32,
+    /// The record of the log entry that holds the content.
+    pub entry: u32,
+    /// A ready list (standard), the group's list (FIFO), or the outbox's (dead).
+    pub order: Links,
+    /// `Shard::age` or `Shard::overdue`.
+    pub age: Links,
+    /// The messages of the same entry.
+    pub sibling: Links,
+    /// The group of a FIFO queue's message, also while it is dead; `NONE` in a standard queue.
+    pub group: u32,
+    pub side: u32,
+    pub state: State,
+    pub aged: Aged,
+    pub lane: Lane,
+}
+wire_struct!(Message {
+    sequence,
+    queue,
+    offset,
+    len,
+    entry,
+    order,
+    age,
+    sibling,
+    group,
+    side,
+    state,
+    aged,
+    lane,
+});
+linked!(Message, Order, order);
+linked!(Message, Age, age);
+linked!(Message, Sibling, sibling);
+
+const _: () = assert!(size_of::<Option<Message>>() <= 72);
+
+impl Message {
+    pub fn key(&self, slot: u32) -> MessageKey {
+        MessageKey { slot, sequence: self.sequence }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Side {
+    pub message: u32,
+    /// The latest grant; 0 before the first.
+    pub grant: u64,
+    pub receive_count: u32,
+    /// Of the latest grant or extension.
+    pub lease_ms: u32,
+    /// The end of the lease or delay, in log time.
+    pub deadline_ms: u64,
+    /// When the latest grant was made, in log time.
+    pub granted_ms: u64,
+    /// 0 before the first grant.
+    pub first_received_wall_ms: u64,
+    /// When its time to live ends; 0 for never.
+    pub expiry_wall_ms: u64,
+    /// Whether `expiry` is in the timers.
+    pub expiry_armed: bool,
+    /// Whether the latest lease was extended.
+    pub extended: bool,
+    pub origin: Option<Origin>,
+    /// The number in the outbox; 0 outside.
+    pub number: u64,
+    pub target: QueueId,
+    pub reason: OutboxReason,
+    /// In the timers of its lease or delay.
+    pub timer: Links,
+    /// In the timers of times to live.
+    pub expiry: Links,
+}
+wire_struct!(Side {
+    message,
+    grant,
+    receive_count,
+    lease_ms,
+    deadline_ms,
+    granted_ms,
+    first_received_wall_ms,
+    expiry_wall_ms,
+    expiry_armed,
+    extended,
+    origin,
+    number,
+    target,
+    reason,
+    timer,
+    expiry,
+});
+linked!(Side, Timer, timer);
+linked!(Side, Expiry, expiry);
+
+impl Side {
+    pub fn new(message: u32) -> Self {
+        Self {
+            message,
+            grant: 0,
+            receive_count: 0,
+            lease_ms: 0,
+            deadline_ms: 0,
+            granted_ms: 0,
+            first_received_wall_ms: 0,
+            expiry_wall_ms: 0,
+            expiry_armed: false,
+            extended: false,
+            origin: None,
+            number: 0,
+            target: QueueId(0),
+            reason: OutboxReason::Dead,
+            timer: Links::OFF,
+            expiry: Links::OFF,
+        }
+    }
+}
+
+/// A receipt's lease, if it is the one that holds the message now.
+pub(crate) fn holds(message: &Message, side: &Side, receipt: &Receipt) -> bool {
+    message.state == State::Leased && message.sequence == receipt.sequence && side.grant == receipt.grant
+}
+
+/// A message group of a FIFO shard.
+#[derive(Debug)]
+pub(crate) struct Group {
+    pub name: std::sync::Arc<[u8]>,
+    /// Its messages in order, whatever their state, dead ones excepted.
+    pub messages: crate::list::List<Order>,
+    /// How many of `messages` are leased. Above zero, nothing of the group is deliverable.
+    pub leased: u32,
+    /// Messages whose `group` is this one, dead ones included. The record is freed at zero.
+    pub members: u32,
+    pub in_turn: bool,
+    /// In `Shard::turns`.
+    pub turn: Links,
+}
+wire_struct!(Group { name, messages, leased, members, in_turn, turn });
+linked!(Group, Turn, turn);
+
+impl Group {
+    pub fn new(name: std::sync::Arc<[u8]>) -> Self {
+        let messages = crate::list::List::default();
+        Self { name, messages, leased: 0, members: 0, in_turn: false, turn: Links::OFF }
+    }
+}
+
+pub(crate) fn slot_or_none(slot: u32) -> Option<u32> {
+    (slot != NONE).then_some(slot)
+}

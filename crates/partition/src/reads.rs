@@ -1,0 +1,200 @@
+//! Reading a partition. Every read is bounded by what it returns, or by a limit named beside it.
+
+use crate::ids::QueueId;
+use crate::limits::{PEEK_SCAN_MAX, WINDOW_SLACK_MS};
+use crate::list;
+use crate::message::{Age, Aged};
+use crate::partition::Partition;
+use crate::view::{Deadline, MessageView, OutboxItem, Peek, ShardView, State};
+
+impl Partition {
+    pub fn log_time_ms(&self) -> u64 {
+        self.store.log_time_ms
+    }
+
+    pub fn wall_time_ms(&self) -> u64 {
+        self.store.wall_time_ms
+    }
+
+    /// The index of the last entry applied, 0 before the first.
+    pub fn applied_index(&self) -> u64 {
+        self.applied_index
+    }
+
+    /// The effective machine version.
+    pub fn machine_version(&self) -> u32 {
+        self.machine_version
+    }
+
+    /// Catalogue revisions below this are refused.
+    pub fn revision_min(&self) -> u64 {
+        self.revision_min
+    }
+
+    /// Slots written since this value was made: a measure of work that does not depend on the machine. No part of the state.
+    pub fn steps(&self) -> u64 {
+        let store = &self.store;
+        let entries = store.entries.records.steps();
+        store.messages.steps() + store.sides.steps() + store.groups.steps() + entries
+    }
+
+    pub fn shard(&self, queue: QueueId) -> Option<ShardView> {
+        let shard = self.shards.get(&queue)?;
+        Some(ShardView {
+            settings: shard.settings,
+            revision: shard.revision,
+            counters: shard.counters,
+            totals: shard.totals,
+            oldest_sent_wall_ms: shard.age.front().map(|slot| self.store.sent_wall_ms(slot)),
+            redrive: shard.redrive.as_ref().map(|redrive| redrive.progress),
+        })
+    }
+
+    /// Whether a receive now would deliver. O(log queues).
+    pub fn has_ready(&self, queue: QueueId) -> bool {
+        self.shards.get(&queue).is_some_and(|shard| shard.has_ready())
+    }
+
+    /// What is due next; `None` when nothing is outstanding at all. O(1).
+    pub fn next_deadline(&self) -> Option<Deadline> {
+        let store = &self.store;
+        let windows = [self.dedup.first_ms(), self.attempts.first_ms(), self.sessions.first_ms()];
+        let window = windows.into_iter().flatten().min();
+        let retention = self.retention.first().map(|(due_ms, _)| *due_ms);
+        let deadline = Deadline {
+            garbage: !self.garbage.is_empty(),
+            lease_log_ms: store.leases.first_ms(),
+            delay_log_ms: store.delays.first_ms(),
+            window_log_ms: window.map(|until_ms| until_ms.saturating_add(WINDOW_SLACK_MS)),
+            wall_ms: [retention, store.expiries.first_ms()].into_iter().flatten().min(),
+        };
+        (deadline != Deadline::default()).then_some(deadline)
+    }
+
+    /// The queues, in order.
+    pub fn queues(&self) -> impl Iterator<Item = QueueId> + '_ {
+        self.shards.keys().copied()
+    }
+
+    /// Queues with a non-empty outbox, in order.
+    pub fn outbox_queues(&self) -> impl Iterator<Item = QueueId> + '_ {
+        self.outboxes.iter().copied()
+    }
+
+    /// The targets of a queue's outbox, with the items waiting for each.
+    pub fn outbox_targets(&self, queue: QueueId) -> Vec<(QueueId, u64)> {
+        let outboxes = self.shards.get(&queue).into_iter().flat_map(|shard| &shard.outboxes);
+        outboxes.map(|(target, outbox)| (*target, outbox.len)).collect()
+    }
+
+    /// The first items for one target, by number: transfer them in this order, one transfer at a time.
+    pub fn outbox(&self, queue: QueueId, target: QueueId, limit: usize) -> Vec<OutboxItem> {
+        let Some(outbox) = self.shards.get(&queue).and_then(|shard| shard.outboxes.get(&target)) else {
+            return Vec::new();
+        };
+        let slots = outbox.items.iter(&self.store.messages).take(limit);
+        slots.filter_map(|slot| self.outbox_item(slot)).collect()
+    }
+
+    fn outbox_item(&self, slot: u32) -> Option<OutboxItem> {
+        let side = self.store.side(slot)?;
+        Some(OutboxItem {
+            number: side.number,
+            target: side.target,
+            reason: side.reason,
+            key: self.store.messages[slot].key(slot),
+            content: self.store.content(slot),
+            receive_count: side.receive_count,
+            sent_wall_ms: self.store.sent_wall_ms(slot),
+            origin: side.origin,
+        })
+    }
+
+    /// Log indexes that hold live contents, with the live bytes of each, in order.
+    pub fn live_contents(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        self.store.entries.iter().map(|entry| (entry.log_index, entry.live_bytes))
+    }
+
+    /// The live contents of one entry as (offset, length), by offset. O(messages of the entry).
+    pub fn live_ranges(&self, log_index: u64) -> Vec<(u32, u32)> {
+        let Some(entry) = self.store.entries.of_index(log_index) else { return Vec::new() };
+        let messages = &self.store.messages;
+        entry.messages.iter(messages).map(|slot| (messages[slot].offset, messages[slot].len)).collect()
+    }
+
+    /// A message by its sequence. O(log entries + messages of its entry).
+    pub fn find(&self, sequence: u64) -> Option<MessageView> {
+        self.slot_of(sequence).map(|slot| self.message_view(slot))
+    }
+
+    fn slot_of(&self, sequence: u64) -> Option<u32> {
+        let entry = self.store.entries.starting_at(sequence).next()?;
+        let messages = &self.store.messages;
+        let slot = entry.messages.iter(messages).find(|slot| messages[*slot].sequence == sequence)?;
+        self.alive(&messages[slot]).then_some(slot)
+    }
+
+    /// Messages of a queue that are ready, leased or delayed, by age, from after `after_sequence` on; 0 starts at the oldest.
+    /// A page may be empty and still have a next one: it looks at `PEEK_SCAN_MAX` messages at most.
+    pub fn peek(&self, queue: QueueId, after_sequence: u64, limit: usize) -> Peek {
+        let Some(shard) = self.shards.get(&queue) else { return Peek::default() };
+        let first = match after_sequence {
+            0 => shard.age.front(),
+            _ => match self.following(queue, after_sequence) {
+                Ok(first) => first,
+                Err(scanned_to) => {
+                    return Peek { messages: Vec::new(), next_after_sequence: Some(scanned_to) };
+                }
+            },
+        };
+        let mut slots = list::walk::<Age, _>(&self.store.messages, first);
+        let limit = limit.min(PEEK_SCAN_MAX);
+        let messages: Vec<_> = slots.by_ref().take(limit).map(|slot| self.message_view(slot)).collect();
+        let last = messages.last().map(|message| message.key.sequence);
+        let next_after_sequence = slots.next().and(last.or(Some(after_sequence)));
+        Peek { messages, next_after_sequence }
+    }
+
+    /// The slot to go on with after a sequence, or how far the search came.
+    fn following(&self, queue: QueueId, after_sequence: u64) -> Result<Option<u32>, u64> {
+        let messages = &self.store.messages;
+        let here = |slot: &u32| {
+            let message = &messages[*slot];
+            message.queue == queue && message.aged == Aged::Due && self.alive(message)
+        };
+        if let Some(slot) = self.slot_of(after_sequence).filter(here) {
+            return Ok(list::next::<Age, _>(messages, slot));
+        }
+        let mut scanned_to = after_sequence;
+        let entries = self.store.entries.starting_at(after_sequence);
+        let later = entries.flat_map(|entry| entry.messages.iter(messages));
+        for (scanned, slot) in later.filter(|slot| messages[*slot].sequence > after_sequence).enumerate() {
+            if here(&slot) {
+                return Ok(Some(slot));
+            }
+            if scanned == PEEK_SCAN_MAX {
+                return Err(scanned_to);
+            }
+            scanned_to = messages[slot].sequence;
+        }
+        Ok(None)
+    }
+
+    fn message_view(&self, slot: u32) -> MessageView {
+        let message = &self.store.messages[slot];
+        let side = self.store.side(slot);
+        let timed = side.filter(|_| matches!(message.state, State::Leased | State::Delayed));
+        MessageView {
+            key: message.key(slot),
+            queue: message.queue,
+            content: self.store.content(slot),
+            state: message.state,
+            sent_wall_ms: self.store.sent_wall_ms(slot),
+            receive_count: side.map_or(0, |side| side.receive_count),
+            first_received_wall_ms: side.map(|side| side.first_received_wall_ms).filter(|at| *at > 0),
+            deadline_log_ms: timed.map(|side| side.deadline_ms),
+            grant: side.map_or(0, |side| side.grant),
+            origin: side.and_then(|side| side.origin),
+        }
+    }
+}

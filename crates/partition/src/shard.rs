@@ -1,0 +1,343 @@
+//! One queue's messages on this partition, and the moves between their states.
+//!
+//! ```text
+//!                 +----------------------- delay ends ----------------------+
+//!                 v                                                         |
+//!   send ----> READY ---- grant ----> LEASED ---- release with delay ----> DELAYED <---- send with delay
+//!                 ^                    |  |  |
+//!                 +-- release, expiry -+  |  +-- receive limit met --> DEAD --> transferred, gone
+//!                                         +-- ack --> gone
+//! ```
+//!
+//! A standard shard keeps its ready messages in two lanes, `fresh` and `returned`, and a receive takes from both in turn: a
+//! message that came back does not wait behind the whole backlog, and one that comes back for ever cannot starve it.
+//!
+//! A FIFO shard keeps each group's messages in one list, whatever their state. A group is in `turns` while its first message
+//! is ready and none of its messages is leased; so nothing of a group is deliverable while an earlier message is in flight.
+//!
+//! Every move is O(log n), where n counts deadlines or groups.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::arena::NONE;
+use crate::ids::{QueueId, Source};
+use crate::list::List;
+use crate::message::{Age, Aged, Group, Lane, Order, Turn, slot_or_none};
+use crate::notes::Notes;
+use crate::reply::RedriveProgress;
+use crate::settings::{Kind, Settings};
+use crate::store::Store;
+use crate::view::{Counters, OutboxReason, State, Totals};
+use crate::wire::wire_struct;
+
+/// The dead messages for one target, by number.
+#[derive(Debug, Default)]
+pub(crate) struct Outbox {
+    pub items: List<Order>,
+    pub len: u64,
+}
+wire_struct!(Outbox { items, len });
+
+#[derive(Debug)]
+pub(crate) struct Redrive {
+    pub progress: RedriveProgress,
+    /// Messages still to look at.
+    pub remaining: u64,
+}
+wire_struct!(Redrive { progress, remaining });
+
+#[derive(Debug)]
+pub(crate) struct Shard {
+    pub queue: QueueId,
+    pub settings: Settings,
+    pub revision: u64,
+    /// Messages with an older sequence belong to a deleted shard of the same id.
+    pub created_sequence: u64,
+    /// Messages with an older sequence were purged, unless they were dead then.
+    pub purged_sequence: u64,
+    pub counters: Counters,
+    pub totals: Totals,
+    pub fresh: List<Order>,
+    pub returned: List<Order>,
+    /// Which lane the next grant prefers.
+    pub turn_of: Lane,
+    pub groups: BTreeMap<Arc<[u8]>, u32>,
+    pub turns: List<Turn>,
+    /// Messages by age, the oldest first: all but the overdue and the dead.
+    pub age: List<Age>,
+    pub overdue: List<Age>,
+    pub outboxes: BTreeMap<QueueId, Outbox>,
+    /// The highest number that arrived from each source.
+    pub arrived: BTreeMap<Source, u64>,
+    pub redrive: Option<Redrive>,
+    /// The shard's place in `Partition::retention`.
+    pub retention_due_ms: Option<u64>,
+}
+wire_struct!(Shard {
+    queue,
+    settings,
+    revision,
+    created_sequence,
+    purged_sequence,
+    counters,
+    totals,
+    fresh,
+    returned,
+    turn_of,
+    groups,
+    turns,
+    age,
+    overdue,
+    outboxes,
+    arrived,
+    redrive,
+    retention_due_ms,
+});
+
+impl Shard {
+    pub fn new(queue: QueueId, settings: Settings, revision: u64, next_sequence: u64) -> Self {
+        Self {
+            queue,
+            settings,
+            revision,
+            created_sequence: next_sequence,
+            purged_sequence: next_sequence,
+            counters: Counters::default(),
+            totals: Totals::default(),
+            fresh: List::default(),
+            returned: List::default(),
+            turn_of: Lane::Returned,
+            groups: BTreeMap::new(),
+            turns: List::default(),
+            age: List::default(),
+            overdue: List::default(),
+            outboxes: BTreeMap::new(),
+            arrived: BTreeMap::new(),
+            redrive: None,
+            retention_due_ms: None,
+        }
+    }
+
+    /// Whether a receive now would deliver. O(1).
+    pub fn has_ready(&self) -> bool {
+        let something = match self.settings.kind {
+            Kind::Standard => !self.fresh.is_empty() || !self.returned.is_empty(),
+            Kind::Fifo => !self.turns.is_empty(),
+        };
+        something && self.counters.leased < u64::from(self.settings.in_flight_max)
+    }
+
+    /// Ready, leased and delayed messages.
+    pub fn length(&self) -> u64 {
+        self.counters.ready + self.counters.leased + self.counters.delayed
+    }
+
+    fn lane(&mut self, lane: Lane) -> &mut List<Order> {
+        match lane {
+            Lane::Fresh => &mut self.fresh,
+            Lane::Returned => &mut self.returned,
+        }
+    }
+
+    /// Puts a message that is in no state's list into the ready state.
+    pub fn enter_ready(&mut self, store: &mut Store, slot: u32, lane: Lane, notes: &mut Notes) {
+        store.messages[slot].state = State::Ready;
+        store.messages[slot].lane = lane;
+        self.counters.ready += 1;
+        if store.messages[slot].group == NONE {
+            self.lane(lane).push_back(&mut store.messages, slot);
+            notes.ready.insert(self.queue);
+        }
+    }
+
+    /// Puts a message that is in no state's list into the delayed state.
+    pub fn enter_delayed(&mut self, store: &mut Store, slot: u32, lane: Lane, delay_ms: u32) {
+        store.messages[slot].state = State::Delayed;
+        store.messages[slot].lane = lane;
+        self.counters.delayed += 1;
+        let deadline_ms = store.log_time_ms.saturating_add(u64::from(delay_ms));
+        let side = store.side_slot(slot);
+        store.sides[side].deadline_ms = deadline_ms;
+        store.delays.insert(&mut store.sides, deadline_ms, side);
+    }
+
+    /// Puts a message that is in no state's list into the leased state.
+    pub fn enter_leased(&mut self, store: &mut Store, slot: u32, deadline_ms: u64) {
+        store.messages[slot].state = State::Leased;
+        self.counters.leased += 1;
+        if let Some(group) = slot_or_none(store.messages[slot].group) {
+            store.groups[group].leased += 1;
+        }
+        let side = store.side_slot(slot);
+        store.sides[side].deadline_ms = deadline_ms;
+        store.leases.insert(&mut store.sides, deadline_ms, side);
+    }
+
+    /// Moves a message that is in no state's list to the outbox. It leaves its group and its age list as well.
+    pub fn enter_dead(&mut self, store: &mut Store, slot: u32, target: QueueId, reason: OutboxReason) -> u64 {
+        let group = store.messages[slot].group;
+        self.leave_group(store, slot);
+        store.messages[slot].group = group; // it may come back
+        self.leave_age(store, slot);
+        store.disarm_expiry(slot);
+        let len = u64::from(store.messages[slot].len);
+        store.messages[slot].state = State::Dead;
+        self.counters.dead += 1;
+        self.counters.bytes -= len;
+        self.counters.dead_bytes += len;
+        let number = store.next_number;
+        store.next_number += 1;
+        let side = store.side_mut(slot);
+        (side.number, side.target, side.reason) = (number, target, reason);
+        let outbox = self.outboxes.entry(target).or_default();
+        outbox.items.push_back(&mut store.messages, slot);
+        outbox.len += 1;
+        number
+    }
+
+    /// Takes a message out of the lists and timers of its state. The caller puts it into another state or frees it.
+    pub fn leave_state(&mut self, store: &mut Store, slot: u32, notes: &mut Notes) {
+        match store.messages[slot].state {
+            State::Ready => {
+                self.counters.ready -= 1;
+                if store.messages[slot].group == NONE {
+                    let lane = store.messages[slot].lane;
+                    self.lane(lane).remove(&mut store.messages, slot);
+                }
+            }
+            State::Leased => self.leave_leased(store, slot, notes),
+            State::Delayed => {
+                self.counters.delayed -= 1;
+                let side = store.side_slot(slot);
+                let deadline_ms = store.sides[side].deadline_ms;
+                store.delays.remove(&mut store.sides, deadline_ms, side);
+            }
+            State::Dead => self.leave_outbox(store, slot),
+        }
+    }
+
+    fn leave_leased(&mut self, store: &mut Store, slot: u32, notes: &mut Notes) {
+        self.counters.leased -= 1;
+        if self.counters.leased + 1 == u64::from(self.settings.in_flight_max) {
+            notes.ready.insert(self.queue); // the cap held others back
+        }
+        if let Some(group) = slot_or_none(store.messages[slot].group) {
+            store.groups[group].leased -= 1;
+        }
+        let side = store.side_slot(slot);
+        let deadline_ms = store.sides[side].deadline_ms;
+        store.leases.remove(&mut store.sides, deadline_ms, side);
+    }
+
+    fn leave_outbox(&mut self, store: &mut Store, slot: u32) {
+        let len = u64::from(store.messages[slot].len);
+        self.counters.dead -= 1;
+        self.counters.dead_bytes -= len;
+        self.counters.bytes += len;
+        let side = store.side_mut(slot);
+        side.number = 0;
+        let target = side.target;
+        let outbox = self.outboxes.get_mut(&target).expect("a dead message's outbox exists");
+        outbox.items.remove(&mut store.messages, slot);
+        outbox.len -= 1;
+        if outbox.len == 0 {
+            self.outboxes.remove(&target);
+        }
+    }
+
+    fn leave_age(&mut self, store: &mut Store, slot: u32) {
+        match std::mem::replace(&mut store.messages[slot].aged, Aged::Off) {
+            Aged::Due => self.age.remove(&mut store.messages, slot),
+            Aged::Overdue => self.overdue.remove(&mut store.messages, slot),
+            Aged::Off => {}
+        }
+    }
+
+    /// Notes that a leased message's retention or time to live ended.
+    pub fn mark_overdue(&mut self, store: &mut Store, slot: u32) {
+        assert_eq!(store.messages[slot].state, State::Leased, "only a lease holds retention back");
+        self.leave_age(store, slot);
+        store.messages[slot].aged = Aged::Overdue;
+        self.overdue.push_back(&mut store.messages, slot);
+    }
+
+    /// Takes a message out of everything and frees it.
+    pub fn remove(&mut self, store: &mut Store, slot: u32, notes: &mut Notes) {
+        let group = store.messages[slot].group;
+        let was_dead = store.messages[slot].state == State::Dead;
+        self.leave_state(store, slot, notes);
+        if !was_dead {
+            self.leave_group(store, slot);
+        }
+        self.leave_age(store, slot);
+        self.counters.bytes -= u64::from(store.messages[slot].len);
+        store.free(slot, notes);
+        if let Some(group) = slot_or_none(group) {
+            if !was_dead {
+                self.refresh_group(store, group, notes);
+            }
+            self.end_membership(store, group);
+        }
+    }
+
+    /// Counts a member off its group, and frees the group with the last. The group of a dead message may be one that a
+    /// purge took away, so nothing else of it is touched.
+    pub fn end_membership(&mut self, store: &mut Store, group: u32) {
+        store.groups[group].members -= 1;
+        if store.groups[group].members == 0 {
+            let name = store.groups.remove(group).name;
+            if self.groups.get(&name) == Some(&group) {
+                self.groups.remove(&name);
+            }
+        }
+    }
+
+    /// Makes a message a member of the group with this name.
+    pub fn join_group(&mut self, store: &mut Store, slot: u32, name: &[u8]) {
+        let group = match self.groups.get(name) {
+            Some(group) => *group,
+            None => {
+                let name: Arc<[u8]> = name.into();
+                let group = store.groups.insert(Group::new(name.clone()));
+                self.groups.insert(name, group);
+                group
+            }
+        };
+        store.messages[slot].group = group;
+        store.groups[group].members += 1;
+    }
+
+    fn leave_group(&mut self, store: &mut Store, slot: u32) {
+        if let Some(group) = slot_or_none(store.messages[slot].group) {
+            store.groups[group].messages.remove(&mut store.messages, slot);
+        }
+    }
+
+    /// Brings `turns` up to date after anything about a group's messages changed.
+    pub fn refresh_group(&mut self, store: &mut Store, group: u32, notes: &mut Notes) {
+        let record = &store.groups[group];
+        let first_is_ready =
+            record.messages.front().is_some_and(|slot| store.messages[slot].state == State::Ready);
+        let deliverable = record.leased == 0 && first_is_ready;
+        let in_turn = record.in_turn;
+        if deliverable && !in_turn {
+            store.groups[group].in_turn = true;
+            self.turns.push_back(&mut store.groups, group);
+        }
+        if !deliverable && in_turn {
+            store.groups[group].in_turn = false;
+            self.turns.remove(&mut store.groups, group);
+        }
+        if deliverable {
+            notes.ready.insert(self.queue);
+        }
+    }
+
+    /// `refresh_group` for the group of a message, if it has one.
+    pub fn refresh_group_of(&mut self, store: &mut Store, slot: u32, notes: &mut Notes) {
+        if let Some(group) = slot_or_none(store.messages[slot].group) {
+            self.refresh_group(store, group, notes);
+        }
+    }
+}

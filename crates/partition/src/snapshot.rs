@@ -1,0 +1,109 @@
+//! A partition as bytes, and back. Slots and the order of every list are kept, so receipts stay valid and the tail of the
+//! log has the same effect on the copy as on the original.
+//!
+//! ```text
+//! [version u8 | state | hash u64 of everything before]
+//! ```
+
+use crate::partition::Partition;
+use crate::wire::{DecodeError, Reader, Wire};
+
+const SNAPSHOT_VERSION: u8 = 1;
+const HASH_BYTES: usize = 8;
+
+/// Why a snapshot was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SnapshotError {
+    /// The hash does not match: bytes are missing or changed.
+    Damaged,
+    /// It was written by a version this code does not know.
+    Decode(DecodeError),
+}
+
+impl std::fmt::Display for SnapshotError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Damaged => write!(f, "the snapshot is damaged"),
+            Self::Decode(error) => write!(f, "the snapshot cannot be read: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for SnapshotError {}
+
+impl Partition {
+    /// The whole state as bytes: about 90 bytes for each message that was only sent, 190 for each that was granted.
+    pub fn snapshot(&self) -> Vec<u8> {
+        let mut bytes = vec![SNAPSHOT_VERSION];
+        self.put(&mut bytes);
+        hash(&bytes).put(&mut bytes);
+        bytes
+    }
+
+    /// The partition that wrote `bytes`.
+    pub fn restore(bytes: &[u8]) -> Result<Self, SnapshotError> {
+        let body_len = bytes.len().checked_sub(HASH_BYTES).ok_or(SnapshotError::Damaged)?;
+        let (body, stored) = bytes.split_at(body_len);
+        if stored != hash(body).to_le_bytes() {
+            return Err(SnapshotError::Damaged);
+        }
+        Self::decode(body).map_err(SnapshotError::Decode)
+    }
+
+    fn decode(body: &[u8]) -> Result<Self, DecodeError> {
+        let mut reader = Reader::new(body);
+        reader.version(SNAPSHOT_VERSION)?;
+        let partition = Self::take(&mut reader)?;
+        reader.finish()?;
+        Ok(partition)
+    }
+
+    /// A hash of the whole state: equal on every replica at the same applied index. O(state).
+    pub fn state_hash(&self) -> u64 {
+        let mut bytes = Vec::new();
+        self.put(&mut bytes);
+        hash(&bytes)
+    }
+}
+
+/// A stable 64-bit hash, eight bytes at a time: each step multiplies by an odd constant and folds the high half down. It
+/// finds damage and divergence, not malice.
+fn hash(bytes: &[u8]) -> u64 {
+    const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
+    let mix = |state: u64, word: u64| {
+        let product = (state ^ word).wrapping_mul(FACTOR);
+        (product ^ (product >> 32)).rotate_left(23)
+    };
+    let mut words = bytes.chunks_exact(8);
+    let mut state = mix(FACTOR, bytes.len() as u64);
+    for word in &mut words {
+        let mut buffer = [0; 8];
+        buffer.copy_from_slice(word);
+        state = mix(state, u64::from_le_bytes(buffer));
+    }
+    let mut buffer = [0; 8];
+    buffer[..words.remainder().len()].copy_from_slice(words.remainder());
+    mix(mix(state, u64::from_le_bytes(buffer)), FACTOR)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hash_is_the_same_for_ever() {
+        // These values lie in snapshots on disks.
+        assert_eq!(hash(b""), 235_082_428_099_698_607);
+        assert_eq!(hash(b"lease"), 15_403_094_502_645_042_823);
+    }
+
+    #[test]
+    fn every_single_flipped_bit_is_found() {
+        let bytes = Partition::new().snapshot();
+        for bit in 0..bytes.len() * 8 {
+            let mut damaged = bytes.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(Partition::restore(&damaged).map(|_| ()), Err(SnapshotError::Damaged), "bit {bit}");
+        }
+    }
+}

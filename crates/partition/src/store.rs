@@ -1,0 +1,127 @@
+//! What the shards of a partition share: the clocks, the counters that never repeat, the records and the timers.
+
+use crate::arena::{Arena, NONE};
+use crate::entries::Entries;
+use crate::ids::{ContentRef, Receipt};
+use crate::message::{Expiry, Group, Message, Side, Timer, slot_or_none};
+use crate::notes::Notes;
+use crate::timers::Timers;
+use crate::wire::wire_struct;
+
+#[derive(Debug)]
+pub(crate) struct Store {
+    pub log_time_ms: u64,
+    pub wall_time_ms: u64,
+    /// Every sequence, grant and outbox number below these was given out, and none is given out twice.
+    pub next_sequence: u64,
+    pub next_grant: u64,
+    pub next_number: u64,
+    pub messages: Arena<Message>,
+    pub sides: Arena<Side>,
+    pub groups: Arena<Group>,
+    pub entries: Entries,
+    /// Every leased message's side record, by the end of its lease.
+    pub leases: Timers<Timer>,
+    /// Every delayed message's, by the end of its delay.
+    pub delays: Timers<Timer>,
+    /// Every side record with `expiry_armed`, by `expiry_wall_ms`.
+    pub expiries: Timers<Expiry>,
+}
+wire_struct!(Store {
+    log_time_ms,
+    wall_time_ms,
+    next_sequence,
+    next_grant,
+    next_number,
+    messages,
+    sides,
+    groups,
+    entries,
+    leases,
+    delays,
+    expiries,
+});
+
+impl Store {
+    pub fn new() -> Self {
+        Self {
+            log_time_ms: 0,
+            wall_time_ms: 0,
+            next_sequence: 1,
+            next_grant: 1,
+            next_number: 1,
+            messages: Arena::new(),
+            sides: Arena::new(),
+            groups: Arena::new(),
+            entries: Entries::new(),
+            leases: Timers::default(),
+            delays: Timers::default(),
+            expiries: Timers::default(),
+        }
+    }
+
+    pub fn side(&self, slot: u32) -> Option<&Side> {
+        slot_or_none(self.messages[slot].side).map(|side| &self.sides[side])
+    }
+
+    /// The message's side record, made when it has none.
+    pub fn side_slot(&mut self, slot: u32) -> u32 {
+        if self.messages[slot].side == NONE {
+            self.messages[slot].side = self.sides.insert(Side::new(slot));
+        }
+        self.messages[slot].side
+    }
+
+    pub fn side_mut(&mut self, slot: u32) -> &mut Side {
+        let side = self.side_slot(slot);
+        &mut self.sides[side]
+    }
+
+    pub fn content(&self, slot: u32) -> ContentRef {
+        let message = &self.messages[slot];
+        let log_index = self.entries.records[message.entry].log_index;
+        ContentRef { log_index, offset: message.offset, len: message.len }
+    }
+
+    pub fn sent_wall_ms(&self, slot: u32) -> u64 {
+        self.entries.records[self.messages[slot].entry].wall_ms
+    }
+
+    pub fn receipt(&self, slot: u32) -> Receipt {
+        let grant = self.side(slot).map_or(0, |side| side.grant);
+        Receipt { slot, sequence: self.messages[slot].sequence, grant }
+    }
+
+    /// Takes a message off the times to live.
+    pub fn disarm_expiry(&mut self, slot: u32) {
+        let Some(side) = slot_or_none(self.messages[slot].side) else { return };
+        if std::mem::replace(&mut self.sides[side].expiry_armed, false) {
+            let expiry_wall_ms = self.sides[side].expiry_wall_ms;
+            self.expiries.remove(&mut self.sides, expiry_wall_ms, side);
+        }
+    }
+
+    /// Gives a message a time to live, unless it has an earlier one; 0 keeps the one it has.
+    pub fn arm_expiry(&mut self, slot: u32, expiry_wall_ms: u64) {
+        self.disarm_expiry(slot);
+        let side = self.side_slot(slot);
+        let earlier =
+            [self.sides[side].expiry_wall_ms, expiry_wall_ms].into_iter().filter(|at| *at > 0).min();
+        if let Some(at) = earlier {
+            self.sides[side].expiry_wall_ms = at;
+            self.sides[side].expiry_armed = true;
+            self.expiries.insert(&mut self.sides, at, side);
+        }
+    }
+
+    /// Frees a message that is in no list and no lease or delay timer any more.
+    pub fn free(&mut self, slot: u32, notes: &mut Notes) {
+        self.disarm_expiry(slot);
+        let log_index = self.entries.detach(&mut self.messages, slot);
+        let message = self.messages.remove(slot);
+        if let Some(side) = slot_or_none(message.side) {
+            self.sides.remove(side);
+        }
+        notes.freed(log_index, message.len);
+    }
+}
