@@ -127,6 +127,8 @@ impl Partition {
         assert_eq!(self.retention, retained.collect(), "the retention index");
         let waiting = self.shards.values().filter(|shard| !shard.outboxes.is_empty());
         assert_eq!(self.outboxes, waiting.map(|shard| shard.queue).collect(), "the outbox index");
+        let running = self.shards.values().filter(|shard| shard.redrive_is_running());
+        assert_eq!(self.redrives, running.map(|shard| shard.queue).collect(), "the redrive index");
     }
 
     fn check_shard(&self, shard: &Shard) {

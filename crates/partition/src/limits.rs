@@ -68,7 +68,7 @@ pub const PEEK_SCAN_MAX: usize = 4096;
 /// Replies remembered for one session.
 pub const SESSION_REPLIES_MAX: usize = 128;
 /// Sessions remembered in a partition; beyond it the idlest is forgotten.
-pub const SESSIONS_MAX: usize = 4096;
+pub const SESSIONS_MAX: usize = 65_536;
 /// Bytes of remembered replies in a partition; beyond it the idlest session is forgotten.
 pub const SESSION_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// How long an idle session is remembered, in log time.

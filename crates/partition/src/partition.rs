@@ -39,6 +39,8 @@ pub struct Partition {
     pub(crate) retention: BTreeSet<(u64, QueueId)>,
     /// The shards whose outbox is not empty.
     pub(crate) outboxes: BTreeSet<QueueId>,
+    /// The shards whose redrive is running.
+    pub(crate) redrives: BTreeSet<QueueId>,
     pub(crate) dedup: Window<Sent>,
     pub(crate) attempts: Window<Vec<Receipt>>,
     pub(crate) sessions: Sessions,
@@ -52,6 +54,7 @@ wire_struct!(Partition {
     shards,
     retention,
     outboxes,
+    redrives,
     dedup,
     attempts,
     sessions,
@@ -83,6 +86,7 @@ impl Partition {
             shards: BTreeMap::new(),
             retention: BTreeSet::new(),
             outboxes: BTreeSet::new(),
+            redrives: BTreeSet::new(),
             dedup: Window::new(),
             attempts: Window::new(),
             sessions: Sessions::default(),
@@ -146,7 +150,9 @@ impl Partition {
 
     fn execute(&mut self, command: &Command<'_>, at: At<'_>, notes: &mut Notes) -> Reply {
         let result = match command {
-            Command::Configure { queue, settings, revision } => self.configure(*queue, *settings, *revision),
+            Command::Configure { queue, settings, revision } => {
+                self.configure(*queue, *settings, *revision, notes)
+            }
             Command::Delete { queue, revision } => self.delete(*queue, *revision, notes),
             Command::Purge { queue } => self.purge(*queue, notes),
             Command::Send { queue, messages } => self.send(*queue, messages, at, notes),
@@ -208,11 +214,17 @@ impl Partition {
             }
             self.retention.extend(due_ms.map(|due_ms| (due_ms, queue)));
         }
-        if shard.outboxes.is_empty() {
-            self.outboxes.remove(&queue);
-        } else {
-            self.outboxes.insert(queue);
+        set_membership(&mut self.outboxes, queue, !shard.outboxes.is_empty());
+        set_membership(&mut self.redrives, queue, shard.redrive_is_running());
+    }
+
+    /// Takes a deleted shard out of the indexes over all shards. O(log queues).
+    pub(crate) fn unindex(&mut self, shard: &Shard) {
+        if let Some(due_ms) = shard.retention_due_ms {
+            self.retention.remove(&(due_ms, shard.queue));
         }
+        self.outboxes.remove(&shard.queue);
+        self.redrives.remove(&shard.queue);
     }
 }
 
@@ -223,6 +235,14 @@ pub(crate) fn owns(shard: &Shard, message: &Message) -> bool {
         _ => shard.purged_sequence,
     };
     message.sequence >= first
+}
+
+fn set_membership(set: &mut BTreeSet<QueueId>, queue: QueueId, belongs: bool) {
+    if belongs {
+        set.insert(queue);
+    } else {
+        set.remove(&queue);
+    }
 }
 
 fn supported(command: &Command<'_>) -> Result<(), ApplyError> {

@@ -81,6 +81,11 @@ impl Partition {
         self.outboxes.iter().copied()
     }
 
+    /// Queues with a running redrive, in order.
+    pub fn redrive_queues(&self) -> impl Iterator<Item = QueueId> + '_ {
+        self.redrives.iter().copied()
+    }
+
     /// The targets of a queue's outbox, with the items waiting for each.
     pub fn outbox_targets(&self, queue: QueueId) -> Vec<(QueueId, u64)> {
         let outboxes = self.shards.get(&queue).into_iter().flat_map(|shard| &shard.outboxes);

@@ -25,7 +25,7 @@ use crate::ids::{QueueId, Source};
 use crate::list::List;
 use crate::message::{Age, Aged, Group, Lane, Order, Turn, slot_or_none};
 use crate::notes::Notes;
-use crate::reply::RedriveProgress;
+use crate::reply::{RedriveProgress, RedriveState};
 use crate::settings::{Kind, Settings};
 use crate::store::Store;
 use crate::view::{Counters, OutboxReason, State, Totals};
@@ -126,6 +126,10 @@ impl Shard {
             Kind::Fifo => !self.turns.is_empty(),
         };
         something && self.counters.leased < u64::from(self.settings.in_flight_max)
+    }
+
+    pub fn redrive_is_running(&self) -> bool {
+        self.redrive.as_ref().is_some_and(|redrive| redrive.progress.state == RedriveState::Running)
     }
 
     /// Ready, leased and delayed messages.

@@ -18,6 +18,7 @@ impl Partition {
         queue: QueueId,
         settings: Settings,
         revision: u64,
+        notes: &mut Notes,
     ) -> Result<Reply, Refusal> {
         if revision < self.revision_min {
             return Err(Refusal::StaleRevision { revision_min: self.revision_min });
@@ -36,6 +37,7 @@ impl Partition {
         }
         shard.settings = settings;
         shard.revision = revision;
+        notes.ready.insert(queue); // more leases may be allowed now
         self.reindex(queue);
         Ok(Reply::Done)
     }
@@ -59,13 +61,6 @@ impl Partition {
             notes.event(queue, sequence, || EventKind::Deleted);
         }
         Ok(Reply::Done)
-    }
-
-    fn unindex(&mut self, shard: &Shard) {
-        if let Some(due_ms) = shard.retention_due_ms {
-            self.retention.remove(&(due_ms, shard.queue));
-        }
-        self.outboxes.remove(&shard.queue);
     }
 
     /// O(log queues); the messages are swept later.

@@ -39,6 +39,7 @@ impl Partition {
         let state = RedriveState::Running;
         let progress = RedriveProgress { id, target, rate_per_s, state, moved: 0, kept: 0, total };
         shard.redrive = Some(Redrive { progress, remaining: total });
+        self.reindex(queue);
         Ok(Reply::Done)
     }
 
@@ -50,6 +51,7 @@ impl Partition {
         if redrive.progress.state == RedriveState::Running {
             redrive.progress.state = RedriveState::Cancelled;
         }
+        self.reindex(queue);
         Ok(Reply::Done)
     }
 

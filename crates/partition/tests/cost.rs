@@ -1,0 +1,110 @@
+//! The work of an operation does not depend on how much waits, is in flight, or exists.
+//!
+//! Source: D2 and D3 (`DESIGN.md`): no scan over in-flight messages, ever; purge and deletion at constant cost. Work is
+//! counted in slots written, which is the same on every machine.
+
+mod rig;
+
+use leasehold_partition::*;
+use rig::{Check, Rig, receive};
+
+/// A queue with `messages` messages, half of them leased.
+fn loaded(messages: u64, kind: Kind) -> Rig {
+    let mut rig = Rig::new();
+    rig.check = Check::Never;
+    rig.configure(1, Settings { kind, in_flight_max: u32::MAX, ..Settings::default() });
+    for chunk in 0..messages.div_ceil(1000) {
+        let groups: Vec<_> = (0..messages.min(1000)).map(|at| (chunk * 1000 + at).to_le_bytes()).collect();
+        let contents = groups.iter().map(|group| Content { group: Some(group), ..Content::of_body(b"body") });
+        let messages = contents.map(|content| NewMessage { content, ..NewMessage::default() }).collect();
+        rig.apply(Command::Send { queue: QueueId(1), messages });
+    }
+    let mut leased = 0;
+    while leased < messages / 2 {
+        leased += rig.receive(1, 1000.min(messages as u32 / 2), 40_000_000).len() as u64;
+    }
+    rig
+}
+
+fn steps(rig: &mut Rig, command: Command<'_>) -> u64 {
+    let before = rig.partition.steps();
+    let reply = rig.apply(command);
+    assert!(!matches!(reply, Reply::Refused { .. } | Reply::OverLimit), "{reply:?}");
+    rig.partition.steps() - before
+}
+
+/// The steps of one of each operation, on a queue of that size.
+fn costs(messages: u64, kind: Kind) -> Vec<(&'static str, u64)> {
+    let mut rig = loaded(messages, kind);
+    let queue = QueueId(1);
+    let content = Content { group: Some(b"one more"), ..Content::of_body(b"body") };
+    let message = NewMessage { content, ..NewMessage::default() };
+    let send = steps(&mut rig, Command::Send { queue, messages: vec![message] });
+    let grant = steps(&mut rig, receive(1, 1, 1));
+    rig.pass(10);
+    let expire = Command::Expire { leases_as_of_ms: rig.now_ms, items_max: 100 };
+    let expire = steps(&mut rig, expire);
+    let receipt = rig.receive(1, 1, 1000)[0].receipt;
+    let extend = steps(&mut rig, Command::Extend { queue, items: vec![(receipt, 5_000)] });
+    let release = steps(&mut rig, Command::Release { queue, items: vec![(receipt, 100)] });
+    let receipt = rig.receive(1, 1, 1000)[0].receipt;
+    let ack = steps(&mut rig, Command::Ack { queue, receipts: vec![receipt] });
+    let nothing_due = Command::Expire { leases_as_of_ms: rig.now_ms, items_max: 100 };
+    let idle = steps(&mut rig, nothing_due);
+    vec![
+        ("send", send),
+        ("grant", grant),
+        ("expire", expire),
+        ("extend", extend),
+        ("release", release),
+        ("ack", ack),
+        ("idle", idle),
+    ]
+}
+
+#[test]
+fn operations_cost_the_same_with_10_and_with_100_000_messages() {
+    for kind in [Kind::Standard, Kind::Fifo] {
+        let (few, many) = (costs(10, kind), costs(100_000, kind));
+        for ((name, few), (_, many)) in few.iter().zip(&many) {
+            assert!(*many <= few + 8, "{kind:?} {name}: {few} steps with 10 messages, {many} with 100,000");
+            assert!(*many <= 40, "{kind:?} {name}: {many} steps");
+        }
+    }
+}
+
+/// A purge writes nothing at once, and what it left goes a bounded number at a time while the deadline says "now".
+#[test]
+fn purge_and_deletion_are_spread_over_later_commands() {
+    for command in
+        [Command::Purge { queue: QueueId(1) }, Command::Delete { queue: QueueId(1), revision: 100 }]
+    {
+        let mut rig = loaded(10_000, Kind::Fifo);
+        // The command itself sweeps once, like every command: 256 items of a bounded cost.
+        assert!(steps(&mut rig, command) <= 256 * 20);
+        assert!(!rig.partition.has_ready(QueueId(1)));
+        let mut marks = 0;
+        while rig.partition.next_deadline().is_some_and(|deadline| deadline.garbage) {
+            assert!(steps(&mut rig, Command::Mark) <= 256 * 20);
+            marks += 1;
+        }
+        assert!((39..=80).contains(&marks), "{marks} marks for 10,000 messages and as many groups");
+        rig.partition.check_invariants();
+        assert_eq!(rig.partition.live_contents().count(), 0, "nothing of it lives");
+    }
+}
+
+/// An expiry entry ends no more than it is asked to, says so, and goes on where it stopped.
+#[test]
+fn expiry_is_bounded() {
+    let mut rig = Rig::new();
+    rig.configure(1, Settings::default());
+    rig.send(1, &[b"x" as &[u8]; 25]);
+    assert_eq!(rig.receive(1, 25, 10).len(), 25);
+    rig.pass(10);
+    for (leases, more) in [(10, true), (10, true), (5, false), (0, false)] {
+        let expire = Command::Expire { leases_as_of_ms: rig.now_ms, items_max: 10 };
+        let (delays, dropped, forgotten) = (0, 0, 0);
+        assert_eq!(rig.apply(expire), Reply::Expired { leases, delays, dropped, forgotten, more });
+    }
+}
