@@ -1,0 +1,173 @@
+//! The configuration of one node: a TOML file, under the environment, under flags.
+//!
+//! Nothing is guessed: an unknown key, a value out of its bounds or two values that do not fit stop the node before it
+//! touches its data, with an error that names the key, where it came from and what is allowed. Listeners stay on loopback
+//! until somebody writes `insecure = true`, because there is no TLS yet.
+
+mod address;
+mod error;
+mod keys;
+mod read;
+mod sources;
+#[cfg(test)]
+mod tests;
+mod values;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+pub use address::{Address, AddressError};
+pub use error::{ConfigError, Origin, Told};
+
+/// All settings, checked: `Config::load` returns only what satisfies every rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Unique in the cluster; it goes with the data for ever.
+    pub name: String,
+    pub data_dir: PathBuf,
+    pub client_listen: SocketAddr,
+    pub peer_listen: SocketAddr,
+    pub admin_listen: Option<SocketAddr>,
+    /// Where clients are sent. Without one it is the address that the listener has got: see `client_advertised`.
+    pub client_advertise: Option<Address>,
+    pub peer_advertise: Option<Address>,
+    /// Peer listeners of nodes that may know the cluster.
+    pub peers: Vec<Address>,
+    pub security: Security,
+    pub limits: Limits,
+    pub log: Log,
+    pub history: History,
+    pub raft: RaftTiming,
+    pub logging: Logging,
+}
+
+/// How far the node may be reached. The place where TLS will be configured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Security {
+    /// Every listener and every advertised address is this host's own.
+    LoopbackOnly,
+    /// `insecure = true`: anyone on the network may read, send and administer.
+    Insecure,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Below this much free disk, everything but settling is refused.
+    pub disk_low_bytes: u64,
+    /// Message contents kept in memory.
+    pub cache_bytes: u64,
+    /// Requests that were read and not yet answered; beyond it callers are told to come back.
+    pub pending_bytes_max: u64,
+    /// Client connections.
+    pub connections_max: u64,
+}
+
+/// The write-ahead log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Log {
+    pub segment_bytes: u64,
+}
+
+/// What is kept for `leasehold why`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct History {
+    pub mode: HistoryMode,
+    pub bytes_max: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HistoryMode {
+    Off,
+    /// Expiries, releases, deaths and drops, but not the plain life of a message that was sent, granted once and acked.
+    Unusual,
+    All,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RaftTiming {
+    pub heartbeat_ms: u64,
+    /// An election timeout is drawn from `election_min_ms..election_max_ms`. At least three heartbeats.
+    pub election_min_ms: u64,
+    pub election_max_ms: u64,
+    /// A peer that was silent for so long is taken for dead.
+    pub liveness_timeout_ms: u64,
+}
+
+/// What the node writes to stderr; not to be confused with `Log`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Logging {
+    pub format: LogFormat,
+    /// A level, or levels by module: `info,leasehold_node=debug`.
+    pub level: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    Human,
+    Json,
+}
+
+impl Config {
+    /// Reads the file, lays the environment and then the flags over it, and checks everything.
+    ///
+    /// `environment` may be the whole environment of the process (see `process_environment`): only `LEASEHOLD_...` is looked
+    /// at, with `__` between a section and its key. `overrides` are the pairs of `--set key=value`.
+    pub fn load(
+        path: Option<&Path>,
+        environment: impl Iterator<Item = (String, String)>,
+        overrides: &[(String, String)],
+    ) -> Result<Self, ConfigError> {
+        read::config(&sources::Settings::gather(path, environment, overrides)?)
+    }
+
+    /// The defaults, for a node on loopback.
+    pub fn with_defaults(name: &str, data_dir: &Path) -> Result<Self, ConfigError> {
+        let mut config = Self::load(
+            None,
+            std::iter::empty(),
+            &[("name".into(), name.into()), ("data_dir".into(), ".".into())],
+        )?;
+        // Set afterwards, for a path need not be text.
+        config.data_dir = data_dir.to_owned();
+        Ok(config)
+    }
+
+    /// Where clients reach this node whose client listener is bound to `bound`.
+    pub fn client_advertised(&self, bound: SocketAddr) -> Result<Address, AddressError> {
+        self.client_advertise.clone().map_or_else(|| Address::try_from(bound), Ok)
+    }
+
+    /// Where peers reach this node whose peer listener is bound to `bound`.
+    pub fn peer_advertised(&self, bound: SocketAddr) -> Result<Address, AddressError> {
+        self.peer_advertise.clone().map_or_else(|| Address::try_from(bound), Ok)
+    }
+
+    /// What an operator should know at every start.
+    pub fn warnings(&self) -> Vec<String> {
+        let listeners = [
+            (keys::CLIENT_LISTEN, Some(self.client_listen)),
+            (keys::PEER_LISTEN, Some(self.peer_listen)),
+            (keys::ADMIN_LISTEN, self.admin_listen),
+        ];
+        let beyond = listeners.into_iter().filter_map(|(key, listen)| Some((key, listen?)));
+        beyond
+            .filter(|(_, listen)| !read::is_loopback(*listen))
+            .map(|(key, listen)| {
+                format!("`{key}` = {listen} is open to the network without TLS: anyone there may read, send and administer")
+            })
+            .collect()
+    }
+
+    /// Says the warnings in the log.
+    pub fn log_warnings(&self) {
+        for warning in self.warnings() {
+            tracing::warn!(node = %self.name, "{warning}");
+        }
+    }
+}
+
+/// The variables of this process that are text; others cannot be settings.
+pub fn process_environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+}

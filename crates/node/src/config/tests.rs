@@ -1,0 +1,247 @@
+//! The sources, their order, and what each mistake is answered with.
+
+use super::*;
+
+type Pair<'a> = (&'a str, &'a str);
+
+const NEEDED: [Pair<'static>; 2] = [("name", "a"), ("data_dir", "/data")];
+
+fn pairs(pairs: &[Pair<'_>]) -> Vec<(String, String)> {
+    pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
+/// A node with a name and a directory, and these flags.
+fn with_flags(flags: &[Pair<'_>]) -> Result<Config, ConfigError> {
+    let flags = [pairs(&NEEDED), pairs(flags)].concat();
+    Config::load(None, std::iter::empty(), &flags)
+}
+
+fn with_file(text: &str, environment: &[Pair<'_>], flags: &[Pair<'_>]) -> Result<Config, ConfigError> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("node.toml");
+    std::fs::write(&path, text).unwrap();
+    Config::load(Some(&path), pairs(environment).into_iter(), &pairs(flags))
+}
+
+#[track_caller]
+fn refused(result: Result<Config, ConfigError>, parts: &[&str]) {
+    let message = result.expect_err("it is wrong").to_string();
+    for part in parts {
+        assert!(message.contains(part), "{part:?} is not in {message:?}");
+    }
+}
+
+#[test]
+fn the_defaults_are_those_of_a_node_on_loopback() {
+    let config = Config::with_defaults("a", Path::new("/data")).unwrap();
+    let mib = 1024 * 1024;
+    assert_eq!(config.client_listen, "127.0.0.1:7400".parse().unwrap());
+    assert_eq!(config.peer_listen, "127.0.0.1:7401".parse().unwrap());
+    assert_eq!(config.admin_listen, Some("127.0.0.1:7402".parse().unwrap()));
+    assert_eq!(config.data_dir, Path::new("/data"));
+    assert_eq!(config.security, Security::LoopbackOnly);
+    assert_eq!((config.limits.disk_low_bytes, config.limits.cache_bytes), (512 * mib, 64 * mib));
+    assert_eq!((config.limits.pending_bytes_max, config.log.segment_bytes), (64 * mib, 64 * mib));
+    let raft = RaftTiming {
+        heartbeat_ms: 250,
+        election_min_ms: 1000,
+        election_max_ms: 2000,
+        liveness_timeout_ms: 1000,
+    };
+    assert_eq!(config.raft, raft);
+    assert_eq!(config.history.mode, HistoryMode::Unusual);
+    assert_eq!(config.logging, Logging { format: LogFormat::Human, level: "info".into() });
+    assert!(config.peers.is_empty() && config.warnings().is_empty());
+}
+
+#[test]
+fn every_section_of_a_file_is_read() {
+    let text = r#"
+        name = "node-1"
+        data_dir = "/var/lib/leasehold"
+        client_listen = "10.0.0.1:7400"
+        peer_listen = "[fd00::1]:7401"
+        admin_listen = "off"
+        client_advertise = "a.example:7400"
+        peers = ["b.example:7401", "10.0.0.3:7401"]
+        insecure = true
+        [limits]
+        disk_low_bytes = "1GiB"
+        cache_bytes = 1048576
+        connections_max = 100
+        [log]
+        segment_bytes = "32MiB"
+        [history]
+        mode = "all"
+        [raft]
+        heartbeat_ms = 100
+        election_max_ms = "3s"
+        [logging]
+        format = "json"
+        level = "info,leasehold_node=debug"
+    "#;
+    let config = with_file(text, &[], &[]).unwrap();
+    assert_eq!(config.name, "node-1");
+    assert_eq!(config.admin_listen, None);
+    assert_eq!(config.client_advertise.as_ref().unwrap().to_string(), "a.example:7400");
+    assert_eq!(
+        config.peers.iter().map(Address::to_string).collect::<Vec<_>>(),
+        ["b.example:7401", "10.0.0.3:7401"]
+    );
+    assert_eq!(config.limits.cache_bytes, 1_048_576);
+    assert_eq!((config.raft.heartbeat_ms, config.raft.election_max_ms), (100, 3000));
+    assert_eq!(config.history.mode, HistoryMode::All);
+    assert_eq!(config.logging.format, LogFormat::Json);
+    assert_eq!(config.security, Security::Insecure);
+    let warnings = config.warnings();
+    assert_eq!(warnings.len(), 2);
+    assert!(warnings[0].contains("client_listen") && warnings[1].contains("peer_listen"));
+}
+
+#[test]
+fn flags_win_over_the_environment_and_that_over_the_file() {
+    let text = "name = 'file'\ndata_dir = 'file'\nraft.heartbeat_ms = 100\n";
+    let environment = [
+        ("LEASEHOLD_NAME", "environment"),
+        ("LEASEHOLD_DATA_DIR", "environment"),
+        ("LEASEHOLD_RAFT__HEARTBEAT_MS", "110ms"),
+        ("LEASEHOLD_PEERS", "b:1, c:2"),
+        ("PATH", "/bin"),
+    ];
+    let config = with_file(text, &environment, &[("name", "flag"), ("history.mode", "off")]).unwrap();
+    assert_eq!((config.name.as_str(), config.data_dir.to_str().unwrap()), ("flag", "environment"));
+    assert_eq!((config.raft.heartbeat_ms, config.peers.len()), (110, 2));
+    assert_eq!(config.history.mode, HistoryMode::Off);
+}
+
+#[test]
+fn variables_that_are_not_settings_are_left_alone() {
+    let environment = [
+        ("LEASEHOLD_CONFIG", "x"),
+        ("LEASEHOLD_PORT", "tcp://10.0.0.1:7400"),
+        ("LEASEHOLD_PORT_7400_TCP_ADDR", "10.0.0.1"),
+        ("LEASEHOLD_SERVICE_HOST", "10.0.0.1"),
+    ];
+    assert!(Config::load(None, pairs(&environment).into_iter(), &pairs(&NEEDED)).is_ok());
+}
+
+#[test]
+fn unknown_keys_are_named_with_their_source_and_the_nearest_setting() {
+    refused(with_file("nmae = 'a'", &[], &[]), &["`nmae`", "node.toml", "did you mean `name`", "a-z, 0-9"]);
+    refused(
+        with_file("[raft]\nheartbeat = 1", &[], &[]),
+        &["`raft.heartbeat`", "`raft.heartbeat_ms`", "such as 250ms"],
+    );
+    refused(with_file("[colour]\nred = 1", &[], &[]), &["`colour.red`", "allowed: name, data_dir"]);
+    refused(with_file("[name]\nred = 1", &[], &[]), &["`name`", "1 to 64"]);
+    refused(with_flags(&[("heartbeat_ms", "1")]), &["`heartbeat_ms`", "flag --set", "`raft.heartbeat_ms`"]);
+    let environment = pairs(&[("LEASEHOLD_RAFT_HEARTBEAT_MS", "1")]);
+    let result = Config::load(None, environment.into_iter(), &pairs(&NEEDED));
+    refused(result, &["`raft_heartbeat_ms`", "variable LEASEHOLD_RAFT_HEARTBEAT_MS", "`raft.heartbeat_ms`"]);
+}
+
+#[test]
+fn missing_settings_say_how_to_set_them() {
+    let result = Config::load(None, std::iter::empty(), &[]);
+    refused(result, &["`name` is missing", "LEASEHOLD_NAME", "--set name=", "1 to 64"]);
+    let flags = [("insecure", "true"), ("client_listen", "0.0.0.0:7400")];
+    refused(
+        with_flags(&flags),
+        &["`client_advertise` is missing", "every interface", "LEASEHOLD_CLIENT_ADVERTISE"],
+    );
+}
+
+#[test]
+fn wrong_values_are_named_with_their_source_and_what_is_allowed() {
+    let long = "a".repeat(65);
+    let cases: &[(&str, &str, &str)] = &[
+        ("name", "", "1 to 64"),
+        ("name", "Node", "1 to 64"),
+        ("name", &long, "1 to 64"),
+        ("data_dir", "", "path of a directory"),
+        ("client_listen", "localhost:7400", "an IP address"),
+        ("admin_listen", "none", "or off"),
+        ("client_advertise", "0.0.0.0:7400", "host:port"),
+        ("peers", "b:7401,,c:7401", "list of host:port"),
+        ("insecure", "yes", "true or false"),
+        ("limits.disk_low_bytes", "512MB", "from 32MiB to 1TiB"),
+        ("limits.pending_bytes_max", "1MiB", "from 16MiB"),
+        ("limits.connections_max", "0", "from 8 to"),
+        ("log.segment_bytes", "16777217", "whole pages"),
+        ("history.mode", "some", "off, unusual, all"),
+        ("raft.heartbeat_ms", "5", "from 10ms"),
+        ("raft.liveness_timeout_ms", "1", "from 400ms"),
+        ("logging.format", "xml", "human, json"),
+        ("logging.level", "loud", "error, warn"),
+    ];
+    for (key, value, allowed) in cases {
+        refused(with_flags(&[(key, value)]), &[key, value, "flag --set", allowed]);
+    }
+    refused(with_file("name = 1.5", &[], &[]), &["`name` = 1.5", "node.toml", "1 to 64"]);
+    refused(with_file("name = 'a'\ndata_dir = ['x']", &[], &[]), &["`data_dir` = [\"x\"]"]);
+    refused(with_file("name = 'a'\ndata_dir = 'x'\npeers = [1]", &[], &[]), &["`peers` = [1]"]);
+}
+
+#[test]
+fn values_that_do_not_fit_each_other_are_both_named() {
+    let late = [("raft.heartbeat_ms", "400ms")];
+    refused(
+        with_flags(&late),
+        &["`raft.election_min_ms`", "the default", "`raft.heartbeat_ms` = \"400ms\"", "three times"],
+    );
+    let flat = [("raft.election_max_ms", "1s")];
+    refused(with_flags(&flat), &["`raft.election_max_ms`", "`raft.election_min_ms`", "more than"]);
+    let full = [("log.segment_bytes", "512MiB")];
+    refused(with_flags(&full), &["`limits.disk_low_bytes`", "`log.segment_bytes`", "two segments"]);
+    let same = [("peer_listen", "127.0.0.1:7400")];
+    refused(with_flags(&same), &["`peer_listen`", "`client_listen`", "its own"]);
+    assert!(with_flags(&[("peer_listen", "127.0.0.1:0"), ("client_listen", "127.0.0.1:0")]).is_ok());
+}
+
+#[test]
+fn an_address_beyond_loopback_needs_insecure() {
+    let cases: &[&[Pair<'_>]] = &[
+        &[("client_listen", "10.0.0.1:7400")],
+        &[("peer_listen", "[fd00::1]:7401")],
+        &[("admin_listen", "192.168.0.1:7402")],
+        &[("client_advertise", "a.example:7400")],
+        &[("peer_advertise", "10.0.0.1:7401")],
+        &[("client_listen", "0.0.0.0:7400"), ("client_advertise", "localhost:7400")],
+    ];
+    for flags in cases {
+        refused(
+            with_flags(flags),
+            &[&format!("`{}`", flags[0].0), flags[0].1, "flag --set", "insecure = true"],
+        );
+        let insecure = [*flags, &[("insecure", "true")]].concat();
+        assert!(with_flags(&insecure).is_ok(), "{flags:?}");
+    }
+}
+
+#[test]
+fn files_that_cannot_be_read_are_named() {
+    let result = Config::load(Some(Path::new("/nonexistent/node.toml")), std::iter::empty(), &[]);
+    refused(result, &["/nonexistent/node.toml", "readable TOML file"]);
+    refused(with_file("name = 'a'\nname = 'b'", &[], &[]), &["node.toml", "not TOML", "line 2"]);
+    refused(with_file(&"#".repeat(1024 * 1024 + 1), &[], &[]), &["node.toml", "at most 1048576 bytes"]);
+}
+
+#[test]
+fn an_advertised_address_follows_the_listener_that_was_bound() {
+    let config = with_flags(&[("peer_advertise", "localhost:9")]).unwrap();
+    let bound = "127.0.0.1:4242".parse().unwrap();
+    assert_eq!(config.client_advertised(bound).unwrap().to_string(), "127.0.0.1:4242");
+    assert_eq!(config.peer_advertised(bound).unwrap().to_string(), "localhost:9");
+    assert_eq!(config.client_advertised("0.0.0.0:1".parse().unwrap()), Err(AddressError));
+}
+
+#[test]
+fn the_files_of_the_deploy_folder_are_right() {
+    let hosts = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/hosts");
+    for name in ["a", "b", "c"] {
+        let config =
+            Config::load(Some(&hosts.join(format!("{name}.toml"))), std::iter::empty(), &[]).unwrap();
+        assert_eq!(config.name, name);
+        assert_eq!(config.peers.len(), 2);
+    }
+}
