@@ -14,7 +14,8 @@ const WIRE_VERSION: u8 = 1;
 /// A command; its byte fields borrow from the request, or from the log entry, they came in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command<'a> {
-    /// Creates or updates a shard. `revision` is the catalogue's; one older than the partition has seen is refused.
+    /// Creates or updates a shard. `revision` is that of the catalogue the settings were read from, not that of the queue's
+    /// last change: one older than this partition has seen is refused, and the node reads the catalogue again.
     Configure { queue: QueueId, settings: Settings, revision: u64 },
     /// Deletes a shard and all it holds, outbox included, and refuses catalogue revisions below this one from now on.
     Delete { queue: QueueId, revision: u64 },

@@ -33,7 +33,7 @@ pub struct Event {
     pub log_time_ms: u64,
     pub wall_time_ms: u64,
     pub queue: QueueId,
-    /// 0 for `Purged` and `Deleted`, which concern all messages up to `Event::sequence`'s queue.
+    /// The message; for `Purged` and `Deleted` the last sequence given out, since they concern all of the queue's so far.
     pub sequence: u64,
     pub kind: EventKind,
 }

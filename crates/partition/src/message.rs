@@ -74,7 +74,9 @@ linked!(Message, Order, order);
 linked!(Message, Age, age);
 linked!(Message, Sibling, sibling);
 
-const _: () = assert!(size_of::<Option<Message>>() <= 72);
+const _: () = assert!(size_of::<Option<Message>>() <= 64);
+
+const _: () = assert!(size_of::<Option<Side>>() <= 160);
 
 impl Message {
     pub fn key(&self, slot: u32) -> MessageKey {

@@ -2,6 +2,7 @@
 //!
 //! Sources: I4 (one lease), I7 (exact counts), I8 (dead letters), I9 (groups), I10 (deduplication), I11 (delays),
 //! I12 and I13 (snapshot and tail equal a replay), I15 (retention), I16 (counters) of `RELIABILITY.md`.
+#![allow(clippy::unwrap_used)] // outside test functions, too, a panic is how a test fails
 
 mod rig;
 

@@ -86,10 +86,10 @@ impl Partition {
     ) -> Result<Reply, Refusal> {
         assert_eq!(messages.len(), at.spans.len(), "every message has its content");
         let shard = self.shards.get_mut(&queue).ok_or(Refusal::UnknownQueue)?;
-        let mut through_number = shard.arrived.get(&source).copied().unwrap_or(0);
-        let mut refused = None;
+        let known = shard.arrived.get(&source).copied().unwrap_or(0);
+        let (mut through_number, mut refused) = (known, None);
         let numbered = messages.iter().zip(at.spans);
-        for (item, span) in numbered.filter(|(item, _)| item.number > through_number).collect::<Vec<_>>() {
+        for (item, span) in numbered.filter(|(item, _)| item.number > known) {
             if let Err(reason) = has_room(shard, *span) {
                 refused = Some(reason);
                 break;

@@ -11,6 +11,8 @@ pub struct Rig {
     pub now_ms: u64,
     pub wall_ms: u64,
     pub check: Check,
+    /// Content bytes alive by what the effects said.
+    live_bytes: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -23,7 +25,8 @@ impl Rig {
     pub fn new() -> Self {
         let partition = Partition::new();
         let check = Check::EveryEntry;
-        Self { partition, log: Vec::new(), log_index: 0, now_ms: 1_000, wall_ms: 1_000_000, check }
+        let log = Vec::new();
+        Self { partition, log, log_index: 0, now_ms: 1_000, wall_ms: 1_000_000, check, live_bytes: 0 }
     }
 
     /// Lets both clocks pass.
@@ -41,12 +44,33 @@ impl Rig {
 
     pub fn apply_payload(&mut self, payload: Vec<u8>) -> Applied {
         self.log_index += 1;
+        let before: Vec<QueueId> = self.ready_queues();
         let applied = self.partition.apply(self.log_index, &payload, History::Collect).unwrap();
         self.log.push((self.log_index, payload));
         if self.check == Check::EveryEntry {
             self.partition.check_invariants();
+            self.check_effects(&before, &applied.effects);
         }
         applied
+    }
+
+    fn ready_queues(&self) -> Vec<QueueId> {
+        self.partition.queues().filter(|queue| self.partition.has_ready(*queue)).collect()
+    }
+
+    /// Effects are hints that may get lost, but none is missing and none is wrong when they are made.
+    fn check_effects(&mut self, before: &[QueueId], effects: &Effects) {
+        for queue in self.ready_queues() {
+            assert!(
+                before.contains(&queue) || effects.ready.contains(&queue),
+                "{queue:?} became ready unnoticed"
+            );
+        }
+        assert!(effects.ready.iter().all(|queue| self.partition.has_ready(*queue)), "what is ready is ready");
+        let freed: u64 = effects.freed.iter().map(|(_, bytes)| bytes).sum();
+        self.live_bytes = self.live_bytes + effects.retained_bytes - freed;
+        let live: u64 = self.partition.live_contents().map(|(_, bytes)| bytes).sum();
+        assert_eq!(self.live_bytes, live, "retained less freed is what lives");
     }
 
     /// Applies one entry of one command.
