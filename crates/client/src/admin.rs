@@ -1,0 +1,202 @@
+//! Queues and the cluster, for operators and for programs that set themselves up.
+
+use std::future::Future;
+use std::time::Duration;
+
+use leasehold_proto::v1::{
+    AddNodeRequest, CancelRedriveRequest, CreateQueueRequest, DeleteQueueRequest, DescribeQueueRequest,
+    DescribeQueueResponse, InitNode, InitRequest, ListQueuesRequest, ListQueuesResponse, PurgeQueueRequest,
+    QueueSettings, RemoveNodeRequest, RoutesRequest, RoutesResponse, SetQueueRequest, StartRedriveRequest,
+    StatusRequest, StatusResponse, TransferLeaderRequest,
+};
+use tonic::transport::Channel;
+use tonic::{Response, Status};
+
+use crate::call::{Attempts, Repeat};
+use crate::client::{cluster, queues};
+use crate::{Client, Error};
+
+/// Queues. Each method fails with `UnknownQueue` where the queue has to exist.
+impl Client {
+    /// Creates a queue over `shards` partitions (0 means 1); false when one with equal settings was there already.
+    ///
+    /// # Errors
+    /// `QueueExists` when its settings differ, `InvalidArgument`.
+    pub async fn create_queue(
+        &self,
+        queue: &str,
+        settings: QueueSettings,
+        shards: u32,
+    ) -> Result<bool, Error> {
+        let wire = CreateQueueRequest { queue: queue.to_owned(), settings: Some(settings), shards };
+        let answer =
+            self.ask(Repeat::Safe, wire, async |channel, wire| queues(channel).create_queue(wire).await);
+        Ok(answer.await?.created)
+    }
+
+    /// Settings, counters, shards and the progress of a redrive.
+    ///
+    /// # Errors
+    /// When no answer came, or the queue is unknown.
+    pub async fn describe_queue(&self, queue: &str) -> Result<DescribeQueueResponse, Error> {
+        let wire = DescribeQueueRequest { queue: queue.to_owned() };
+        self.ask(Repeat::Safe, wire, async |channel, wire| queues(channel).describe_queue(wire).await).await
+    }
+
+    /// Names from `after` on, up to `queues_max` (1 to 1,000; 0 means 1,000).
+    ///
+    /// # Errors
+    /// When no answer came.
+    pub async fn list_queues(
+        &self,
+        prefix: &str,
+        queues_max: u32,
+        after: &str,
+    ) -> Result<ListQueuesResponse, Error> {
+        let wire = ListQueuesRequest { prefix: prefix.to_owned(), queues_max, after: after.to_owned() };
+        self.ask(Repeat::Safe, wire, async |channel, wire| queues(channel).list_queues(wire).await).await
+    }
+
+    /// Changes the settings that are present.
+    ///
+    /// # Errors
+    /// `InvalidArgument`, or when the queue is unknown.
+    pub async fn set_queue(&self, queue: &str, settings: QueueSettings) -> Result<(), Error> {
+        let wire = SetQueueRequest { queue: queue.to_owned(), settings: Some(settings) };
+        self.ask(Repeat::Safe, wire, async |channel, wire| queues(channel).set_queue(wire).await).await?;
+        Ok(())
+    }
+
+    /// Removes every message of the queue, leased ones too.
+    ///
+    /// # Errors
+    /// When the queue is unknown. Not tried again after `Unknown`, since messages sent meanwhile would go too.
+    pub async fn purge_queue(&self, queue: &str) -> Result<(), Error> {
+        let wire = PurgeQueueRequest { queue: queue.to_owned() };
+        self.ask(Repeat::Unsafe, wire, async |channel, wire| queues(channel).purge_queue(wire).await).await?;
+        Ok(())
+    }
+
+    /// Removes the queue and its messages.
+    ///
+    /// # Errors
+    /// When the queue is unknown. Not tried again after `Unknown`.
+    pub async fn delete_queue(&self, queue: &str) -> Result<(), Error> {
+        let wire = DeleteQueueRequest { queue: queue.to_owned() };
+        self.ask(Repeat::Unsafe, wire, async |channel, wire| queues(channel).delete_queue(wire).await)
+            .await?;
+        Ok(())
+    }
+
+    /// Moves the messages of a dead-letter queue to `target`, or each to where it came from; `rate_per_s` 0 means as fast as
+    /// it goes.
+    ///
+    /// # Errors
+    /// `RedriveRunning`, or when a queue is unknown. Not tried again after `Unknown`.
+    pub async fn start_redrive(
+        &self,
+        queue: &str,
+        target: Option<&str>,
+        rate_per_s: u32,
+    ) -> Result<(), Error> {
+        let target = target.unwrap_or_default().to_owned();
+        let wire = StartRedriveRequest { queue: queue.to_owned(), target, rate_per_s };
+        self.ask(Repeat::Unsafe, wire, async |channel, wire| queues(channel).start_redrive(wire).await)
+            .await?;
+        Ok(())
+    }
+
+    /// Stops a redrive; what was moved stays moved.
+    ///
+    /// # Errors
+    /// `NoRedrive`, or when the queue is unknown. Not tried again after `Unknown`.
+    pub async fn cancel_redrive(&self, queue: &str) -> Result<(), Error> {
+        let wire = CancelRedriveRequest { queue: queue.to_owned() };
+        self.ask(Repeat::Unsafe, wire, async |channel, wire| queues(channel).cancel_redrive(wire).await)
+            .await?;
+        Ok(())
+    }
+}
+
+/// The cluster.
+impl Client {
+    /// Founds a cluster of empty nodes and returns its id. `partitions` 0 means 16, `replication` 0 means 3, or 1 for fewer
+    /// than three nodes.
+    ///
+    /// # Errors
+    /// `AlreadyInitialised`, `InvalidArgument`. Not tried again after `Unknown`.
+    pub async fn init_cluster(
+        &self,
+        nodes: Vec<InitNode>,
+        partitions: u32,
+        replication: u32,
+    ) -> Result<String, Error> {
+        let wire = InitRequest { nodes, partitions, replication };
+        let answer = self.ask(Repeat::Unsafe, wire, async |channel, wire| cluster(channel).init(wire).await);
+        Ok(answer.await?.cluster_id)
+    }
+
+    /// Nodes and partitions, as one node sees them.
+    ///
+    /// # Errors
+    /// When no answer came.
+    pub async fn cluster_status(&self) -> Result<StatusResponse, Error> {
+        self.ask(Repeat::Safe, StatusRequest {}, async |channel, wire| cluster(channel).status(wire).await)
+            .await
+    }
+
+    /// Adds an empty node and returns its id.
+    ///
+    /// # Errors
+    /// `InvalidArgument`. Not tried again after `Unknown`.
+    pub async fn add_node(&self, node: InitNode) -> Result<u64, Error> {
+        let wire = AddNodeRequest { node: Some(node) };
+        let answer =
+            self.ask(Repeat::Unsafe, wire, async |channel, wire| cluster(channel).add_node(wire).await);
+        Ok(answer.await?.id)
+    }
+
+    /// Moves every replica off the node, then forgets it.
+    ///
+    /// # Errors
+    /// `UnknownNode`. Not tried again after `Unknown`.
+    pub async fn remove_node(&self, name: &str) -> Result<(), Error> {
+        let wire = RemoveNodeRequest { name: name.to_owned() };
+        self.ask(Repeat::Unsafe, wire, async |channel, wire| cluster(channel).remove_node(wire).await)
+            .await?;
+        Ok(())
+    }
+
+    /// Makes the named node lead a partition.
+    ///
+    /// # Errors
+    /// `UnknownNode`, `UnknownPartition`.
+    pub async fn transfer_leader(&self, partition: u32, node: &str) -> Result<(), Error> {
+        let wire = TransferLeaderRequest { partition, node: node.to_owned() };
+        self.ask(Repeat::Safe, wire, async |channel, wire| cluster(channel).transfer_leader(wire).await)
+            .await?;
+        Ok(())
+    }
+
+    /// Where the shards of a queue are led at this moment. Sends and receives look this up by themselves.
+    ///
+    /// # Errors
+    /// When no answer came, or the queue is unknown.
+    pub async fn routes(&self, queue: &str) -> Result<RoutesResponse, Error> {
+        let wire = RoutesRequest { queue: queue.to_owned() };
+        self.ask(Repeat::Safe, wire, async |channel, wire| cluster(channel).routes(wire).await).await
+    }
+
+    async fn ask<W: Clone, T, F>(
+        &self,
+        repeat: Repeat,
+        wire: W,
+        call: impl Fn(Channel, W) -> F,
+    ) -> Result<T, Error>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        let attempts = Attempts::new(self, None, repeat, Duration::ZERO);
+        self.call(attempts, |channel| call(channel, wire.clone())).await
+    }
+}

@@ -1,0 +1,111 @@
+//! One lazily opened connection for each node, and which of them to trust at this moment.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use leasehold_proto::v1::Reason;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::Error;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
+const STREAM_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
+const CONNECTION_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
+/// How long a node that failed is asked only when no other is left.
+const MISTRUST: Duration = Duration::from_secs(1);
+
+/// The connections of one client, by the node's address.
+#[derive(Debug)]
+pub(crate) struct Channels {
+    endpoints: Vec<String>,
+    /// The endpoint in use; moves on when it fails.
+    current: AtomicUsize,
+    known: Mutex<HashMap<String, Known>>,
+}
+
+#[derive(Debug)]
+struct Known {
+    channel: Channel,
+    failed: Option<Instant>,
+}
+
+impl Channels {
+    pub(crate) fn new(endpoints: Vec<String>) -> Result<Self, Error> {
+        if endpoints.is_empty() {
+            return Err(Error::not_done(Reason::InvalidArgument, "no endpoint is given"));
+        }
+        let channels = Self { endpoints, current: AtomicUsize::new(0), known: Mutex::new(HashMap::new()) };
+        for address in &channels.endpoints {
+            channels.channel(address)?;
+        }
+        Ok(channels)
+    }
+
+    /// The channel to a node; it connects at its first use and after each loss.
+    pub(crate) fn channel(&self, address: &str) -> Result<Channel, Error> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = known.get(address) {
+            return Ok(known.channel.clone());
+        }
+        let channel = endpoint(address)?.connect_lazy();
+        known.insert(address.to_owned(), Known { channel: channel.clone(), failed: None });
+        Ok(channel)
+    }
+
+    /// A trusted node of `preferred`, or else a trusted endpoint, or else any endpoint.
+    pub(crate) fn pick(&self, preferred: &[String], turn: usize) -> String {
+        let trusted = |address: &&String| self.is_trusted(address);
+        if !preferred.is_empty() {
+            let start = turn % preferred.len();
+            let in_turn = preferred[start..].iter().chain(&preferred[..start]);
+            if let Some(address) = in_turn.clone().find(trusted) {
+                return address.clone();
+            }
+        }
+        let start = self.current.load(Ordering::Relaxed) % self.endpoints.len();
+        let mut in_turn = self.endpoints[start..].iter().chain(&self.endpoints[..start]);
+        in_turn.find(trusted).unwrap_or(&self.endpoints[start]).clone()
+    }
+
+    pub(crate) fn note_failure(&self, address: &str) {
+        self.note(address, Some(Instant::now()));
+        let current = self.current.load(Ordering::Relaxed);
+        if self.endpoints[current % self.endpoints.len()] == address {
+            self.current.store(current.wrapping_add(1), Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn note_success(&self, address: &str) {
+        self.note(address, None);
+    }
+
+    fn note(&self, address: &str, failed: Option<Instant>) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = known.get_mut(address) {
+            known.failed = failed;
+        }
+    }
+
+    fn is_trusted(&self, address: &str) -> bool {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let failed = known.get(address).and_then(|known| known.failed);
+        failed.is_none_or(|at| at.elapsed() >= MISTRUST)
+    }
+}
+
+fn endpoint(address: &str) -> Result<Endpoint, Error> {
+    let uri = if address.contains("://") { address.to_owned() } else { format!("http://{address}") };
+    let invalid = |error| Error::not_done(Reason::InvalidArgument, format!("endpoint {address}: {error}"));
+    let endpoint = Endpoint::from_shared(uri).map_err(invalid)?;
+    Ok(endpoint
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_nodelay(true)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .http2_keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(KEEP_ALIVE)
+        .keep_alive_while_idle(true))
+}

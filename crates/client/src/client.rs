@@ -1,0 +1,194 @@
+//! The client itself: connections, routes and sessions that its calls, producers and consumers share.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use leasehold_proto::v1::cluster_client::ClusterClient;
+use leasehold_proto::v1::messages_client::MessagesClient;
+use leasehold_proto::v1::queues_client::QueuesClient;
+use leasehold_proto::v1::{Reason, RoutesRequest, RoutesResponse};
+use tokio::time::timeout;
+use tonic::transport::Channel;
+
+use crate::Error;
+use crate::backoff::RetryBudget;
+use crate::channels::Channels;
+use crate::routes::{Leaders, Look, RouteCache};
+use crate::session::{Sessions, WINDOW_MAX};
+
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+const RETRIES_PER_SECOND: u32 = 200;
+/// A look for routes that takes longer is given up; the request goes to any endpoint.
+const ROUTES_TIMEOUT: Duration = Duration::from_millis(500);
+/// The largest answer that is read: a receive of 4 MiB, or one message beyond it, and what surrounds it.
+const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// How a [`Client`] is made.
+#[derive(Debug, Clone)]
+pub struct ClientBuilder {
+    endpoints: Vec<String>,
+    call_timeout: Duration,
+    retries_per_second: u32,
+}
+
+impl ClientBuilder {
+    /// How long a call is tried in all, beside what a receive waits for messages; 10 s unless told.
+    #[must_use]
+    pub fn call_timeout(mut self, timeout: Duration) -> Self {
+        self.call_timeout = timeout;
+        self
+    }
+
+    /// Retries a second, over all calls, at short pauses; beyond it each waits up to 250 ms. 200 unless told.
+    #[must_use]
+    pub fn retry_budget(mut self, per_second: u32) -> Self {
+        self.retries_per_second = per_second;
+        self
+    }
+
+    /// Makes the client. Nothing is connected before the first call.
+    ///
+    /// # Errors
+    /// `InvalidArgument` when there is no endpoint, or one is not `host:port` or a URI.
+    pub fn build(self) -> Result<Client, Error> {
+        let settings =
+            Settings { call_timeout: self.call_timeout, budget: RetryBudget::new(self.retries_per_second) };
+        Ok(Client {
+            inner: Arc::new(Inner {
+                channels: Channels::new(self.endpoints)?,
+                routes: RouteCache::default(),
+                writes: Sessions::new(WINDOW_MAX),
+                receives: Sessions::new(1),
+                turn: AtomicUsize::new(0),
+                settings,
+            }),
+        })
+    }
+}
+
+/// A client of one cluster; clones share its connections.
+#[derive(Debug, Clone)]
+pub struct Client {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    channels: Channels,
+    routes: RouteCache,
+    writes: Arc<Sessions>,
+    /// Apart, since a receive may wait for long.
+    receives: Arc<Sessions>,
+    turn: AtomicUsize,
+    settings: Settings,
+}
+
+#[derive(Debug)]
+pub(crate) struct Settings {
+    pub(crate) call_timeout: Duration,
+    pub(crate) budget: RetryBudget,
+}
+
+impl Client {
+    /// A client with default settings. Endpoints are `host:port` or `http://host:port` of any nodes of the cluster; nothing
+    /// is connected before the first call.
+    ///
+    /// # Errors
+    /// As [`ClientBuilder::build`].
+    pub fn connect(endpoints: impl IntoIterator<Item = impl Into<String>>) -> Result<Self, Error> {
+        Self::builder(endpoints).build()
+    }
+
+    /// A client with settings of one's own.
+    pub fn builder(endpoints: impl IntoIterator<Item = impl Into<String>>) -> ClientBuilder {
+        ClientBuilder {
+            endpoints: endpoints.into_iter().map(Into::into).collect(),
+            call_timeout: CALL_TIMEOUT,
+            retries_per_second: RETRIES_PER_SECOND,
+        }
+    }
+
+    pub(crate) fn settings(&self) -> &Settings {
+        &self.inner.settings
+    }
+
+    pub(crate) fn channels(&self) -> &Channels {
+        &self.inner.channels
+    }
+
+    pub(crate) fn writes(&self) -> &Arc<Sessions> {
+        &self.inner.writes
+    }
+
+    pub(crate) fn receives(&self) -> &Arc<Sessions> {
+        &self.inner.receives
+    }
+
+    /// The node to ask next: a leader of the queue in turn, or any endpoint.
+    pub(crate) async fn address_for(&self, queue: Option<&str>) -> String {
+        let turn = self.inner.turn.fetch_add(1, Ordering::Relaxed);
+        match queue {
+            Some(queue) => self.inner.channels.pick(&self.leaders(queue).await, turn),
+            None => self.inner.channels.pick(&[], turn),
+        }
+    }
+
+    /// Who leads shards of the queue; empty when that is not known.
+    pub(crate) async fn leaders(&self, queue: &str) -> Leaders {
+        let known = match self.inner.routes.look(queue) {
+            Look::Fresh(leaders) => return leaders,
+            Look::Due(leaders) => leaders,
+        };
+        match timeout(ROUTES_TIMEOUT, self.ask_routes(queue)).await {
+            Ok(Ok(routes)) => self.inner.routes.learn(queue, &routes),
+            Ok(Err(error)) => {
+                tracing::debug!(queue, %error, "routes are unknown");
+                known
+            }
+            Err(_) => known,
+        }
+    }
+
+    async fn ask_routes(&self, queue: &str) -> Result<RoutesResponse, Error> {
+        let address = self.inner.channels.pick(&[], 0);
+        let mut cluster = cluster(self.inner.channels.channel(&address)?);
+        let answer = cluster.routes(RoutesRequest { queue: queue.to_owned() }).await;
+        let result = answer.map(tonic::Response::into_inner).map_err(Error::from);
+        self.note_result(&address, None, result.as_ref().err());
+        result
+    }
+
+    /// Learns from how an attempt at a node went.
+    pub(crate) fn note_result(&self, address: &str, queue: Option<&str>, error: Option<&Error>) {
+        match error {
+            Some(error) if error.is_of_the_node() => self.inner.channels.note_failure(address),
+            _ => self.inner.channels.note_success(address),
+        }
+        if let (Some(queue), Some(error)) = (queue, error)
+            && error.spoils_routes()
+        {
+            self.inner.routes.spoil(queue);
+        }
+    }
+}
+
+pub(crate) fn messages(channel: Channel) -> MessagesClient<Channel> {
+    MessagesClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX)
+}
+
+pub(crate) fn queues(channel: Channel) -> QueuesClient<Channel> {
+    QueuesClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX)
+}
+
+pub(crate) fn cluster(channel: Channel) -> ClusterClient<Channel> {
+    ClusterClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX)
+}
+
+/// An answer with another number of items than were asked for says nothing about any of them.
+pub(crate) fn miscounted(answered: usize, asked: usize) -> Error {
+    Error {
+        outcome: leasehold_proto::v1::Outcome::Unknown,
+        ..Error::not_done(Reason::None, format!("{answered} outcomes came for {asked} items"))
+    }
+}

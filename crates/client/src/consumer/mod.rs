@@ -1,0 +1,144 @@
+//! Receives messages as they come, keeps their leases while they are handled, and settles them in batches.
+
+mod delivery;
+mod hub;
+mod run;
+
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::{Client, Error};
+
+pub use delivery::{Delivery, Settling};
+pub use run::RetryAfter;
+
+use delivery::Command;
+
+/// How a [`Consumer`] is made.
+#[derive(Debug, Clone)]
+pub struct ConsumerBuilder {
+    client: Client,
+    options: Options,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Options {
+    pub(crate) queue: String,
+    pub(crate) credit: u64,
+    pub(crate) lease: Option<Duration>,
+    pub(crate) name: String,
+    pub(crate) keep_for: Duration,
+    pub(crate) batch_max: u32,
+}
+
+impl ConsumerBuilder {
+    fn new(client: Client, queue: String) -> Self {
+        let options = Options {
+            queue,
+            credit: 256,
+            lease: None,
+            name: String::new(),
+            keep_for: Duration::from_secs(60 * 60),
+            batch_max: 0,
+        };
+        Self { client, options }
+    }
+
+    /// Messages that this consumer holds at most, waiting or being handled; 256 unless told.
+    #[must_use]
+    pub fn credit(mut self, messages: u32) -> Self {
+        self.options.credit = u64::from(messages.max(1));
+        self
+    }
+
+    /// How long a lease lasts, and how far each extension reaches; the queue's own unless told.
+    #[must_use]
+    pub fn lease(mut self, lease: Duration) -> Self {
+        self.options.lease = Some(lease);
+        self
+    }
+
+    /// Who receives, for `why`; at most 64 bytes.
+    #[must_use]
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.options.name = name.into();
+        self
+    }
+
+    /// How long leases are extended by themselves, from the arrival of a message; 1 h unless told, zero for never.
+    #[must_use]
+    pub fn keep_leases_for(mut self, most: Duration) -> Self {
+        self.options.keep_for = most;
+        self
+    }
+
+    /// The largest batch that a node sends at once; 256 unless told.
+    #[must_use]
+    pub fn batch_max(mut self, messages: u32) -> Self {
+        self.options.batch_max = messages;
+        self
+    }
+
+    /// Starts the consumer on the runtime of the caller.
+    #[must_use]
+    pub fn start(self) -> Consumer {
+        let (commands, inbox) = mpsc::unbounded_channel();
+        let (outbox, deliveries) = mpsc::unbounded_channel();
+        tokio::spawn(hub::run(self.client, self.options, commands.downgrade(), inbox, outbox));
+        Consumer { deliveries, commands }
+    }
+}
+
+/// Receives the messages of one queue.
+///
+/// When it is dropped, messages not handed out go back to the queue; deliveries that are held can still be settled.
+#[derive(Debug)]
+pub struct Consumer {
+    deliveries: mpsc::UnboundedReceiver<Result<Delivery, Error>>,
+    commands: mpsc::UnboundedSender<Command>,
+}
+
+impl Consumer {
+    /// Waits for a message; `None` after [`Consumer::stop`], or after an error was returned.
+    ///
+    /// Cancel safe: a message that was not returned is returned by the next call.
+    ///
+    /// # Errors
+    /// When the queue cannot be consumed at all (`UnknownQueue`, `InvalidArgument`): the consumer has ended then. Losses of
+    /// connections and leaders are not errors.
+    pub async fn next(&mut self) -> Result<Option<Delivery>, Error> {
+        self.deliveries.recv().await.transpose()
+    }
+
+    /// Takes no more messages; those that wait to be handed out go back to the queue.
+    pub fn stop(&mut self) {
+        let _ = self.commands.send(Command::Stop);
+        self.deliveries.close();
+        while self.deliveries.try_recv().is_ok() {}
+    }
+
+    /// Stops, and waits until every delivery is settled and answered: also those that are still held elsewhere.
+    pub async fn close(mut self) {
+        self.stop();
+        let (done, wait) = oneshot::channel();
+        if self.commands.send(Command::Close(done)).is_ok() {
+            drop(self);
+            let _ = wait.await;
+        }
+    }
+}
+
+impl Drop for Consumer {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl Client {
+    /// A consumer of one queue; set it up and [`ConsumerBuilder::start`] it.
+    #[must_use]
+    pub fn consumer(&self, queue: impl Into<String>) -> ConsumerBuilder {
+        ConsumerBuilder::new(self.clone(), queue.into())
+    }
+}

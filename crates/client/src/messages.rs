@@ -1,0 +1,270 @@
+//! Sending, receiving and settling, one call at a time.
+
+use std::future::Future;
+use std::time::Duration;
+
+use bytes::Bytes;
+use leasehold_proto::v1::{
+    AckRequest, ExtendItem, ExtendRequest, MessageId, PeekRequest, Peeked, Reason, ReceiveRequest,
+    ReleaseItem, ReleaseRequest, SendRequest, SettleOutcome, SettleResponse, WhyRequest, WhyResponse,
+};
+use tonic::transport::Channel;
+use tonic::{Response, Status};
+
+use crate::call::{Attempts, Repeat};
+use crate::client::{messages, miscounted};
+use crate::message::millis;
+use crate::{Client, Error, Lease, Message, NewMessage, ReceiveOptions, Sent};
+
+/// Of each item of a request, in order.
+pub type ItemResults<T> = Vec<Result<T, Error>>;
+
+impl Client {
+    /// Sends up to 1,000 messages, 4 MiB in all, and returns after a quorum has them on disk. Messages that are refused for a
+    /// passing reason are tried again with the others, under the same request id: none is sent twice.
+    ///
+    /// # Errors
+    /// When nothing is known of any message; those refused one by one are in the result.
+    pub async fn send(&self, queue: &str, batch: Vec<NewMessage>) -> Result<ItemResults<Sent>, Error> {
+        if batch.is_empty() {
+            return Ok(Vec::new());
+        }
+        let request = self.writes().begin().await;
+        let wire = SendRequest {
+            queue: queue.to_owned(),
+            messages: batch.into_iter().map(|message| message.wire).collect(),
+            request: Some(request.id()),
+        };
+        let attempt = |channel| {
+            let wire = wire.clone();
+            async move { messages(channel).send(wire).await }
+        };
+        let read = |answer: leasehold_proto::v1::SendResponse| {
+            answer.outcomes.iter().map(Sent::from_outcome).collect()
+        };
+        self.call_for_items(queue, wire.messages.len(), attempt, read).await
+    }
+
+    /// Leases messages; an empty result after `options.wait` means that there were none.
+    ///
+    /// # Errors
+    /// When no messages could be leased. After `Unknown`, messages may be leased to nobody until their leases end.
+    pub async fn receive(&self, queue: &str, options: ReceiveOptions) -> Result<Vec<Message>, Error> {
+        let request = self.receives().begin().await;
+        let wait = options.wait;
+        let wire = ReceiveRequest {
+            queue: queue.to_owned(),
+            messages_max: options.messages_max,
+            lease_ms: options.lease.map(millis),
+            wait_ms: millis(wait),
+            consumer: options.consumer,
+            request: Some(request.id()),
+            attempt_id: options.attempt_id,
+            bytes_max: options.bytes_max,
+        };
+        let attempts = Attempts::new(self, Some(queue), Repeat::Safe, wait);
+        let answer = self
+            .call(attempts, |channel| {
+                let wire = wire.clone();
+                async move { messages(channel).receive(wire).await }
+            })
+            .await?;
+        Ok(answer.deliveries.into_iter().map(Message::from_wire).collect())
+    }
+
+    /// Removes messages that are done. At most 4,096 receipts.
+    ///
+    /// # Errors
+    /// When nothing is known of any receipt. Of single ones: `ReceiptStale`, `MessageGone`, `ReceiptForged`.
+    pub async fn ack(&self, queue: &str, receipts: &[Bytes]) -> Result<ItemResults<()>, Error> {
+        let request = self.writes().begin().await;
+        let wire =
+            AckRequest { queue: queue.to_owned(), receipts: receipts.to_vec(), request: Some(request.id()) };
+        let attempt = |channel| {
+            let wire = wire.clone();
+            async move { messages(channel).ack(wire).await }
+        };
+        self.settle(queue, receipts.len(), attempt).await
+    }
+
+    /// Makes leases end the given time from now, up to 12 h after their receive. At most 4,096.
+    ///
+    /// # Errors
+    /// As [`Client::ack`], and `LeaseTooLong`.
+    pub async fn extend(&self, queue: &str, leases: &[Lease]) -> Result<ItemResults<()>, Error> {
+        let request = self.writes().begin().await;
+        let item =
+            |lease: &Lease| ExtendItem { receipt: lease.receipt.clone(), lease_ms: millis(lease.duration) };
+        let wire = ExtendRequest {
+            queue: queue.to_owned(),
+            items: leases.iter().map(item).collect(),
+            request: Some(request.id()),
+        };
+        let attempt = |channel| {
+            let wire = wire.clone();
+            async move { messages(channel).extend(wire).await }
+        };
+        self.settle(queue, leases.len(), attempt).await
+    }
+
+    /// Gives messages back, ready again after the given time. At most 4,096.
+    ///
+    /// # Errors
+    /// As [`Client::ack`].
+    pub async fn release(&self, queue: &str, leases: &[Lease]) -> Result<ItemResults<()>, Error> {
+        let request = self.writes().begin().await;
+        let item =
+            |lease: &Lease| ReleaseItem { receipt: lease.receipt.clone(), delay_ms: millis(lease.duration) };
+        let wire = ReleaseRequest {
+            queue: queue.to_owned(),
+            items: leases.iter().map(item).collect(),
+            request: Some(request.id()),
+        };
+        let attempt = |channel| {
+            let wire = wire.clone();
+            async move { messages(channel).release(wire).await }
+        };
+        self.settle(queue, leases.len(), attempt).await
+    }
+
+    /// Looks at up to 1,000 messages without leasing them; 0 means 10.
+    ///
+    /// # Errors
+    /// When no answer came, or the queue is unknown.
+    pub async fn peek(&self, queue: &str, messages_max: u32) -> Result<Vec<Peeked>, Error> {
+        let attempts = Attempts::new(self, Some(queue), Repeat::Safe, Duration::ZERO);
+        let answer = self
+            .call(attempts, |channel| {
+                let wire = PeekRequest { queue: queue.to_owned(), messages_max };
+                async move { messages(channel).peek(wire).await }
+            })
+            .await?;
+        Ok(answer.messages)
+    }
+
+    /// The life of one message.
+    ///
+    /// # Errors
+    /// When no answer came, or the queue or partition is unknown.
+    pub async fn why(&self, queue: &str, id: MessageId) -> Result<WhyResponse, Error> {
+        let attempts = Attempts::new(self, Some(queue), Repeat::Safe, Duration::ZERO);
+        self.call(attempts, |channel| {
+            let wire = WhyRequest { queue: queue.to_owned(), id: Some(id) };
+            async move { messages(channel).why(wire).await }
+        })
+        .await
+    }
+
+    async fn settle<F>(
+        &self,
+        queue: &str,
+        asked: usize,
+        attempt: impl Fn(Channel) -> F,
+    ) -> Result<ItemResults<()>, Error>
+    where
+        F: Future<Output = Result<Response<SettleResponse>, Status>>,
+    {
+        if asked == 0 {
+            return Ok(Vec::new());
+        }
+        let read = |answer: SettleResponse| answer.outcomes.iter().map(settled).collect();
+        self.call_for_items(queue, asked, attempt, read).await
+    }
+
+    /// A call whose items have results of their own: tried again as a whole until every item has a final one.
+    async fn call_for_items<A, T, F>(
+        &self,
+        queue: &str,
+        asked: usize,
+        attempt: impl Fn(Channel) -> F,
+        read: impl Fn(A) -> ItemResults<T>,
+    ) -> Result<ItemResults<T>, Error>
+    where
+        F: Future<Output = Result<Response<A>, Status>>,
+    {
+        let mut attempts = Attempts::new(self, Some(queue), Repeat::Safe, Duration::ZERO);
+        let mut items = Items::new(asked);
+        loop {
+            let answer = attempts.once(&attempt).await.map(&read);
+            let error = match items.take(answer) {
+                None => return Ok(items.into_results()),
+                Some(error) => error,
+            };
+            if let Err(error) = attempts.pause(error).await {
+                return items.end(error);
+            }
+        }
+    }
+}
+
+/// What is known of the items of one request, over its attempts.
+struct Items<T> {
+    results: Vec<Option<Result<T, Error>>>,
+    /// Every item may have happened at an earlier attempt.
+    was_unknown: bool,
+}
+
+impl<T> Items<T> {
+    fn new(asked: usize) -> Self {
+        Self { results: std::iter::repeat_with(|| None).take(asked).collect(), was_unknown: false }
+    }
+
+    /// Keeps what an attempt answered, and returns why to try again.
+    fn take(&mut self, answer: Result<ItemResults<T>, Error>) -> Option<Error> {
+        let results = match answer {
+            Ok(results) if results.len() == self.results.len() => results,
+            Ok(results) => return Some(miscounted(results.len(), self.results.len())),
+            Err(error) => {
+                self.was_unknown |= error.outcome == leasehold_proto::v1::Outcome::Unknown;
+                return Some(error);
+            }
+        };
+        let mut again = None;
+        for (slot, result) in self.results.iter_mut().zip(results) {
+            if let Err(error) = &result
+                && error.is_transient()
+                && again.is_none()
+                && !is_final(slot.as_ref())
+            {
+                again = Some(error.clone());
+            }
+            if !is_final(slot.as_ref()) {
+                let was_unknown = self.was_unknown || matches!(slot, Some(Err(error)) if is_unknown(error));
+                *slot = Some(result.map_err(|error| error.after(was_unknown)));
+            }
+        }
+        again
+    }
+
+    /// Time is over: what is known of the items, or the error when no item was ever answered.
+    fn end(self, error: Error) -> Result<ItemResults<T>, Error> {
+        if self.results.iter().all(Option::is_none) { Err(error) } else { Ok(self.into_results()) }
+    }
+
+    fn into_results(self) -> ItemResults<T> {
+        let unanswered = || Err(Error::timed_out("no answer came"));
+        self.results.into_iter().map(|result| result.unwrap_or_else(unanswered)).collect()
+    }
+}
+
+fn is_final<T>(result: Option<&Result<T, Error>>) -> bool {
+    match result {
+        None => false,
+        Some(Ok(_)) => true,
+        Some(Err(error)) => !error.is_transient(),
+    }
+}
+
+fn is_unknown(error: &Error) -> bool {
+    error.outcome == leasehold_proto::v1::Outcome::Unknown
+}
+
+/// The result of one receipt.
+pub(crate) fn settled(outcome: &SettleOutcome) -> Result<(), Error> {
+    Error::of_item(outcome.outcome, outcome.reason, &outcome.detail).map_or(Ok(()), Err)
+}
+
+/// For requests that this client refuses itself.
+pub(crate) fn invalid(detail: impl Into<String>) -> Error {
+    Error::not_done(Reason::InvalidArgument, detail)
+}

@@ -1,0 +1,77 @@
+//! Where the shards of each queue are led, as far as this client knows. A wrong route costs a hop, never a result.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use leasehold_proto::v1::RoutesResponse;
+
+const FRESH: Duration = Duration::from_secs(30);
+/// Looks for the routes of one queue are at least this far apart.
+const PAUSE_MIN: Duration = Duration::from_millis(100);
+/// Beyond it everything is forgotten and learned anew.
+const QUEUES_MAX: usize = 10_000;
+
+/// Addresses of the nodes that lead shards of a queue, each once; empty when unknown.
+pub(crate) type Leaders = Arc<[String]>;
+
+#[derive(Debug, Default)]
+pub(crate) struct RouteCache {
+    queues: Mutex<HashMap<String, Known>>,
+}
+
+#[derive(Debug, Clone)]
+struct Known {
+    leaders: Leaders,
+    looked: Instant,
+    is_spoiled: bool,
+}
+
+/// What the cache answers.
+pub(crate) enum Look {
+    Fresh(Leaders),
+    /// The asker is to look and call [`RouteCache::learn`]; everybody else goes on with what is known.
+    Due(Leaders),
+}
+
+impl RouteCache {
+    pub(crate) fn look(&self, queue: &str) -> Look {
+        let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        if let Some(known) = queues.get_mut(queue) {
+            let age = now.duration_since(known.looked);
+            if age < PAUSE_MIN || (age < FRESH && !known.is_spoiled) {
+                return Look::Fresh(Arc::clone(&known.leaders));
+            }
+            known.looked = now;
+            return Look::Due(Arc::clone(&known.leaders));
+        }
+        if queues.len() >= QUEUES_MAX {
+            queues.clear();
+        }
+        let leaders = Leaders::from([]);
+        let known = Known { leaders: Arc::clone(&leaders), looked: now, is_spoiled: true };
+        queues.insert(queue.to_owned(), known);
+        Look::Due(leaders)
+    }
+
+    /// Remembers an answer. Shards without a leader make the next look come soon.
+    pub(crate) fn learn(&self, queue: &str, routes: &RoutesResponse) -> Leaders {
+        let mut addresses: Vec<_> = routes.shards.iter().map(|shard| shard.leader_address.clone()).collect();
+        let is_spoiled = addresses.is_empty() || addresses.iter().any(String::is_empty);
+        addresses.retain(|address| !address.is_empty());
+        addresses.sort_unstable();
+        addresses.dedup();
+        let leaders = Leaders::from(addresses);
+        let known = Known { leaders: Arc::clone(&leaders), looked: Instant::now(), is_spoiled };
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner).insert(queue.to_owned(), known);
+        leaders
+    }
+
+    pub(crate) fn spoil(&self, queue: &str) {
+        let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = queues.get_mut(queue) {
+            known.is_spoiled = true;
+        }
+    }
+}
