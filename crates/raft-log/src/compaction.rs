@@ -1,0 +1,161 @@
+//! Using segments again: those that nothing needs at once, sparse ones after their few live contents have moved to the head.
+//!
+//! Order is all: what replaces a thing is durable before the thing goes. A segment goes only after the state of every group has
+//! been written behind it, because the purges and truncations that made it useless may so far be known to memory alone.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use futures::executor::block_on;
+
+use crate::codec::NORMAL_PREFIX_BYTES;
+use crate::format::{Kind, Parsed, Placed, Record, SEGMENT_HEADER_BYTES, parse_batch};
+use crate::index::Place;
+use crate::limits::MOVE_BYTES_MAX;
+use crate::log::{Shared, wait};
+use crate::payload::GroupId;
+use crate::recovery::decode_ranges;
+use crate::writer::{Note, Queued, encode_contents};
+
+/// Frees the segments that hold nothing that is needed.
+pub fn free_idle(shared: &Shared) -> io::Result<()> {
+    let (idle, states) = {
+        let index = shared.lock_index();
+        let idle = index.idle_segments();
+        let in_idle = |segment: &Option<u64>| segment.is_some_and(|segment| idle.contains(&segment));
+        let holds_state =
+            index.groups.iter().filter(|(_, group)| in_idle(&group.state_segment)).map(|(id, _)| *id);
+        let states = holds_state.chain(index.dirty.iter().copied()).collect::<Vec<_>>();
+        (idle, states)
+    };
+    if idle.is_empty() {
+        return Ok(());
+    }
+    block_on(wait(shared.submit(Vec::new(), states)))?;
+    for number in idle {
+        let file = {
+            let mut index = shared.lock_index();
+            // Nothing comes back into a segment, but a state may have been written into it since, or rather: not.
+            let holds_state = index.groups.values().any(|group| group.state_segment == Some(number));
+            if holds_state || !index.idle_segments().contains(&number) {
+                continue;
+            }
+            index.segments.remove(&number).map(|segment| segment.file)
+        };
+        if let Some(file) = file {
+            shared.pool.retire(number, file, shared.options.spare_segments)?;
+        }
+    }
+    Ok(())
+}
+
+/// Moves the live contents of the sparsest segment to the head of the log; [`free_idle`] takes the segment the next time.
+pub fn empty_sparse(shared: &Shared) -> io::Result<()> {
+    let Some((number, file, end)) = sparsest(shared) else { return Ok(()) };
+    let Some(live_ranges) = shared.live_ranges.get() else { return Ok(()) };
+    let mut bytes = vec![0; usize::try_from(end).map_err(io::Error::other)?];
+    file.read_at(&mut bytes, 0)?;
+    let bytes = Bytes::from(bytes);
+    let mut moving = Vec::new();
+    let mut moving_bytes = 0;
+    let mut at = SEGMENT_HEADER_BYTES;
+    while let Parsed::Batch { records, end } = parse_batch(&bytes, number, at) {
+        for record in records {
+            let Some(generation) = holder_generation(shared, number, &record) else { continue };
+            if !record.is_sound {
+                tracing::error!(
+                    segment = number,
+                    offset = record.offset,
+                    "a live content is damaged: its segment stays"
+                );
+                continue;
+            }
+            let wanted = live_ranges(record.group, record.index);
+            let ranges = cut(&bytes, &record, &wanted);
+            if ranges.is_empty() {
+                // Being released at this moment.
+                continue;
+            }
+            moving_bytes += ranges.iter().map(|(_, bytes)| bytes.len()).sum::<usize>();
+            moving.push(contents_record(number, &record, generation, &ranges));
+            if moving_bytes >= MOVE_BYTES_MAX {
+                shared.stats.moved_bytes.fetch_add(moving_bytes as u64, Ordering::Relaxed);
+                block_on(wait(shared.submit(std::mem::take(&mut moving), Vec::new())))?;
+                moving_bytes = 0;
+            }
+        }
+        at = end;
+    }
+    shared.stats.moved_bytes.fetch_add(moving_bytes as u64, Ordering::Relaxed);
+    block_on(wait(shared.submit(moving, Vec::new())))?;
+    Ok(())
+}
+
+/// The segment with the smallest live share below the threshold, among those that nothing pins.
+fn sparsest(shared: &Shared) -> Option<(u64, Arc<dyn crate::filesystem::File>, u64)> {
+    let index = shared.lock_index();
+    let last = index.segments.keys().next_back().copied()?;
+    let is_sparse = |segment: &crate::index::Segment| {
+        let limit = segment.end * u64::from(shared.options.live_percent_min) / 100;
+        segment.pins == 0 && segment.live_bytes > 0 && segment.live_bytes < limit
+    };
+    let candidates = index.segments.iter().filter(|(number, segment)| **number != last && is_sparse(segment));
+    let (number, segment) = candidates.min_by_key(|(_, segment)| segment.live_bytes)?;
+    Some((*number, Arc::clone(&segment.file), segment.end))
+}
+
+fn place_of(segment: u64, record: &Placed) -> Place {
+    Place { segment, offset: record.offset as u32, len: record.payload_bytes }
+}
+
+/// The generation of the record's group, if the record is where one of its entries' contents are.
+fn holder_generation(shared: &Shared, segment: u64, record: &Placed) -> Option<u32> {
+    let index = shared.lock_index();
+    let group = index.groups.get(&record.group)?;
+    let held = group.retained.get(&record.index)?;
+    (held.source.place() == place_of(segment, record)).then_some(group.generation)
+}
+
+/// The wanted ranges of an entry's payload that a record holds.
+fn cut(bytes: &Bytes, record: &Placed, wanted: &[(u32, u32)]) -> Vec<(u32, Bytes)> {
+    let start = record.offset as usize;
+    let payload = bytes.slice(start..start + record.payload_bytes as usize);
+    let held: BTreeMap<u32, (u32, usize)> = match record.kind {
+        Kind::Entry => {
+            let len = record.payload_bytes.saturating_sub(NORMAL_PREFIX_BYTES);
+            BTreeMap::from([(0, (len, NORMAL_PREFIX_BYTES as usize))])
+        }
+        Kind::Contents => {
+            let ranges = decode_ranges(&payload).unwrap_or_default();
+            let mut at = 4 + 8 * ranges.len();
+            let place = |(offset, len): &(u32, u32)| {
+                let from = at;
+                at += *len as usize;
+                (*offset, (*len, from))
+            };
+            ranges.iter().map(place).collect()
+        }
+        Kind::State => BTreeMap::new(),
+    };
+    let find = |(offset, len): &(u32, u32)| {
+        let (start, (held_len, at)) = held.range(..=offset).next_back()?;
+        let skipped = offset - start;
+        let from = at + skipped as usize;
+        (skipped + len <= *held_len).then(|| (*offset, payload.slice(from..from + *len as usize)))
+    };
+    wanted.iter().filter_map(find).collect()
+}
+
+fn contents_record(segment: u64, record: &Placed, generation: u32, ranges: &[(u32, Bytes)]) -> Queued {
+    let table = ranges.iter().map(|(offset, bytes)| (*offset, bytes.len() as u32)).collect();
+    let moved_from = Some(place_of(segment, record));
+    let (group, index): (GroupId, u64) = (record.group, record.index);
+    let payload = encode_contents(ranges);
+    Queued {
+        record: Record { kind: Kind::Contents, group, generation, index, term: 0, payload },
+        note: Note::Contents { ranges: table, moved_from },
+    }
+}

@@ -1,0 +1,114 @@
+//! The thread for everything that must not hold up a batch: snapshots, spare files, and emptying old segments.
+
+use std::io;
+use std::sync::atomic::Ordering;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::channel::oneshot;
+
+use crate::compaction;
+use crate::error::LogError;
+use crate::log::Shared;
+use crate::payload::GroupId;
+use crate::snapshot;
+
+/// How often it looks around when nobody wakes it.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// What it has been asked for.
+#[derive(Default)]
+pub struct Housekeeper {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    saves: Vec<Save>,
+    is_woken: bool,
+    is_stopped: bool,
+}
+
+struct Save {
+    group: GroupId,
+    meta: Bytes,
+    state: Bytes,
+    done: oneshot::Sender<Result<(), LogError>>,
+}
+
+impl Housekeeper {
+    pub fn wake(&self) {
+        self.lock().is_woken = true;
+        self.changed.notify_one();
+    }
+
+    pub fn stop(&self) {
+        self.lock().is_stopped = true;
+        self.changed.notify_one();
+    }
+
+    pub fn save(
+        &self,
+        group: GroupId,
+        meta: Bytes,
+        state: Bytes,
+        done: oneshot::Sender<Result<(), LogError>>,
+    ) {
+        let mut locked = self.lock();
+        if locked.is_stopped {
+            // Nobody may be waiting any more.
+            let _ = done.send(Err(LogError::Closed));
+            return;
+        }
+        locked.saves.push(Save { group, meta, state, done });
+        drop(locked);
+        self.changed.notify_one();
+    }
+
+    /// Waits for work; `None` when it was stopped.
+    fn next(&self) -> Option<Vec<Save>> {
+        let idle = |state: &mut State| state.saves.is_empty() && !state.is_woken && !state.is_stopped;
+        let waited = self.changed.wait_timeout_while(self.lock(), INTERVAL, idle);
+        let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        state.is_woken = false;
+        let saves = std::mem::take(&mut state.saves);
+        (!state.is_stopped || !saves.is_empty()).then_some(saves)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+pub fn run(shared: &Shared) {
+    while let Some(saves) = shared.housekeeper.next() {
+        for Save { group, meta, state, done } in saves {
+            let saved = snapshot::save(shared.fs.as_ref(), &shared.dir, group, &meta, &state);
+            // A failed sync leaves the state of the disk unknown: the log ends as it would for its own.
+            let outcome = saved.map_err(|error| shared.fail(&error));
+            // Nobody may be waiting any more.
+            let _ = done.send(outcome);
+        }
+        if let Err(error) = tidy(shared) {
+            tracing::warn!(dir = %shared.dir.display(), %error, "cannot tidy the log up; it will be tried again");
+        }
+    }
+}
+
+fn tidy(shared: &Shared) -> io::Result<()> {
+    if shared.failure().is_some() {
+        return Ok(());
+    }
+    let is_low = shared.fs.free_bytes(&shared.dir)? < shared.options.disk_low_bytes;
+    if is_low != shared.is_disk_low.swap(is_low, Ordering::Relaxed) {
+        tracing::warn!(dir = %shared.dir.display(), is_low, "free space crossed the low-water mark");
+    }
+    compaction::free_idle(shared)?;
+    compaction::empty_sparse(shared)?;
+    if !is_low {
+        shared.pool.fill(shared.options.spare_segments)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,86 @@
+//! The types of Raft entries as the log knows them: opaque bytes, and where replicas live.
+
+use std::fmt;
+
+use bytes::Bytes;
+use openraft::impls::leader_id_std::LeaderId;
+use openraft::vote::RaftLeaderId;
+use openraft::{EntryPayload, RaftTypeConfig};
+
+/// One Raft group. All groups of a node share its log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct GroupId(pub u32);
+
+/// What an entry carries; opaque here.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Payload(pub Bytes);
+
+impl fmt::Debug for Payload {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "Payload({} bytes)", self.0.len())
+    }
+}
+
+impl fmt::Display for Payload {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, formatter)
+    }
+}
+
+/// Where a replica lives.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ReplicaNode {
+    pub node_id: u64,
+    /// host:port of the node's peer listener when the replica was made.
+    pub address: String,
+}
+
+impl fmt::Display for ReplicaNode {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "node {} at {}", self.node_id, self.address)
+    }
+}
+
+type Leader = LeaderId<u64, u64>;
+/// Names the leader of an entry: its term.
+pub type CommittedLeaderId = <Leader as RaftLeaderId>::Committed;
+pub type LogId = openraft::LogId<CommittedLeaderId>;
+pub type Vote = openraft::impls::Vote<Leader>;
+pub type Body = EntryPayload<Payload, u64, ReplicaNode>;
+pub type Entry = openraft::Entry<CommittedLeaderId, Body>;
+pub type Membership = openraft::Membership<u64, ReplicaNode>;
+pub type SnapshotMeta = openraft::SnapshotMeta<CommittedLeaderId, u64, ReplicaNode>;
+
+/// The id of the entry at `index` that the leader of `term` made.
+pub fn log_id(term: u64, index: u64) -> LogId {
+    LogId::new(CommittedLeaderId::new(term), index)
+}
+
+/// The Raft types that the log can store; what a state machine answers is left open.
+pub trait LogTypes:
+    RaftTypeConfig<
+        D = Payload,
+        NodeId = u64,
+        Node = ReplicaNode,
+        Term = u64,
+        LeaderId = Leader,
+        Vote = Vote,
+        Payload = Body,
+        Entry = Entry,
+    >
+{
+}
+
+impl<C> LogTypes for C where
+    C: RaftTypeConfig<
+            D = Payload,
+            NodeId = u64,
+            Node = ReplicaNode,
+            Term = u64,
+            LeaderId = Leader,
+            Vote = Vote,
+            Payload = Body,
+            Entry = Entry,
+        >
+{
+}

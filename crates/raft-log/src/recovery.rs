@@ -1,0 +1,286 @@
+//! Reading a log back: every segment, every checksum. What is damaged stops the node; what was never finished is dropped.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::codec::{GroupState, decode_state};
+use crate::error::OpenError;
+use crate::filesystem::{File, FileSystem};
+use crate::format::{
+    BatchWriter, HeaderFault, Kind, Parsed, Placed, SEGMENT_HEADER_BYTES, SegmentHeader, has_batch_after,
+    parse_batch, read_u32,
+};
+use crate::index::{GroupIndex, Index, Place, Retained, Segment, Slot, Source};
+use crate::limits::FORMAT_VERSION;
+use crate::payload::GroupId;
+use crate::segments::{Pool, find_files};
+
+/// What a folder holds.
+pub struct Recovery {
+    pub index: Index,
+    pub pool: Pool,
+    /// The number of the next segment.
+    pub next_number: u64,
+    pub records: u64,
+    pub bytes: u64,
+}
+
+pub fn recover(
+    fs: &Arc<dyn FileSystem>,
+    dir: &Path,
+    segment_bytes: u64,
+    cache_bytes: usize,
+) -> Result<Recovery, OpenError> {
+    let failed = |action: &'static str, path: &Path| {
+        let path = path.to_owned();
+        move |source| OpenError::Io { action, path, source }
+    };
+    let found = find_files(fs.as_ref(), dir).map_err(failed("list", dir))?;
+    let pool = Pool::new(Arc::clone(fs), dir.to_owned(), segment_bytes, found.spares)?;
+    let mut replay = Replay::default();
+    let mut segments = BTreeMap::new();
+    let last = found.segments.last().map(|(number, _)| *number);
+    let mut unwritten = Vec::new();
+    for (number, path) in &found.segments {
+        let file = fs.open(path).map_err(failed("open", path))?;
+        let bytes = read_whole(file.as_ref()).map_err(failed("read", path))?;
+        if !has_header(&bytes, *number, path)? {
+            unwritten.push((*number, path.clone(), file));
+            continue;
+        }
+        // A segment is only begun when the one before it is sealed: none without a header can be before one with.
+        if let Some((_, path, _)) = unwritten.first() {
+            return Err(OpenError::Damaged { path: path.clone(), offset: 0 });
+        }
+        let (end, is_sealed) = replay.segment(&bytes, *number, path)?;
+        if !is_sealed {
+            let is_torn_tail = !has_batch_after(&bytes, *number, end);
+            if !is_torn_tail
+                || found.segments.iter().any(|(later, path)| later > number && starts(fs, path, *later))
+            {
+                return Err(OpenError::Damaged { path: path.clone(), offset: end });
+            }
+            seal(file.as_ref(), *number, end).map_err(failed("seal", path))?;
+        }
+        segments.insert(*number, Segment::new(file, end));
+    }
+    for (number, path, file) in unwritten {
+        pool.retire(number, file, 1).map_err(failed("recycle", &path))?;
+    }
+    let (records, bytes) = (replay.records, segments.values().map(|segment| segment.end).sum());
+    let mut index = Index::new(cache_bytes);
+    index.segments = segments;
+    replay.finish(&mut index, dir)?;
+    Ok(Recovery { index, pool, next_number: last.map_or(1, |number| number + 1), records, bytes })
+}
+
+fn read_whole(file: &dyn File) -> std::io::Result<Vec<u8>> {
+    let len = usize::try_from(file.len_bytes()?).map_err(std::io::Error::other)?;
+    let mut bytes = vec![0; len];
+    file.read_at(&mut bytes, 0)?;
+    Ok(bytes)
+}
+
+fn has_header(bytes: &[u8], number: u64, path: &Path) -> Result<bool, OpenError> {
+    let Some(header) = bytes.first_chunk() else { return Ok(false) };
+    match SegmentHeader::decode(header) {
+        Ok(header) => Ok(header.sequence == number),
+        Err(HeaderFault::Unwritten) => Ok(false),
+        Err(HeaderFault::NewerVersion(found)) => {
+            Err(OpenError::NewerVersion { path: path.to_owned(), found, known: FORMAT_VERSION })
+        }
+    }
+}
+
+/// Whether a later segment was begun.
+fn starts(fs: &Arc<dyn FileSystem>, path: &Path, number: u64) -> bool {
+    let mut header = [0; SEGMENT_HEADER_BYTES as usize];
+    let read = fs.open(path).and_then(|file| file.read_at(&mut header, 0));
+    read.is_ok() && has_header(&header, number, path).unwrap_or(true)
+}
+
+/// Ends a segment that a crash cut off, so that what stands behind its end is never looked at again.
+fn seal(file: &dyn File, number: u64, end: u64) -> std::io::Result<()> {
+    file.write_at(&BatchWriter::new().finish(number, end), end)?;
+    file.sync_data()
+}
+
+#[derive(Default)]
+struct Replay {
+    groups: BTreeMap<GroupId, ReplayedGroup>,
+    records: u64,
+}
+
+#[derive(Default)]
+struct ReplayedGroup {
+    generation: u32,
+    state: GroupState,
+    state_segment: Option<u64>,
+    entries: BTreeMap<u64, (u64, Place)>,
+    contents: BTreeMap<u64, Source>,
+}
+
+impl Replay {
+    /// Takes in all batches of a segment; returns where they end, and whether a seal says that this is the end.
+    fn segment(&mut self, bytes: &[u8], number: u64, path: &Path) -> Result<(u64, bool), OpenError> {
+        let mut at = SEGMENT_HEADER_BYTES;
+        loop {
+            let Parsed::Batch { records, end } = parse_batch(bytes, number, at) else {
+                return Ok((at, false));
+            };
+            if records.is_empty() {
+                return Ok((at, true));
+            }
+            for record in records {
+                self.record(&record, bytes, number, path)?;
+            }
+            at = end;
+        }
+    }
+
+    fn record(&mut self, record: &Placed, bytes: &[u8], segment: u64, path: &Path) -> Result<(), OpenError> {
+        self.records += 1;
+        if !record.is_sound {
+            return Err(OpenError::Damaged { path: path.to_owned(), offset: record.offset });
+        }
+        let payload = &bytes[record.offset as usize..record.offset as usize + record.payload_bytes as usize];
+        let place = Place { segment, offset: record.offset as u32, len: record.payload_bytes };
+        let group = self.groups.entry(record.group).or_default();
+        if record.generation < group.generation {
+            return Ok(());
+        }
+        if record.generation > group.generation {
+            *group = ReplayedGroup { generation: record.generation, ..ReplayedGroup::default() };
+        }
+        match record.kind {
+            Kind::Entry => group.entry(record.index, record.term, place),
+            Kind::Contents => {
+                let ranges = decode_ranges(payload).ok_or_else(|| OpenError::Unreadable {
+                    path: path.to_owned(),
+                    offset: record.offset,
+                    reason: "its table of ranges does not fit".to_owned(),
+                })?;
+                group.contents.insert(record.index, Source::Contents { place, ranges });
+            }
+            Kind::State => {
+                let state =
+                    decode_state(Bytes::copy_from_slice(payload)).map_err(|error| OpenError::Unreadable {
+                        path: path.to_owned(),
+                        offset: record.offset,
+                        reason: error.to_string(),
+                    })?;
+                group.state(state, segment);
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(self, index: &mut Index, dir: &Path) -> Result<(), OpenError> {
+        for (id, replayed) in self.groups {
+            let group = replayed.finish(id, &mut index.segments, dir)?;
+            index.groups.insert(id, group);
+        }
+        Ok(())
+    }
+}
+
+impl ReplayedGroup {
+    fn entry(&mut self, index: u64, term: u64, place: Place) {
+        // An entry replaces all that stood at and after its index.
+        if self.entries.last_key_value().is_some_and(|(last, _)| *last >= index) {
+            self.entries.split_off(&index);
+        }
+        self.entries.insert(index, (term, place));
+    }
+
+    fn state(&mut self, state: GroupState, segment: u64) {
+        if state.is_removed {
+            self.entries.clear();
+            self.contents.clear();
+        }
+        self.entries.split_off(&(state.tail + 1));
+        self.state = state;
+        self.state_segment = Some(segment);
+    }
+
+    fn finish(
+        mut self,
+        id: GroupId,
+        segments: &mut BTreeMap<u64, Segment>,
+        dir: &Path,
+    ) -> Result<GroupIndex, OpenError> {
+        let GroupState { is_removed, vote, mut committed, purged, .. } = self.state;
+        let first = purged.map_or(1, |purged| purged.index + 1);
+        let kept = self.entries.split_off(&first);
+        let mut group = GroupIndex {
+            generation: self.generation,
+            is_removed,
+            vote,
+            purged,
+            first,
+            ..GroupIndex::default()
+        };
+        for (index, (term, place)) in kept {
+            if index != group.next() {
+                return Err(OpenError::Gap { dir: dir.to_owned(), group: id, index: group.next() });
+            }
+            group.slots.push_back(Slot { term, place, live_bytes: 0 });
+            pin(segments, place);
+        }
+        // Every purged entry is kept until the state machine says what it refers to.
+        for (index, (_, place)) in self.entries {
+            retain(&mut group, segments, index, Source::Entry(place), place.len);
+        }
+        for (index, source) in self.contents {
+            let Source::Contents { ranges, .. } = &source else { continue };
+            let live_bytes = ranges.iter().map(|(_, len)| *len).sum();
+            retain(&mut group, segments, index, source, live_bytes);
+        }
+        let is_held = |id: &openraft::LogId<_>| {
+            Some(*id) == purged || group.slot(id.index).is_some_and(|slot| slot.term == id.leader_id.term)
+        };
+        if !committed.as_ref().is_some_and(is_held) {
+            // What it names did not reach the disk: all that is known to be committed is what was purged.
+            committed = purged;
+        }
+        group.committed = committed;
+        group.state_segment = self.state_segment;
+        Ok(group)
+    }
+}
+
+fn pin(segments: &mut BTreeMap<u64, Segment>, place: Place) {
+    if let Some(segment) = segments.get_mut(&place.segment) {
+        segment.pins += 1;
+    }
+}
+
+fn retain(
+    group: &mut GroupIndex,
+    segments: &mut BTreeMap<u64, Segment>,
+    index: u64,
+    source: Source,
+    live_bytes: u32,
+) {
+    let mut count = |place: Place, change: i64| {
+        if let Some(segment) = segments.get_mut(&place.segment) {
+            segment.live_bytes = segment.live_bytes.saturating_add_signed(change);
+        }
+    };
+    count(source.place(), i64::from(live_bytes));
+    if let Some(old) = group.retained.insert(index, Retained { live_bytes, source }) {
+        count(old.source.place(), -i64::from(old.live_bytes));
+    }
+}
+
+/// The table at the start of a contents record: offset and length of each range; `None` when it does not fit the payload.
+pub fn decode_ranges(payload: &[u8]) -> Option<Box<[(u32, u32)]>> {
+    let count = read_u32(payload.get(..4)?, 0) as usize;
+    let table = payload.get(4..4 + count.checked_mul(8)?)?;
+    let ranges = table.chunks_exact(8).map(|row| (read_u32(row, 0), read_u32(row, 4))).collect::<Box<[_]>>();
+    let bytes = ranges.iter().map(|(_, len)| *len as usize).sum::<usize>();
+    (4 + table.len() + bytes == payload.len()).then_some(ranges)
+}

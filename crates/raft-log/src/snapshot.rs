@@ -1,0 +1,98 @@
+//! Snapshots: one checksummed file a group, replaced as a whole.
+//!
+//! ```text
+//! [magic 8 B][version u16, 2 B zero][meta bytes u32][state bytes u64] meta state [crc u32 of all before]
+//! ```
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+
+use crate::error::ReadError;
+use crate::filesystem::FileSystem;
+use crate::format::{read_u32, read_u64};
+use crate::limits::FORMAT_VERSION;
+use crate::payload::GroupId;
+
+const MAGIC: [u8; 8] = *b"LHLDSNP\n";
+const HEADER_BYTES: usize = 24;
+
+/// A snapshot as it was saved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SavedSnapshot {
+    pub meta: Bytes,
+    pub bytes: Bytes,
+}
+
+fn path_of(dir: &Path, group: GroupId) -> PathBuf {
+    dir.join(format!("snapshot-{:08}", group.0))
+}
+
+/// Replaces the snapshot of a group; after a crash the old one or the new one is there, whole.
+pub fn save(fs: &dyn FileSystem, dir: &Path, group: GroupId, meta: &[u8], state: &[u8]) -> io::Result<()> {
+    let mut bytes = Vec::with_capacity(HEADER_BYTES + meta.len() + state.len() + 4);
+    bytes.extend_from_slice(&MAGIC);
+    bytes.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
+    bytes.extend_from_slice(&[0; 2]);
+    bytes.extend_from_slice(&(meta.len() as u32).to_le_bytes());
+    bytes.extend_from_slice(&(state.len() as u64).to_le_bytes());
+    bytes.extend_from_slice(meta);
+    bytes.extend_from_slice(state);
+    bytes.extend_from_slice(&crc32c::crc32c(&bytes).to_le_bytes());
+    let path = path_of(dir, group);
+    let unfinished = path.with_extension("tmp");
+    let file = fs.create(&unfinished)?;
+    file.write_at(&bytes, 0)?;
+    file.sync_data()?;
+    fs.rename(&unfinished, &path)?;
+    fs.sync_dir(dir)
+}
+
+pub fn load(fs: &dyn FileSystem, dir: &Path, group: GroupId) -> Result<Option<SavedSnapshot>, ReadError> {
+    let path = path_of(dir, group);
+    let failed = |source| ReadError::Io { path: path.clone(), source };
+    let file = match fs.open(&path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(failed(error)),
+    };
+    let len = file.len_bytes().map_err(failed)?;
+    let mut bytes = vec![0; len as usize];
+    file.read_at(&mut bytes, 0).map_err(failed)?;
+    let damaged = || ReadError::DamagedFile { path: path.clone() };
+    parse(bytes.into(), &path)?.ok_or_else(damaged).map(Some)
+}
+
+/// Takes the snapshot of a group away.
+pub fn remove(fs: &dyn FileSystem, dir: &Path, group: GroupId) -> io::Result<()> {
+    match fs.remove(&path_of(dir, group)) {
+        Ok(()) => fs.sync_dir(dir),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+fn parse(bytes: Bytes, path: &Path) -> Result<Option<SavedSnapshot>, ReadError> {
+    if bytes.len() < HEADER_BYTES + 4 || bytes[..8] != MAGIC {
+        return Ok(None);
+    }
+    let body_bytes = bytes.len() - 4;
+    if read_u32(&bytes, body_bytes) != crc32c::crc32c(&bytes[..body_bytes]) {
+        return Ok(None);
+    }
+    let version = u16::from_le_bytes([bytes[8], bytes[9]]);
+    if version > FORMAT_VERSION {
+        let path = path.to_owned();
+        return Err(ReadError::NewerVersion { path, found: version, known: FORMAT_VERSION });
+    }
+    let meta_end = HEADER_BYTES + read_u32(&bytes, 12) as usize;
+    let state_end = meta_end as u64 + read_u64(&bytes, 16);
+    if state_end != body_bytes as u64 {
+        return Ok(None);
+    }
+    Ok(Some(SavedSnapshot {
+        meta: bytes.slice(HEADER_BYTES..meta_end),
+        bytes: bytes.slice(meta_end..body_bytes),
+    }))
+}

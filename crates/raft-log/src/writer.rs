@@ -1,0 +1,264 @@
+//! The one thread that writes: it takes what has gathered, writes it as one batch, syncs once, and only then tells everybody.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use crate::codec::encode_state;
+use crate::error::LogError;
+use crate::filesystem::File;
+use crate::format::{BATCH_HEADER_BYTES, BatchWriter, Kind, Record, SEGMENT_HEADER_BYTES, SegmentHeader};
+use crate::index::{Place, Segment, Source};
+use crate::limits::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX};
+use crate::log::Shared;
+use crate::payload::GroupId;
+
+type Done = Box<dyn FnOnce(Result<(), LogError>) + Send>;
+
+/// What shall be durable before `done` is called.
+pub struct Op {
+    pub records: Vec<Queued>,
+    /// Groups whose state is written although it has not changed.
+    pub states: Vec<GroupId>,
+    pub done: Done,
+}
+
+/// A record, and what has to be noted when it is written.
+pub struct Queued {
+    pub record: Record,
+    pub note: Note,
+}
+
+pub enum Note {
+    Entry,
+    Contents { ranges: Box<[(u32, u32)]>, moved_from: Option<Place> },
+    State,
+}
+
+/// Operations on their way to the writer.
+#[derive(Default)]
+pub struct Queue {
+    state: Mutex<QueueState>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct QueueState {
+    ops: VecDeque<Op>,
+    is_closed: bool,
+}
+
+impl Queue {
+    /// Queues an operation; answers it at once when the log is closed.
+    pub fn push(&self, op: Op) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.is_closed {
+            drop(state);
+            return (op.done)(Err(LogError::Closed));
+        }
+        state.ops.push_back(op);
+        drop(state);
+        self.changed.notify_one();
+    }
+
+    pub fn close(&self) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).is_closed = true;
+        self.changed.notify_one();
+    }
+
+    /// Waits for operations and takes as many as one batch holds; `None` when the log was closed and all are done.
+    fn take(&self) -> Option<Vec<Op>> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let idle = |state: &mut QueueState| state.ops.is_empty() && !state.is_closed;
+        let mut state = self.changed.wait_while(state, idle).unwrap_or_else(PoisonError::into_inner);
+        let (mut ops, mut records, mut bytes) = (Vec::new(), 0, 0);
+        while let Some(op) = state.ops.front() {
+            records += op.records.len();
+            bytes += op.records.iter().map(|queued| queued.record.payload.len()).sum::<usize>();
+            if !ops.is_empty() && (records > BATCH_RECORDS_MAX || bytes > BATCH_BYTES_MAX) {
+                break;
+            }
+            ops.extend(state.ops.pop_front());
+        }
+        (!ops.is_empty()).then_some(ops)
+    }
+}
+
+/// The segment that is being written.
+struct Head {
+    number: u64,
+    file: Arc<dyn File>,
+    end: u64,
+}
+
+pub struct Writer {
+    shared: Arc<Shared>,
+    head: Option<Head>,
+    next_number: u64,
+}
+
+struct Written {
+    group: GroupId,
+    generation: u32,
+    index: u64,
+    term: u64,
+    place: Place,
+    note: Note,
+}
+
+impl Writer {
+    /// `next_number` is that of the segment that the first batch starts.
+    pub fn new(shared: Arc<Shared>, next_number: u64) -> Self {
+        Self { shared, head: None, next_number }
+    }
+
+    /// Works until the log is closed.
+    pub fn run(mut self) {
+        while let Some(ops) = self.shared.queue.take() {
+            let mut dones = Vec::with_capacity(ops.len());
+            let mut records = Vec::new();
+            let mut states = Vec::new();
+            for op in ops {
+                records.extend(op.records);
+                states.extend(op.states);
+                dones.push(op.done);
+            }
+            let outcome = match self.shared.failure() {
+                Some(failure) => Err(failure),
+                None => self.commit(records, &states).map_err(|error| self.shared.fail(&error)),
+            };
+            for done in dones {
+                done(outcome.clone());
+            }
+        }
+    }
+
+    fn commit(&mut self, mut records: Vec<Queued>, states: &[GroupId]) -> io::Result<()> {
+        records.extend(self.state_records(states));
+        if records.is_empty() {
+            return Ok(());
+        }
+        let mut batch = BatchWriter::new();
+        let mut written = Vec::with_capacity(records.len());
+        for Queued { record, note } in records {
+            let offset = batch.push(&record);
+            let Record { group, generation, index, term, ref payload, .. } = record;
+            let place = Place { segment: 0, offset: offset as u32, len: payload.len() as u32 };
+            written.push(Written { group, generation, index, term, place, note });
+        }
+        let start = self.write(batch)?;
+        self.note(written, start);
+        Ok(())
+    }
+
+    fn state_records(&self, forced: &[GroupId]) -> Vec<Queued> {
+        let mut index = self.shared.lock_index();
+        let mut groups = std::mem::take(&mut index.dirty);
+        groups.extend(forced);
+        let record = |id: &GroupId| {
+            let group = index.groups.get(id)?;
+            let payload = encode_state(&group.state());
+            let record = Record {
+                kind: Kind::State,
+                group: *id,
+                generation: group.generation,
+                index: 0,
+                term: 0,
+                payload,
+            };
+            Some(Queued { record, note: Note::State })
+        };
+        groups.iter().filter_map(record).collect()
+    }
+
+    /// Writes and syncs a batch; returns where it begins.
+    fn write(&mut self, batch: BatchWriter) -> io::Result<(u64, u64)> {
+        let room = self.shared.options.segment_bytes - BATCH_HEADER_BYTES as u64;
+        let fits = |head: &&mut Head| head.end + batch.len_bytes() as u64 <= room;
+        let stats = &self.shared.stats;
+        let started = Instant::now();
+        let (number, start, end) = match self.head.as_mut().filter(fits) {
+            Some(head) => {
+                let bytes = batch.finish(head.number, head.end);
+                head.file.write_at(&bytes, head.end)?;
+                let start = head.end;
+                head.end += bytes.len() as u64;
+                stats.wrote(bytes.len());
+                (head.number, start, head.end)
+            }
+            None => {
+                let (head, bytes) = self.rotate(batch)?;
+                self.shared.stats.wrote(bytes);
+                let placed = (head.number, SEGMENT_HEADER_BYTES, head.end);
+                self.head = Some(head);
+                placed
+            }
+        };
+        if let Some(head) = &self.head {
+            head.file.sync_data()?;
+        }
+        self.shared.stats.synced(started.elapsed());
+        if let Some(segment) = self.shared.lock_index().segments.get_mut(&number) {
+            segment.end = end;
+        }
+        Ok((number, start))
+    }
+
+    /// Seals the segment that is full and begins the next one with this batch, which is not synced yet.
+    fn rotate(&mut self, batch: BatchWriter) -> io::Result<(Head, usize)> {
+        if let Some(full) = self.head.take() {
+            full.file.write_at(&BatchWriter::new().finish(full.number, full.end), full.end)?;
+            full.file.sync_data()?;
+        }
+        let number = self.next_number;
+        self.next_number += 1;
+        let file = self.shared.pool.start_segment(number)?;
+        let mut bytes = SegmentHeader { sequence: number }.encode().to_vec();
+        bytes.extend(batch.finish(number, SEGMENT_HEADER_BYTES));
+        // Known before its first batch is, so that nothing takes the segment before it for the last.
+        let segment = Segment::new(Arc::clone(&file), SEGMENT_HEADER_BYTES);
+        self.shared.lock_index().segments.insert(number, segment);
+        file.write_at(&bytes, 0)?;
+        self.shared.housekeeper.wake();
+        let end = bytes.len() as u64;
+        Ok((Head { number, file, end }, bytes.len()))
+    }
+
+    fn note(&self, written: Vec<Written>, (segment, start): (u64, u64)) {
+        let mut index = self.shared.lock_index();
+        for Written { group, generation, index: at, term, place, note } in written {
+            let place = Place { segment, offset: place.offset + start as u32, len: place.len };
+            match note {
+                Note::Entry => index.entry_written(group, generation, at, term, place),
+                Note::Contents { ranges, moved_from } => {
+                    index.contents_written(
+                        group,
+                        generation,
+                        at,
+                        Source::Contents { place, ranges },
+                        moved_from,
+                    );
+                }
+                Note::State => index.group(group).state_segment = Some(segment),
+            }
+        }
+        index.cache.evict();
+    }
+}
+
+/// Puts ranges of an entry's payload into the payload of one record.
+pub fn encode_contents(ranges: &[(u32, Bytes)]) -> Bytes {
+    let mut payload = Vec::with_capacity(4 + ranges.iter().map(|(_, bytes)| 8 + bytes.len()).sum::<usize>());
+    payload.extend((ranges.len() as u32).to_le_bytes());
+    for (offset, bytes) in ranges {
+        payload.extend(offset.to_le_bytes());
+        payload.extend((bytes.len() as u32).to_le_bytes());
+    }
+    for (_, bytes) in ranges {
+        payload.extend_from_slice(bytes);
+    }
+    payload.into()
+}
