@@ -1,0 +1,197 @@
+//! Executing commands on queues.
+
+use std::collections::BTreeMap;
+
+use crate::apply::name_fault;
+use crate::command::{CreateQueue, DeleteQueue, SetQueue, TagQueue};
+use crate::placement::choose_shards;
+use crate::reply::{Refusal, Reply};
+use crate::settings::{DeadLetter, QueueChange, QueueSettings, merge};
+use crate::state::{Catalogue, Queue};
+
+const TAGS_MAX: usize = 50;
+const TAG_KEY_BYTES_MAX: usize = 128;
+const TAG_VALUE_BYTES_MAX: usize = 256;
+/// Receives after which a message goes to the dead-letter queue, where the user gave none.
+const RECEIVES_MAX: u32 = 10;
+
+impl Catalogue {
+    pub(crate) fn create_queue(&mut self, log_index: u64, create: CreateQueue) -> Reply {
+        match self.try_create(log_index, create) {
+            Ok(reply) | Err(reply) => reply,
+        }
+    }
+
+    fn try_create(&mut self, log_index: u64, create: CreateQueue) -> Result<Reply, Reply> {
+        if let Some(detail) = name_fault("a queue's name", &create.name) {
+            return Err(Reply::refused(Refusal::InvalidArgument, detail));
+        }
+        let mut settings = QueueSettings::standard();
+        settings.kind = create.settings.kind.unwrap_or(settings.kind);
+        let existing = self.queue_by_name(&create.name);
+        let settings = self.changed(settings, &create.settings, existing.map(|queue| queue.id))?;
+        let shards = create.shards.max(1) as usize;
+        if let Some(queue) = existing {
+            if queue.settings == settings && queue.shards.len() == shards {
+                return Ok(Reply::Queue { id: queue.id, created: false });
+            }
+            let detail = format!("{} exists with other settings: change it, or delete it first", create.name);
+            return Err(Reply::refused(Refusal::QueueExists, detail));
+        }
+        if shards > self.partitions.len() {
+            let detail = format!("shards is {shards}: the cluster has {} partitions", self.partitions.len());
+            return Err(Reply::refused(Refusal::InvalidArgument, detail));
+        }
+        check_tags(&create.tags)?;
+        let partitions = self.partitions.values().map(|partition| (partition.id, partition.shards));
+        let shards = choose_shards(&create.name, shards, partitions);
+        self.count_shards(&shards, 1);
+        let id = self.next_queue;
+        self.next_queue += 1;
+        self.count_source(settings.dead_letter, 1);
+        let queue = Queue {
+            id,
+            name: create.name.clone(),
+            settings,
+            shards,
+            tags: create.tags,
+            created_wall_ms: create.wall_ms,
+            modified_wall_ms: create.wall_ms,
+            revision: log_index,
+        };
+        self.names.insert(create.name, id);
+        self.queues.insert(id, queue);
+        Ok(Reply::Queue { id, created: true })
+    }
+
+    pub(crate) fn set_queue(&mut self, log_index: u64, set: &SetQueue) -> Reply {
+        let Some(queue) = self.queue_by_name(&set.name) else { return unknown(&set.name) };
+        let (id, old) = (queue.id, queue.settings.clone());
+        let settings = match self.changed(old.clone(), &set.change, Some(id)) {
+            Ok(settings) => settings,
+            Err(reply) => return reply,
+        };
+        self.count_source(old.dead_letter, -1);
+        self.count_source(settings.dead_letter, 1);
+        if let Some(queue) = self.queues.get_mut(&id) {
+            queue.settings = settings;
+            queue.modified_wall_ms = set.wall_ms;
+            queue.revision = log_index;
+        }
+        Reply::Queue { id, created: false }
+    }
+
+    pub(crate) fn tag_queue(&mut self, log_index: u64, tag: TagQueue) -> Reply {
+        let Some(queue) = self.queue_by_name(&tag.name) else { return unknown(&tag.name) };
+        let (id, mut tags) = (queue.id, queue.tags.clone());
+        tags.extend(tag.set);
+        tags.retain(|key, _| !tag.remove.contains(key));
+        if let Err(reply) = check_tags(&tags) {
+            return reply;
+        }
+        if let Some(queue) = self.queues.get_mut(&id) {
+            queue.tags = tags;
+            queue.modified_wall_ms = tag.wall_ms;
+            queue.revision = log_index;
+        }
+        Reply::Done
+    }
+
+    pub(crate) fn delete_queue(&mut self, delete: &DeleteQueue) -> Reply {
+        let Some(queue) = self.queue_by_name(&delete.name) else { return unknown(&delete.name) };
+        let id = queue.id;
+        if self.dead_letter_sources.contains_key(&id) {
+            let uses = |queue: &&Queue| {
+                queue.settings.dead_letter.is_some_and(|dead_letter| dead_letter.queue == id)
+            };
+            let source = self.queues.values().find(uses).map(|queue| queue.name.clone()).unwrap_or_default();
+            let detail =
+                format!("{} is the dead-letter queue of {source}: give that another one first", delete.name);
+            return Reply::refused(Refusal::QueueInUse, detail);
+        }
+        self.names.remove(&delete.name);
+        if let Some(queue) = self.queues.remove(&id) {
+            self.count_shards(&queue.shards, -1);
+            self.count_source(queue.settings.dead_letter, -1);
+        }
+        Reply::Done
+    }
+
+    /// Settings with a change over them, checked; `own` is the queue's id if it has one.
+    fn changed(
+        &self,
+        mut settings: QueueSettings,
+        change: &QueueChange,
+        own: Option<u64>,
+    ) -> Result<QueueSettings, Reply> {
+        let invalid = |detail: String| Reply::refused(Refusal::InvalidArgument, detail);
+        if change.kind.is_some_and(|kind| kind != settings.kind) {
+            return Err(invalid("kind cannot change: make another queue".to_owned()));
+        }
+        merge(&mut settings, change).map_err(invalid)?;
+        match change.dead_letter_queue.as_deref() {
+            None => {}
+            Some("") => settings.dead_letter = None,
+            Some(name) => {
+                let Some(target) = self.queue_by_name(name) else {
+                    return Err(Reply::refused(
+                        Refusal::UnknownQueue,
+                        format!("dead_letter_queue {name} does not exist: create it first"),
+                    ));
+                };
+                if Some(target.id) == own {
+                    return Err(invalid("a queue cannot be its own dead_letter_queue".to_owned()));
+                }
+                if target.settings.kind != settings.kind {
+                    return Err(invalid(format!(
+                        "dead_letter_queue {name} must be of the same kind as the queue"
+                    )));
+                }
+                let receives_max = settings.dead_letter.map_or(RECEIVES_MAX, |old| old.receives_max);
+                settings.dead_letter = Some(DeadLetter { queue: target.id, receives_max });
+            }
+        }
+        match (&mut settings.dead_letter, change.receives_max) {
+            (Some(dead_letter), Some(receives_max)) => dead_letter.receives_max = receives_max,
+            (None, Some(_)) => return Err(invalid("receives_max needs a dead_letter_queue".to_owned())),
+            (_, None) => {}
+        }
+        Ok(settings)
+    }
+
+    fn count_shards(&mut self, shards: &[u32], change: i64) {
+        for shard in shards {
+            if let Some(partition) = self.partitions.get_mut(shard) {
+                partition.shards = partition.shards.saturating_add_signed(change);
+            }
+        }
+    }
+
+    fn count_source(&mut self, dead_letter: Option<DeadLetter>, change: i64) {
+        let Some(dead_letter) = dead_letter else { return };
+        let sources = self.dead_letter_sources.entry(dead_letter.queue).or_default();
+        *sources = sources.saturating_add_signed(change);
+        if *sources == 0 {
+            self.dead_letter_sources.remove(&dead_letter.queue);
+        }
+    }
+}
+
+fn unknown(name: &str) -> Reply {
+    Reply::refused(Refusal::UnknownQueue, format!("queue {name} does not exist"))
+}
+
+fn check_tags(tags: &BTreeMap<String, String>) -> Result<(), Reply> {
+    let invalid = |detail: String| Err(Reply::refused(Refusal::InvalidArgument, detail));
+    if tags.len() > TAGS_MAX {
+        return invalid(format!("a queue has at most {TAGS_MAX} tags: these are {}", tags.len()));
+    }
+    for (key, value) in tags {
+        if key.is_empty() || key.len() > TAG_KEY_BYTES_MAX || value.len() > TAG_VALUE_BYTES_MAX {
+            return invalid(format!(
+                "the tag {key:?} does not fit: a key has 1 to {TAG_KEY_BYTES_MAX} bytes, a value at most {TAG_VALUE_BYTES_MAX}"
+            ));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,137 @@
+//! What a queue can be told, with the limits and defaults of each setting.
+
+use std::ops::RangeInclusive;
+
+const MINUTE_MS: u64 = 60_000;
+const HOUR_MS: u64 = 60 * MINUTE_MS;
+const DAY_MS: u64 = 24 * HOUR_MS;
+
+pub const LEASE_MS: RangeInclusive<u64> = 0..=12 * HOUR_MS;
+pub const DELAY_MS: RangeInclusive<u64> = 0..=15 * MINUTE_MS;
+pub const RETENTION_MS: RangeInclusive<u64> = MINUTE_MS..=14 * DAY_MS;
+pub const RECEIVES: RangeInclusive<u64> = 1..=1_000;
+pub const DEDUPLICATION_WINDOW_MS: RangeInclusive<u64> = 0..=DAY_MS;
+pub const IN_FLIGHT: RangeInclusive<u64> = 1..=1_000_000;
+pub const MESSAGE_BYTES: RangeInclusive<u64> = 1..=1_048_576;
+
+/// What order a queue promises.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, prost::Enumeration)]
+#[repr(i32)]
+pub enum QueueKind {
+    Standard = 0,
+    Fifo = 1,
+}
+
+/// Where messages go that were received too often.
+#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+pub struct DeadLetter {
+    #[prost(uint64, tag = "1")]
+    pub queue: u64,
+    #[prost(uint32, tag = "2")]
+    pub receives_max: u32,
+}
+
+/// All settings of a queue. Durations are milliseconds.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct QueueSettings {
+    #[prost(enumeration = "QueueKind", tag = "1")]
+    pub kind: i32,
+    #[prost(uint64, tag = "2")]
+    pub lease_ms: u64,
+    #[prost(uint64, tag = "3")]
+    pub delay_ms: u64,
+    #[prost(uint64, tag = "4")]
+    pub retention_ms: u64,
+    #[prost(message, tag = "5")]
+    pub dead_letter: Option<DeadLetter>,
+    #[prost(bool, tag = "6")]
+    pub content_deduplication: bool,
+    #[prost(uint64, tag = "7")]
+    pub deduplication_window_ms: u64,
+    #[prost(uint64, tag = "8")]
+    pub in_flight_max: u64,
+    /// 0 means unbounded.
+    #[prost(uint64, tag = "9")]
+    pub length_max: u64,
+    /// 0 means unbounded.
+    #[prost(uint64, tag = "10")]
+    pub bytes_max: u64,
+    #[prost(uint64, tag = "11")]
+    pub message_bytes_max: u64,
+}
+
+impl QueueSettings {
+    pub fn standard() -> Self {
+        Self {
+            kind: QueueKind::Standard as i32,
+            lease_ms: 30_000,
+            retention_ms: 4 * DAY_MS,
+            deduplication_window_ms: 5 * MINUTE_MS,
+            in_flight_max: 120_000,
+            message_bytes_max: *MESSAGE_BYTES.end(),
+            ..Self::default()
+        }
+    }
+}
+
+/// The settings that are present change; queues are named as users name them.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct QueueChange {
+    #[prost(enumeration = "QueueKind", optional, tag = "1")]
+    pub kind: Option<i32>,
+    #[prost(uint64, optional, tag = "2")]
+    pub lease_ms: Option<u64>,
+    #[prost(uint64, optional, tag = "3")]
+    pub delay_ms: Option<u64>,
+    #[prost(uint64, optional, tag = "4")]
+    pub retention_ms: Option<u64>,
+    /// "" takes the dead-letter queue away.
+    #[prost(string, optional, tag = "5")]
+    pub dead_letter_queue: Option<String>,
+    #[prost(uint32, optional, tag = "6")]
+    pub receives_max: Option<u32>,
+    #[prost(bool, optional, tag = "7")]
+    pub content_deduplication: Option<bool>,
+    #[prost(uint64, optional, tag = "8")]
+    pub deduplication_window_ms: Option<u64>,
+    #[prost(uint64, optional, tag = "9")]
+    pub in_flight_max: Option<u64>,
+    #[prost(uint64, optional, tag = "10")]
+    pub length_max: Option<u64>,
+    #[prost(uint64, optional, tag = "11")]
+    pub bytes_max: Option<u64>,
+    #[prost(uint64, optional, tag = "12")]
+    pub message_bytes_max: Option<u64>,
+}
+
+/// Puts a change over settings; the dead-letter queue is the caller's to look up.
+pub fn merge(settings: &mut QueueSettings, change: &QueueChange) -> Result<(), String> {
+    let set = |name: &str, field: &mut u64, value: Option<u64>, range: RangeInclusive<u64>| match value {
+        None => Ok(()),
+        Some(value) if range.contains(&value) => {
+            *field = value;
+            Ok(())
+        }
+        Some(value) => Err(format!("{name} is {value}: it can be {} to {}", range.start(), range.end())),
+    };
+    set("lease_ms", &mut settings.lease_ms, change.lease_ms, LEASE_MS)?;
+    set("delay_ms", &mut settings.delay_ms, change.delay_ms, DELAY_MS)?;
+    set("retention_ms", &mut settings.retention_ms, change.retention_ms, RETENTION_MS)?;
+    let window = &mut settings.deduplication_window_ms;
+    set("deduplication_window_ms", window, change.deduplication_window_ms, DEDUPLICATION_WINDOW_MS)?;
+    set("in_flight_max", &mut settings.in_flight_max, change.in_flight_max, IN_FLIGHT)?;
+    set("message_bytes_max", &mut settings.message_bytes_max, change.message_bytes_max, MESSAGE_BYTES)?;
+    settings.length_max = change.length_max.unwrap_or(settings.length_max);
+    settings.bytes_max = change.bytes_max.unwrap_or(settings.bytes_max);
+    settings.content_deduplication = change.content_deduplication.unwrap_or(settings.content_deduplication);
+    if let Some(receives_max) = change.receives_max
+        && !RECEIVES.contains(&u64::from(receives_max))
+    {
+        return Err(format!(
+            "receives_max is {receives_max}: it can be {} to {}",
+            RECEIVES.start(),
+            RECEIVES.end()
+        ));
+    }
+    Ok(())
+}
