@@ -14,8 +14,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 const STREAM_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
-/// How long a node that failed is asked only when no other is left.
-const MISTRUST: Duration = Duration::from_secs(1);
+/// How long a node that failed is asked only when no other is left; doubles while it fails at each try.
+const MISTRUST_MIN: Duration = Duration::from_secs(1);
+const MISTRUST_DOUBLINGS_MAX: u32 = 5;
 
 /// The connections of one client, by the node's address.
 #[derive(Debug)]
@@ -29,7 +30,23 @@ pub(crate) struct Channels {
 #[derive(Debug)]
 struct Known {
     channel: Channel,
-    failed: Option<Instant>,
+    failures: u32,
+    mistrusted_until: Option<Instant>,
+}
+
+impl Known {
+    fn is_trusted(&self) -> bool {
+        self.mistrusted_until.is_none_or(|until| until <= Instant::now())
+    }
+
+    /// Failures of calls that were under way together count as one.
+    fn fail(&mut self) {
+        if self.is_trusted() {
+            let mistrust = MISTRUST_MIN * 2_u32.pow(self.failures.min(MISTRUST_DOUBLINGS_MAX));
+            self.mistrusted_until = Some(Instant::now() + mistrust);
+            self.failures += 1;
+        }
+    }
 }
 
 impl Channels {
@@ -51,7 +68,10 @@ impl Channels {
             return Ok(known.channel.clone());
         }
         let channel = endpoint(address)?.connect_lazy();
-        known.insert(address.to_owned(), Known { channel: channel.clone(), failed: None });
+        known.insert(
+            address.to_owned(),
+            Known { channel: channel.clone(), failures: 0, mistrusted_until: None },
+        );
         Ok(channel)
     }
 
@@ -71,7 +91,7 @@ impl Channels {
     }
 
     pub(crate) fn note_failure(&self, address: &str) {
-        self.note(address, Some(Instant::now()));
+        self.with(address, Known::fail);
         let current = self.current.load(Ordering::Relaxed);
         if self.endpoints[current % self.endpoints.len()] == address {
             self.current.store(current.wrapping_add(1), Ordering::Relaxed);
@@ -79,20 +99,16 @@ impl Channels {
     }
 
     pub(crate) fn note_success(&self, address: &str) {
-        self.note(address, None);
+        self.with(address, |known| (known.failures, known.mistrusted_until) = (0, None));
     }
 
-    fn note(&self, address: &str, failed: Option<Instant>) {
+    pub(crate) fn is_trusted(&self, address: &str) -> bool {
+        self.with(address, |known| known.is_trusted()).unwrap_or(true)
+    }
+
+    fn with<T>(&self, address: &str, read: impl FnOnce(&mut Known) -> T) -> Option<T> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = known.get_mut(address) {
-            known.failed = failed;
-        }
-    }
-
-    fn is_trusted(&self, address: &str) -> bool {
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let failed = known.get(address).and_then(|known| known.failed);
-        failed.is_none_or(|at| at.elapsed() >= MISTRUST)
+        known.get_mut(address).map(read)
     }
 }
 

@@ -14,7 +14,7 @@ use tonic::transport::Channel;
 use crate::Error;
 use crate::backoff::RetryBudget;
 use crate::channels::Channels;
-use crate::routes::{Leaders, Look, RouteCache};
+use crate::routes::{FRESH, Leaders, Look, RouteCache};
 use crate::session::{Sessions, WINDOW_MAX};
 
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -129,14 +129,14 @@ impl Client {
     pub(crate) async fn address_for(&self, queue: Option<&str>) -> String {
         let turn = self.inner.turn.fetch_add(1, Ordering::Relaxed);
         match queue {
-            Some(queue) => self.inner.channels.pick(&self.leaders(queue).await, turn),
+            Some(queue) => self.inner.channels.pick(&self.leaders(queue, FRESH).await.addresses, turn),
             None => self.inner.channels.pick(&[], turn),
         }
     }
 
-    /// Who leads shards of the queue; empty when that is not known.
-    pub(crate) async fn leaders(&self, queue: &str) -> Leaders {
-        let known = match self.inner.routes.look(queue) {
+    /// Who leads shards of the queue, by an answer that is at most that old unless none comes.
+    pub(crate) async fn leaders(&self, queue: &str, age_max: Duration) -> Leaders {
+        let known = match self.inner.routes.look(queue, age_max) {
             Look::Fresh(leaders) => return leaders,
             Look::Due(leaders) => leaders,
         };

@@ -1,4 +1,39 @@
 //! The client of Leasehold, an at-least-once distributed work queue.
+//!
+//! A [`Client`] is cheap to clone and connects by itself. Each request carries an id of its session, so that it can be tried
+//! again at any node without happening twice. What cannot be answered says so: [`Error::outcome`] is `NotDone` or `Unknown`.
+//!
+//! - [`Client::send`], [`Client::receive`], [`Client::ack`] and their like make one call each.
+//! - [`Producer`] sends many messages in few requests, with a result for each.
+//! - [`Consumer`] receives as messages come, and keeps their leases while they are handled.
+//! - [`idempotency`] helps handlers to be right about messages that come twice.
+//!
+//! ```no_run
+//! use std::sync::Arc;
+//! use leasehold_client::{Client, Delivery, NewMessage, QueueSettings, RetryAfter};
+//!
+//! # async fn handle(body: &[u8]) -> Result<(), std::io::Error> { Ok(()) }
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let client = Client::connect(["127.0.0.1:7301", "127.0.0.1:7302"])?;
+//! client.create_queue("emails", QueueSettings::default(), 1).await?;
+//!
+//! let producer = client.producer("emails").start();
+//! let sent = producer.send(NewMessage::new("hello").deduplication_id("welcome-42")).await?;
+//! println!("{:?}", sent.id);
+//! producer.close().await;
+//!
+//! let consumer = client.consumer("emails").credit(64).name("mailer").start();
+//! let stop = consumer.stop_handle();
+//! consumer
+//!     .run(16, |delivery: Arc<Delivery>| async move {
+//!         handle(&delivery.body).await?;
+//!         Ok::<(), RetryAfter>(())
+//!     })
+//!     .await?;
+//! # stop.stop();
+//! # Ok(())
+//! # }
+//! ```
 
 #![deny(missing_docs)]
 
@@ -9,14 +44,16 @@ mod channels;
 mod client;
 mod consumer;
 mod error;
+pub mod idempotency;
 mod message;
 mod messages;
 mod producer;
 mod routes;
 mod session;
+mod unanswered;
 
 pub use client::{Client, ClientBuilder};
-pub use consumer::{Consumer, ConsumerBuilder, Delivery, RetryAfter, Settling};
+pub use consumer::{Consumer, ConsumerBuilder, Delivery, RetryAfter, Settling, StopHandle};
 pub use error::Error;
 pub use leasehold_proto::v1;
 pub use leasehold_proto::v1::{Attribute, MessageId, Origin, Outcome, QueueKind, QueueSettings, Reason};

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use leasehold_proto::v1::{
-    AckRequest, ExtendItem, ExtendRequest, MessageId, PeekRequest, Peeked, Reason, ReceiveRequest,
-    ReleaseItem, ReleaseRequest, SendRequest, SettleOutcome, SettleResponse, WhyRequest, WhyResponse,
+    AckRequest, ExtendItem, ExtendRequest, MessageId, PeekRequest, Peeked, ReceiveRequest, ReleaseItem,
+    ReleaseRequest, SendRequest, SettleOutcome, SettleResponse, WhyRequest, WhyResponse,
 };
 use tonic::transport::Channel;
 use tonic::{Response, Status};
@@ -262,9 +262,4 @@ fn is_unknown(error: &Error) -> bool {
 /// The result of one receipt.
 pub(crate) fn settled(outcome: &SettleOutcome) -> Result<(), Error> {
     Error::of_item(outcome.outcome, outcome.reason, &outcome.detail).map_or(Ok(()), Err)
-}
-
-/// For requests that this client refuses itself.
-pub(crate) fn invalid(detail: impl Into<String>) -> Error {
-    Error::not_done(Reason::InvalidArgument, detail)
 }

@@ -6,14 +6,21 @@ use std::time::{Duration, Instant};
 
 use leasehold_proto::v1::RoutesResponse;
 
-const FRESH: Duration = Duration::from_secs(30);
+/// How long sends and receives trust a route.
+pub(crate) const FRESH: Duration = Duration::from_secs(30);
 /// Looks for the routes of one queue are at least this far apart.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 /// Beyond it everything is forgotten and learned anew.
 const QUEUES_MAX: usize = 10_000;
 
-/// Addresses of the nodes that lead shards of a queue, each once; empty when unknown.
-pub(crate) type Leaders = Arc<[String]>;
+/// The nodes that lead shards of a queue.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Leaders {
+    /// Each once; empty when unknown.
+    pub(crate) addresses: Arc<[String]>,
+    /// Every shard has a leader.
+    pub(crate) is_complete: bool,
+}
 
 #[derive(Debug, Default)]
 pub(crate) struct RouteCache {
@@ -35,35 +42,35 @@ pub(crate) enum Look {
 }
 
 impl RouteCache {
-    pub(crate) fn look(&self, queue: &str) -> Look {
+    /// `age_max` is how old an answer may be.
+    pub(crate) fn look(&self, queue: &str, age_max: Duration) -> Look {
         let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         if let Some(known) = queues.get_mut(queue) {
             let age = now.duration_since(known.looked);
-            if age < PAUSE_MIN || (age < FRESH && !known.is_spoiled) {
-                return Look::Fresh(Arc::clone(&known.leaders));
+            if age < PAUSE_MIN || (age < age_max && !known.is_spoiled) {
+                return Look::Fresh(known.leaders.clone());
             }
             known.looked = now;
-            return Look::Due(Arc::clone(&known.leaders));
+            return Look::Due(known.leaders.clone());
         }
         if queues.len() >= QUEUES_MAX {
             queues.clear();
         }
-        let leaders = Leaders::from([]);
-        let known = Known { leaders: Arc::clone(&leaders), looked: now, is_spoiled: true };
+        let known = Known { leaders: Leaders::default(), looked: now, is_spoiled: true };
         queues.insert(queue.to_owned(), known);
-        Look::Due(leaders)
+        Look::Due(Leaders::default())
     }
 
     /// Remembers an answer. Shards without a leader make the next look come soon.
     pub(crate) fn learn(&self, queue: &str, routes: &RoutesResponse) -> Leaders {
         let mut addresses: Vec<_> = routes.shards.iter().map(|shard| shard.leader_address.clone()).collect();
-        let is_spoiled = addresses.is_empty() || addresses.iter().any(String::is_empty);
+        let is_complete = !addresses.is_empty() && !addresses.iter().any(String::is_empty);
         addresses.retain(|address| !address.is_empty());
         addresses.sort_unstable();
         addresses.dedup();
-        let leaders = Leaders::from(addresses);
-        let known = Known { leaders: Arc::clone(&leaders), looked: Instant::now(), is_spoiled };
+        let leaders = Leaders { addresses: addresses.into(), is_complete };
+        let known = Known { leaders: leaders.clone(), looked: Instant::now(), is_spoiled: !is_complete };
         self.queues.lock().unwrap_or_else(PoisonError::into_inner).insert(queue.to_owned(), known);
         leaders
     }

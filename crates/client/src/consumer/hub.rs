@@ -1,10 +1,37 @@
-//! The task of a consumer.
+//! The task of a consumer: between the streams, the deliveries in hand, and their leases.
+//!
+//! ```text
+//!            Lanes ──▶ deliveries ──▶ Leases hold them ──▶ Consumer::next ──▶ handler
+//!              ▲                            │ at half time                       │
+//!              └── Settles ◀── extensions ──┘◀──────── ack, release, extend ─────┘
+//! ```
 
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, WeakUnboundedSender};
+use std::future::pending;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use leasehold_proto::v1::pull_response::Kind;
+use leasehold_proto::v1::{self, Outcome, PullResponse};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, WeakUnboundedSender, unbounded_channel};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep_until};
 
 use super::Options;
-use super::delivery::{Command, Delivery};
-use crate::{Client, Error};
+use super::delivery::{Command, Delivery, Settle};
+use super::lanes::{LaneEvent, Lanes};
+use super::leases::Leases;
+use super::settles::{SettleItem, Settles};
+use crate::routes::Leaders;
+use crate::unanswered::Finished;
+use crate::{Client, Error, Message};
+
+/// How often to look where the queue is led: a leader that moved away says nothing on a stream for its own shards.
+const AIM_INTERVAL: Duration = Duration::from_secs(1);
+/// The same while some shard has no known leader, or a stream was lost.
+const AIM_AGAIN: Duration = Duration::from_millis(200);
+/// Commands and events taken before what is due is done.
+const TAKEN_MAX: usize = 1_024;
 
 pub(super) async fn run(
     client: Client,
@@ -13,6 +40,273 @@ pub(super) async fn run(
     mut inbox: UnboundedReceiver<Command>,
     outbox: UnboundedSender<Result<Delivery, Error>>,
 ) {
-    let _ = (client, options, commands, outbox);
-    while inbox.recv().await.is_some() {}
+    let (tell, mut events) = unbounded_channel();
+    let mut hub = Hub {
+        lanes: Lanes::new(client.clone(), options.clone(), tell),
+        leases: Leases::new(options.lease, options.keep_for),
+        settles: Settles::new(),
+        aiming: Aiming::new(client.clone(), options.queue.clone()),
+        queue: options.queue.into(),
+        client,
+        commands,
+        outbox: Some(outbox),
+        closes: Vec::new(),
+    };
+    let mut is_let_go = false;
+    loop {
+        hub.turn();
+        if is_let_go && hub.is_done() {
+            break;
+        }
+        let wake = hub.next_deadline();
+        tokio::select! {
+            command = inbox.recv(), if !is_let_go => match command {
+                Some(command) => hub.take_commands(command, &mut inbox),
+                None => {
+                    is_let_go = true;
+                    hub.stop();
+                }
+            },
+            Some(event) = events.recv() => hub.take_events(event, &mut events),
+            leaders = hub.aiming.next() => hub.on_leaders(&leaders),
+            () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {}
+        }
+    }
+}
+
+struct Hub {
+    client: Client,
+    queue: Arc<str>,
+    lanes: Lanes,
+    leases: Leases,
+    settles: Settles,
+    aiming: Aiming,
+    /// For new deliveries; weak, so that the hub ends with the last of them.
+    commands: WeakUnboundedSender<Command>,
+    /// `None` when stopped.
+    outbox: Option<UnboundedSender<Result<Delivery, Error>>>,
+    closes: Vec<oneshot::Sender<()>>,
+}
+
+impl Hub {
+    /// Does what is due.
+    fn turn(&mut self) {
+        let now = Instant::now();
+        let over = self.settles.expire(now);
+        self.finish(over);
+        self.lose_stuck_lanes(now);
+        for due in self.leases.take_due(now) {
+            self.settle(due.key, Settle::Extend(due.reach), None);
+        }
+        self.settles.start_batches(now, self.client.settings());
+        if self.outbox.is_none() && !(self.settles.is_empty() && self.leases.len() == 0) {
+            self.lanes.aim_at_any();
+        }
+        let silent = Error::timed_out("the stream was closed before an answer came");
+        for lane in self.lanes.turn(now) {
+            let lost = self.settles.lose(lane, &silent, self.client.settings());
+            self.finish(lost);
+        }
+        self.send_settles(now);
+        if self.outbox.is_some() {
+            self.lanes.top_up(self.leases.len());
+        } else if self.is_done() {
+            for done in self.closes.drain(..) {
+                let _ = done.send(());
+            }
+        }
+    }
+
+    fn lose_stuck_lanes(&mut self, now: Instant) {
+        for lane in self.lanes.ids() {
+            if self.settles.is_stuck(lane, now) {
+                self.on_lost(lane, Error::timed_out("the node does not answer"));
+            }
+        }
+    }
+
+    fn send_settles(&mut self, now: Instant) {
+        if !self.settles.has_due(now) || self.lanes.settle_lane(0).is_none() {
+            return;
+        }
+        let lanes = &self.lanes;
+        for (lane, settle) in self.settles.send_due(now, |home| lanes.settle_lane(home).unwrap_or(home)) {
+            lanes.send(lane, settle);
+        }
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        // Without a lane, requests that are due wait for one.
+        let may_settle = self.lanes.settle_lane(0).is_some();
+        let settles = self.settles.next_deadline().filter(|_| may_settle);
+        let deadlines =
+            [self.leases.next_deadline(), settles, self.lanes.next_deadline(), self.overdue(may_settle)];
+        deadlines.into_iter().flatten().min()
+    }
+
+    /// A look from time to time at requests that wait without a lane.
+    fn overdue(&self, may_settle: bool) -> Option<Instant> {
+        (!may_settle && !self.settles.is_empty()).then(|| Instant::now() + AIM_AGAIN)
+    }
+
+    /// Everything is settled and answered, and nothing more comes.
+    fn is_done(&self) -> bool {
+        self.leases.len() == 0 && self.settles.is_empty() && !self.lanes.is_draining()
+    }
+
+    fn take_commands(&mut self, first: Command, inbox: &mut UnboundedReceiver<Command>) {
+        let mut next = Some(first);
+        for _ in 0..TAKEN_MAX {
+            let Some(command) = next else { break };
+            match command {
+                Command::Settle { key, how, reply } => self.settle(key, how, reply),
+                Command::Stop => self.stop(),
+                Command::Close(done) => self.closes.push(done),
+            }
+            next = inbox.try_recv().ok();
+        }
+    }
+
+    fn settle(&mut self, key: u64, how: Settle, reply: Option<oneshot::Sender<Result<(), Error>>>) {
+        let Some((receipt, home)) = self.leases.receipt(key) else { return };
+        let is_lost = self.leases.is_lost(key);
+        if !matches!(how, Settle::Extend(_)) {
+            self.leases.forget(key);
+        }
+        // Nobody waits for the release of a lease that is over.
+        if !(is_lost && reply.is_none()) {
+            self.settles.push(SettleItem { key, receipt, how, reply, home, asked: Instant::now() });
+        }
+    }
+
+    fn stop(&mut self) {
+        if self.outbox.take().is_some() {
+            self.aiming.stop();
+            self.lanes.stop();
+        }
+    }
+
+    fn take_events(&mut self, first: (u64, LaneEvent), events: &mut UnboundedReceiver<(u64, LaneEvent)>) {
+        let mut next = Some(first);
+        for _ in 0..TAKEN_MAX {
+            let Some((lane, event)) = next else { break };
+            match event {
+                LaneEvent::Response(response) => self.on_response(lane, response),
+                LaneEvent::Lost(error) => self.on_lost(lane, error),
+            }
+            next = events.try_recv().ok();
+        }
+    }
+
+    fn on_response(&mut self, lane: u64, response: PullResponse) {
+        match response.kind {
+            Some(Kind::Deliveries(batch)) => {
+                self.lanes.used(lane, batch.deliveries.len());
+                for wire in batch.deliveries {
+                    self.deliver(lane, wire);
+                }
+            }
+            Some(Kind::Settled(settled)) => {
+                self.lanes.used(lane, 0);
+                let finished = self.settles.answer(settled, self.client.settings());
+                self.finish(finished);
+            }
+            None => {}
+        }
+    }
+
+    /// Hands a message out; when nobody takes it, it is dropped at once and so released.
+    fn deliver(&mut self, lane: u64, wire: v1::Delivery) {
+        let message = Message::from_wire(wire);
+        let receipt = message.receipt.clone();
+        let (Some(outbox), Some(hub)) = (&self.outbox, self.commands.upgrade()) else {
+            let how = Settle::Release(Duration::ZERO);
+            let asked = Instant::now();
+            self.settles.push(SettleItem { key: 0, receipt, how, reply: None, home: lane, asked });
+            return;
+        };
+        let (key, lease) = self.leases.hold(&message, lane);
+        let _ = outbox.send(Ok(Delivery::new(message, key, Arc::clone(&self.queue), lease, hub)));
+    }
+
+    fn on_lost(&mut self, lane: u64, error: Error) {
+        let unknown = Error { outcome: Outcome::Unknown, ..error.clone() };
+        let lost = self.settles.lose(lane, &unknown, self.client.settings());
+        self.finish(lost);
+        if !self.lanes.lost(lane, &error, Instant::now()) {
+            return;
+        }
+        self.aiming.soon();
+        if !error.is_transient()
+            && let Some(outbox) = &self.outbox
+        {
+            let _ = outbox.send(Err(error));
+            self.stop();
+        }
+    }
+
+    fn on_leaders(&mut self, leaders: &Leaders) {
+        if self.outbox.is_some() {
+            self.lanes.aim(leaders);
+        }
+    }
+
+    fn finish(&mut self, finished: Finished<SettleItem, ()>) {
+        for (item, result) in finished {
+            if let Settle::Extend(reach) = item.how {
+                self.leases.extended(item.key, item.asked, reach, &result);
+            }
+            match item.reply {
+                Some(reply) => drop(reply.send(result)),
+                None => {
+                    if let Err(error) = result {
+                        tracing::debug!(queue = &*self.queue, how = ?item.how, %error, "a lease was not settled");
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Looks for the leaders now and then.
+struct Aiming {
+    client: Client,
+    queue: String,
+    /// The time of the next look; `None` when stopped.
+    next: Option<Instant>,
+    look: Option<BoxFuture<'static, Leaders>>,
+}
+
+impl Aiming {
+    fn new(client: Client, queue: String) -> Self {
+        Self { client, queue, next: Some(Instant::now()), look: None }
+    }
+
+    fn soon(&mut self) {
+        let soon = Instant::now() + AIM_AGAIN;
+        self.next = self.next.map(|next| next.min(soon));
+    }
+
+    fn stop(&mut self) {
+        (self.next, self.look) = (None, None);
+    }
+
+    /// The leaders, each time they were looked for. Cancel safe.
+    async fn next(&mut self) -> Leaders {
+        let Some(next) = self.next else { return pending().await };
+        if self.look.is_none() {
+            sleep_until(next).await;
+        }
+        let (client, queue) = (&self.client, &self.queue);
+        let look = self.look.get_or_insert_with(|| {
+            let (client, queue) = (client.clone(), queue.clone());
+            Box::pin(async move { client.leaders(&queue, AIM_INTERVAL).await })
+        });
+        let leaders = look.await;
+        self.look = None;
+        let is_settled = leaders.is_complete || leaders.addresses.is_empty();
+        let pause = if is_settled { AIM_INTERVAL } else { AIM_AGAIN };
+        self.next = Some(Instant::now() + pause);
+        leaders
+    }
 }

@@ -2,8 +2,13 @@
 
 mod delivery;
 mod hub;
+mod lanes;
+mod leases;
 mod run;
+mod settles;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
@@ -86,7 +91,11 @@ impl ConsumerBuilder {
         let (commands, inbox) = mpsc::unbounded_channel();
         let (outbox, deliveries) = mpsc::unbounded_channel();
         tokio::spawn(hub::run(self.client, self.options, commands.downgrade(), inbox, outbox));
-        Consumer { deliveries, commands }
+        Consumer {
+            deliveries,
+            stop: StopHandle { commands: commands.downgrade(), is_stopped: Arc::default() },
+            commands,
+        }
     }
 }
 
@@ -97,9 +106,33 @@ impl ConsumerBuilder {
 pub struct Consumer {
     deliveries: mpsc::UnboundedReceiver<Result<Delivery, Error>>,
     commands: mpsc::UnboundedSender<Command>,
+    stop: StopHandle,
+}
+
+/// Stops a consumer from elsewhere, for example one that runs a handler.
+#[derive(Debug, Clone)]
+pub struct StopHandle {
+    commands: mpsc::WeakUnboundedSender<Command>,
+    is_stopped: Arc<AtomicBool>,
+}
+
+impl StopHandle {
+    /// As [`Consumer::stop`].
+    pub fn stop(&self) {
+        self.is_stopped.store(true, Ordering::Release);
+        if let Some(commands) = self.commands.upgrade() {
+            let _ = commands.send(Command::Stop);
+        }
+    }
 }
 
 impl Consumer {
+    /// A handle to stop this consumer with.
+    #[must_use]
+    pub fn stop_handle(&self) -> StopHandle {
+        self.stop.clone()
+    }
+
     /// Waits for a message; `None` after [`Consumer::stop`], or after an error was returned.
     ///
     /// Cancel safe: a message that was not returned is returned by the next call.
@@ -108,12 +141,18 @@ impl Consumer {
     /// When the queue cannot be consumed at all (`UnknownQueue`, `InvalidArgument`): the consumer has ended then. Losses of
     /// connections and leaders are not errors.
     pub async fn next(&mut self) -> Result<Option<Delivery>, Error> {
-        self.deliveries.recv().await.transpose()
+        let next = self.deliveries.recv().await;
+        if self.stop.is_stopped.load(Ordering::Acquire) {
+            drop(next);
+            self.stop();
+            return Ok(None);
+        }
+        next.transpose()
     }
 
     /// Takes no more messages; those that wait to be handed out go back to the queue.
     pub fn stop(&mut self) {
-        let _ = self.commands.send(Command::Stop);
+        self.stop.stop();
         self.deliveries.close();
         while self.deliveries.try_recv().is_ok() {}
     }

@@ -2,9 +2,11 @@
 
 use std::fmt;
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
 use tokio::task::JoinSet;
 
 use super::{Consumer, Delivery};
@@ -59,22 +61,28 @@ impl Consumer {
         F: Future<Output = Result<(), RetryAfter>> + Send + 'static,
     {
         let mut handlers = JoinSet::new();
-        loop {
+        let ended = loop {
             while handlers.len() >= concurrency.max(1) {
                 handlers.join_next().await;
             }
-            let Some(delivery) = self.next().await? else { break };
-            let delivery = Arc::new(delivery);
-            let handled = handler(Arc::clone(&delivery));
-            handlers.spawn(settle_after(delivery, handled));
-        }
+            match self.next().await {
+                Ok(Some(delivery)) => {
+                    let delivery = Arc::new(delivery);
+                    let handled = handler(Arc::clone(&delivery));
+                    handlers.spawn(settle_after(delivery, handled));
+                }
+                Ok(None) => break Ok(()),
+                Err(error) => break Err(error),
+            }
+        };
         while handlers.join_next().await.is_some() {}
-        Ok(())
+        ended
     }
 }
 
 async fn settle_after(delivery: Arc<Delivery>, handled: impl Future<Output = Result<(), RetryAfter>>) {
-    let result = handled.await;
+    let panicked = |_| Err(RetryAfter { delay: None, why: "the handler panicked".to_owned() });
+    let result = AssertUnwindSafe(handled).catch_unwind().await.unwrap_or_else(panicked);
     let Some(delivery) = Arc::into_inner(delivery) else {
         tracing::warn!("a handler kept its delivery: it is released when that is dropped");
         return;

@@ -7,6 +7,7 @@
 //! ```
 
 mod batcher;
+mod stream;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -20,6 +21,8 @@ use crate::{Client, Error, ItemResults, NewMessage, Sent};
 
 /// Bytes that the fields of a message take beside what is counted.
 const MESSAGE_OVERHEAD_BYTES: usize = 64;
+/// The message that closes a batch may be 1 MiB; a send is 4 MiB at most.
+const BATCH_BYTES_MAX: usize = 3 * 1024 * 1024 - 4096;
 
 /// How a [`Producer`] is made.
 #[derive(Debug, Clone)]
@@ -58,11 +61,11 @@ impl ProducerBuilder {
         self
     }
 
-    /// Messages and bytes that close a batch; at most 1,000 and 4 MiB, 256 and 1 MiB unless told.
+    /// Messages and bytes that close a batch; at most 1,000 and 3 MiB, 256 and 1 MiB unless told.
     #[must_use]
     pub fn batch(mut self, messages_max: usize, bytes_max: usize) -> Self {
         self.options.batch_messages_max = messages_max.clamp(1, 1_000);
-        self.options.batch_bytes_max = bytes_max.clamp(1, 4 * 1024 * 1024);
+        self.options.batch_bytes_max = bytes_max.clamp(1, BATCH_BYTES_MAX);
         self
     }
 
