@@ -201,6 +201,11 @@ impl Catalogue {
         self.queues.values()
     }
 
+    /// Whether a queue ever had this id.
+    pub fn has_given_out(&self, id: QueueId) -> bool {
+        id.0 < self.next_queue
+    }
+
     /// Index of the last entry that changed anything.
     pub fn revision(&self) -> u64 {
         self.revision

@@ -1,0 +1,265 @@
+//! What the leader of a partition answers to the questions that change nothing but leases: receives, peeks, descriptions, lives.
+//!
+//! The state machine knows where contents lie, the log has them: here the two come together.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use leasehold_partition::limits::LEASE_MS_MAX;
+use leasehold_partition::{
+    Content, ContentRef, Delivery as Grant, MessageView, QueueId, RedriveState, RequestId, ShardView, State,
+};
+use leasehold_proto::peer::{self, query::Kind};
+use leasehold_proto::v1::{
+    Attribute, Delivery, MessageId, MessageState, Origin, PeekResponse, Peeked, QueueCounters, Reason, ReceiveResponse,
+    RedriveProgress, ShardDescription, WhyResponse,
+};
+use leasehold_raft_log::{GroupId, Log};
+use prost::Message;
+use tokio::time::{Instant, timeout};
+
+use crate::cluster::ClusterView;
+use crate::failure::Failure;
+use crate::history::HistoryStore;
+use crate::limits::{RECEIVE_BYTES_MAX, RECEIVE_WAIT_MS_MAX};
+use crate::receipt_token::{self, ReceiptToken};
+use crate::replica::{Receive, ReceiveOptions, Replica, Request, group_of, wall_ms};
+
+/// Attributes as they lie in the log, opaque to the partition.
+#[derive(Clone, PartialEq, Message)]
+pub struct StoredAttributes {
+    #[prost(message, repeated, tag = "1")]
+    pub attributes: Vec<Attribute>,
+}
+
+/// Answers questions about the replicas of this node.
+#[derive(Clone)]
+pub struct LocalAnswers {
+    pub log: Log,
+    pub view: Arc<ClusterView>,
+    pub history: Option<Arc<HistoryStore>>,
+}
+
+impl LocalAnswers {
+    /// Answers a question of another node, encoded.
+    ///
+    /// # Errors
+    /// When the replica does not lead, or the question is not understood.
+    pub async fn answer(&self, replica: &Replica, query: peer::Query) -> Result<Bytes, Failure> {
+        Ok(match query.kind {
+            Some(Kind::Receive(receive)) => encoded(&self.receive(replica, &receive).await?),
+            Some(Kind::Ready(ready)) => encoded(&self.ready(replica, ready).await?),
+            Some(Kind::Peek(peek)) => encoded(&self.peek(replica, peek).await?),
+            Some(Kind::Describe(describe)) => encoded(&self.describe(replica, describe)?),
+            Some(Kind::Why(why)) => encoded(&self.why(replica, why).await?),
+            None => return Err(Failure::not_done(Reason::InvalidArgument, "a question this node does not know")),
+        })
+    }
+
+    pub async fn receive(&self, replica: &Replica, receive: &peer::Receive) -> Result<ReceiveResponse, Failure> {
+        let wait_ms = receive.wait_ms.min(RECEIVE_WAIT_MS_MAX);
+        let options = ReceiveOptions {
+            messages_max: receive.messages_max.max(1),
+            bytes_max: if receive.bytes_max == 0 { RECEIVE_BYTES_MAX } else { receive.bytes_max },
+            lease_ms: receive.lease_ms,
+            attempt: receive.attempt.as_ref().map(|attempt| attempt.to_vec()),
+            consumer: receive.consumer.to_vec(),
+            request: receive.request.map(|name| RequestId {
+                session: name.session,
+                sequence: name.sequence,
+                completed_below: name.completed_below,
+            }),
+        };
+        let queue = QueueId(receive.queue);
+        let wait_until = (wait_ms > 0).then(|| Instant::now() + Duration::from_millis(wait_ms));
+        let granted = replica
+            .ask(|reply| Request::Receive(Receive { queue, options, wait_until, reply }))
+            .await?;
+        let mut deliveries = Vec::with_capacity(granted.deliveries.len());
+        for grant in granted.deliveries {
+            deliveries.push(self.delivery(replica, queue, &grant).await?);
+        }
+        Ok(ReceiveResponse { deliveries })
+    }
+
+    pub async fn ready(&self, replica: &Replica, ready: peer::Ready) -> Result<(), Failure> {
+        let wait = Duration::from_millis(ready.wait_ms.min(RECEIVE_WAIT_MS_MAX));
+        let asked = replica.ask(|reply| Request::Ready { queue: QueueId(ready.queue), reply });
+        timeout(wait, asked).await.unwrap_or(Ok(()))
+    }
+
+    pub async fn peek(&self, replica: &Replica, peek: peer::Peek) -> Result<PeekResponse, Failure> {
+        self.check_leads(replica)?;
+        let limit = peek.messages_max as usize;
+        let found = replica.machine().read().peek(QueueId(peek.queue), 0, limit);
+        let mut messages = Vec::with_capacity(found.messages.len());
+        for view in found.messages {
+            // A message that is settled between the look and the read is simply no longer there.
+            if let Ok(bytes) = self.content(replica, view.content).await {
+                messages.push(peeked(replica, &view, &bytes)?);
+            }
+        }
+        Ok(PeekResponse { messages })
+    }
+
+    pub fn describe(&self, replica: &Replica, describe: peer::Describe) -> Result<ShardDescription, Failure> {
+        self.check_leads(replica)?;
+        let shard = replica.machine().read().shard(QueueId(describe.queue));
+        let leader = self.view.node_name(self.view.here()).unwrap_or_default();
+        let counters = shard.as_ref().map(counters).unwrap_or_default();
+        let redrive = shard.and_then(|shard| shard.redrive).map(|redrive| RedriveProgress {
+            running: redrive.state == RedriveState::Running,
+            moved: redrive.moved,
+            total: redrive.total,
+        });
+        Ok(ShardDescription { partition: replica.id().0, leader, counters: Some(counters), redrive })
+    }
+
+    pub async fn why(&self, replica: &Replica, why: peer::Why) -> Result<WhyResponse, Failure> {
+        self.check_leads(replica)?;
+        let queue = QueueId(why.queue);
+        let view = replica.machine().read().find(why.sequence).filter(|view| view.queue == queue);
+        let events = match &self.history {
+            Some(history) => history.life_of(replica.id(), queue, why.sequence).await?,
+            None => Vec::new(),
+        };
+        let state = match view.map(|view| view.state) {
+            Some(State::Ready) => "ready",
+            Some(State::Leased) => "leased",
+            Some(State::Delayed) => "delayed",
+            Some(State::Dead) => "dead",
+            None if events.is_empty() => "unknown",
+            None => "gone",
+        };
+        Ok(WhyResponse { events, state: state.to_owned() })
+    }
+
+    /// Reads of a follower may be old: only the leader answers.
+    fn check_leads(&self, replica: &Replica) -> Result<(), Failure> {
+        match replica.leader_node(self.view.here()) {
+            Some(leader) if leader == self.view.here() => Ok(()),
+            leader => Err(Failure::not_leader(leader)),
+        }
+    }
+
+    async fn delivery(&self, replica: &Replica, queue: QueueId, grant: &Grant) -> Result<Delivery, Failure> {
+        let key = self.view.receipt_key().ok_or_else(|| Failure::not_leader(None))?;
+        let bytes = self.content(replica, grant.content).await?;
+        let parts = ContentParts::read(&bytes)?;
+        let token = ReceiptToken {
+            partition: replica.id().0,
+            queue: queue.0,
+            slot: grant.receipt.slot,
+            sequence: grant.receipt.sequence,
+            grant: grant.receipt.grant,
+        };
+        Ok(Delivery {
+            receipt: Bytes::copy_from_slice(&receipt_token::seal(&key, &token)),
+            id: Some(MessageId { partition: replica.id().0, sequence: grant.receipt.sequence }),
+            body: parts.body,
+            attributes: parts.attributes,
+            receive_count: grant.receive_count,
+            sent_wall_ms: grant.sent_wall_ms,
+            first_received_wall_ms: grant.first_received_wall_ms,
+            lease_ms: u64::from(grant.lease_ms),
+            fencing_token: grant.receipt.grant,
+            group: parts.group,
+            deduplication_id: parts.deduplication_id,
+            origin: parts.origin.map(|origin| self.origin(&origin)),
+        })
+    }
+
+    fn origin(&self, origin: &leasehold_partition::Origin) -> Origin {
+        Origin {
+            queue: self.view.queue_name(origin.queue.0).unwrap_or_default(),
+            id: Some(MessageId { partition: origin.partition, sequence: origin.sequence }),
+            receive_count: origin.receive_count,
+        }
+    }
+
+    /// Reads a content from the cache, or from the disk on a thread that may wait.
+    ///
+    /// # Errors
+    /// `NODE_FAILED` when the log cannot give back what it was given: the node's disk is damaged.
+    pub async fn content(&self, replica: &Replica, at: ContentRef) -> Result<Bytes, Failure> {
+        let group = group_of(replica.id());
+        if let Some(bytes) = self.log.try_read_cached(group, at.log_index, at.offset, at.len) {
+            return Ok(bytes);
+        }
+        let log = self.log.clone();
+        let read = tokio::task::spawn_blocking(move || read_content(&log, group, at));
+        read.await.unwrap_or_else(|error| Err(Failure::try_again(Reason::Stopping, error.to_string())))
+    }
+}
+
+fn read_content(log: &Log, group: GroupId, at: ContentRef) -> Result<Bytes, Failure> {
+    log.read_content(group, at.log_index, at.offset, at.len).map_err(|error| {
+        tracing::error!(group = group.0, index = at.log_index, %error, "a message's content cannot be read");
+        Failure::try_again(Reason::NodeFailed, error.to_string())
+    })
+}
+
+fn encoded(message: &impl Message) -> Bytes {
+    message.encode_to_vec().into()
+}
+
+/// A content in the words of the protocol.
+struct ContentParts {
+    group: Option<String>,
+    deduplication_id: Option<String>,
+    attributes: Vec<Attribute>,
+    body: Bytes,
+    origin: Option<leasehold_partition::Origin>,
+}
+
+impl ContentParts {
+    fn read(bytes: &Bytes) -> Result<Self, Failure> {
+        let malformed = |detail: String| Failure::unknown(Reason::NodeFailed, detail);
+        let content = Content::decode(bytes).map_err(|error| malformed(error.to_string()))?;
+        let stored =
+            StoredAttributes::decode(content.attributes).map_err(|error| malformed(error.to_string()))?;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Ok(Self {
+            group: content.group.map(text),
+            deduplication_id: content.dedup_id.map(text),
+            attributes: stored.attributes,
+            body: bytes.slice_ref(content.body),
+            origin: content.origin,
+        })
+    }
+}
+
+fn peeked(replica: &Replica, view: &MessageView, bytes: &Bytes) -> Result<Peeked, Failure> {
+    let parts = ContentParts::read(bytes)?;
+    let state = match view.state {
+        State::Ready => MessageState::Ready,
+        State::Leased => MessageState::Leased,
+        State::Delayed => MessageState::Delayed,
+        State::Dead => MessageState::Dead,
+    };
+    Ok(Peeked {
+        id: Some(MessageId { partition: replica.id().0, sequence: view.key.sequence }),
+        state: state as i32,
+        body: parts.body,
+        attributes: parts.attributes,
+        receive_count: view.receive_count,
+        sent_wall_ms: view.sent_wall_ms,
+        group: parts.group,
+    })
+}
+
+fn counters(shard: &ShardView) -> QueueCounters {
+    let counters = &shard.counters;
+    QueueCounters {
+        ready: counters.ready,
+        leased: counters.leased,
+        delayed: counters.delayed,
+        dead: counters.dead,
+        bytes: counters.bytes,
+        oldest_age_ms: shard.oldest_sent_wall_ms.map_or(0, |sent| wall_ms().saturating_sub(sent)),
+    }
+}
+
+/// The longest lease that a receive may ask for, as the protocol counts.
+pub const LEASE_MS_MOST: u64 = LEASE_MS_MAX as u64;

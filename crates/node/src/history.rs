@@ -1,0 +1,267 @@
+//! The lives of messages, for `why`: what happened to each, kept beside the log in an embedded store.
+//!
+//! Everything in it could be rebuilt or missed: it is written behind, bounded in size (the oldest goes first), and wiped when it
+//! cannot be opened. Events travel in chunks, one record for many messages, so that the store costs per entry, not per message.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+
+use leasehold_catalogue::PartitionId;
+use leasehold_partition::{Event, EventKind, QueueId};
+use leasehold_proto::v1::{LifeEvent, Reason};
+use prost::Message;
+
+use crate::failure::Failure;
+
+/// Entries whose events wait to be written; more are dropped and counted.
+const ENTRIES_WAITING_MAX: usize = 4_096;
+/// Events after which a chunk is written.
+const CHUNK_EVENTS_MAX: usize = 4_096;
+
+/// Which events are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Detail {
+    /// Those of messages that needed more than one receive, or did not end with an ack.
+    Unusual,
+    All,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Chunk {
+    #[prost(message, repeated, tag = "1")]
+    records: Vec<Record>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Record {
+    #[prost(uint64, tag = "1")]
+    queue: u64,
+    #[prost(uint64, tag = "2")]
+    sequence: u64,
+    #[prost(message, optional, tag = "3")]
+    event: Option<LifeEvent>,
+}
+
+struct Noted {
+    partition: PartitionId,
+    log_index: u64,
+    events: Vec<Event>,
+}
+
+/// Takes the events of entries as they are applied. Never waits.
+#[derive(Clone)]
+pub struct HistoryWriter {
+    entries: SyncSender<Noted>,
+    detail: Detail,
+    dropped: Arc<AtomicU64>,
+}
+
+impl HistoryWriter {
+    pub fn append(&self, partition: PartitionId, log_index: u64, mut events: Vec<Event>) {
+        if self.detail == Detail::Unusual {
+            events.retain(is_unusual);
+        }
+        if events.is_empty() {
+            return;
+        }
+        let count = events.len() as u64;
+        match self.entries.try_send(Noted { partition, log_index, events }) {
+            Ok(()) => {}
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
+                self.dropped.fetch_add(count, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Events that were not written down because the store could not keep up.
+    pub fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+}
+
+fn is_unusual(event: &Event) -> bool {
+    match &event.kind {
+        EventKind::Sent | EventKind::Acked { .. } => false,
+        EventKind::Granted { receive_count, .. } => *receive_count > 1,
+        _ => true,
+    }
+}
+
+/// Reads what the writers wrote down.
+pub struct HistoryStore {
+    tree: sled::Db,
+}
+
+impl HistoryStore {
+    /// Opens the store, or starts an empty one in the place of a damaged one, and the thread that writes.
+    ///
+    /// # Errors
+    /// When the folder cannot be written.
+    pub fn open(path: &Path, detail: Detail, bytes_max: u64) -> Result<(Arc<Self>, HistoryWriter), sled::Error> {
+        let tree = open_or_wipe(path)?;
+        let store = Arc::new(Self { tree });
+        let (entries, queue) = sync_channel(ENTRIES_WAITING_MAX);
+        let writing = store.clone();
+        std::thread::Builder::new()
+            .name("history".to_owned())
+            .spawn(move || writing.write(&queue, bytes_max))
+            .map_err(sled::Error::from)?;
+        Ok((store, HistoryWriter { entries, detail, dropped: Arc::new(AtomicU64::new(0)) }))
+    }
+
+    /// What is known of one message, oldest first.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn life_of(
+        self: &Arc<Self>,
+        partition: PartitionId,
+        queue: QueueId,
+        sequence: u64,
+    ) -> Result<Vec<LifeEvent>, Failure> {
+        let store = self.clone();
+        let found = tokio::task::spawn_blocking(move || store.find(partition, queue, sequence));
+        let unreadable = |error: String| Failure::try_again(Reason::NodeFailed, error);
+        found.await.map_err(|error| unreadable(error.to_string()))?.map_err(|error| unreadable(error.to_string()))
+    }
+
+    fn find(&self, partition: PartitionId, queue: QueueId, sequence: u64) -> Result<Vec<LifeEvent>, sled::Error> {
+        let mut life = Vec::new();
+        for chunk in self.tree.scan_prefix(partition.0.to_be_bytes()) {
+            let (_, bytes) = chunk?;
+            let records = Chunk::decode(&bytes[..]).map(|chunk| chunk.records).unwrap_or_default();
+            let of_queue = records.into_iter().filter(|record| record.queue == queue.0);
+            // Sequence 0 concerns every message of the queue: a purge, a deletion.
+            let of_message = of_queue.filter(|record| record.sequence == sequence || record.sequence == 0);
+            life.extend(of_message.filter_map(|record| record.event));
+        }
+        Ok(life)
+    }
+
+    fn write(&self, entries: &Receiver<Noted>, bytes_max: u64) {
+        while let Ok(first) = entries.recv() {
+            let partition = first.partition;
+            let mut chunks = std::collections::BTreeMap::from([(partition, records_of(first))]);
+            let mut events = 0;
+            while events < CHUNK_EVENTS_MAX {
+                let Ok(next) = entries.try_recv() else { break };
+                events += next.events.len();
+                chunks.entry(next.partition).or_default().extend(records_of(next));
+            }
+            if let Err(error) = self.keep(chunks, bytes_max) {
+                tracing::warn!(%error, "the history of messages cannot be written");
+            }
+        }
+    }
+
+    fn keep(
+        &self,
+        chunks: std::collections::BTreeMap<PartitionId, Vec<Record>>,
+        bytes_max: u64,
+    ) -> Result<(), sled::Error> {
+        for (partition, records) in chunks {
+            let mut key = partition.0.to_be_bytes().to_vec();
+            key.extend(self.tree.generate_id()?.to_be_bytes());
+            self.tree.insert(key, Chunk { records }.encode_to_vec())?;
+            while self.tree.size_on_disk()? > bytes_max {
+                let oldest = self.tree.scan_prefix(partition.0.to_be_bytes()).keys().next();
+                let Some(oldest) = oldest.transpose()? else { break };
+                self.tree.remove(oldest)?;
+                if self.tree.len() < 2 {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn open_or_wipe(path: &Path) -> Result<sled::Db, sled::Error> {
+    let open = || sled::Config::new().path(path).cache_capacity(8 * 1024 * 1024).open();
+    open().or_else(|error| {
+        tracing::warn!(%error, path = %path.display(), "the history of messages is damaged and starts anew");
+        std::fs::remove_dir_all(path).map_err(sled::Error::from)?;
+        open()
+    })
+}
+
+fn records_of(noted: Noted) -> Vec<Record> {
+    let log_index = noted.log_index;
+    noted.events.into_iter().map(|event| record_of(log_index, &event)).collect()
+}
+
+fn record_of(log_index: u64, event: &Event) -> Record {
+    let (name, detail, grant) = describe(&event.kind);
+    let life = LifeEvent {
+        log_time_ms: event.log_time_ms,
+        wall_ms: event.wall_time_ms,
+        log_index,
+        event: name.to_owned(),
+        detail,
+        fencing_token: grant,
+    };
+    Record { queue: event.queue.0, sequence: event.sequence, event: Some(life) }
+}
+
+fn describe(kind: &EventKind) -> (&'static str, String, u64) {
+    match kind {
+        EventKind::Sent => ("sent", String::new(), 0),
+        EventKind::Duplicate => ("duplicate", "a send with the same deduplication id was recognised".to_owned(), 0),
+        EventKind::Arrived => ("arrived", "from another queue".to_owned(), 0),
+        EventKind::Granted { grant, receive_count, lease_ms, consumer } => {
+            let consumer = String::from_utf8_lossy(consumer);
+            ("granted", format!("receive {receive_count}, to {consumer:?}, for {lease_ms} ms"), *grant)
+        }
+        EventKind::Acked { grant } => ("acked", String::new(), *grant),
+        EventKind::Extended { grant, lease_ms } => ("extended", format!("to {lease_ms} ms from then"), *grant),
+        EventKind::Released { grant, delay_ms } => ("released", format!("ready after {delay_ms} ms"), *grant),
+        EventKind::Expired { grant } => ("expired", "the lease ended without an ack".to_owned(), *grant),
+        EventKind::Dead { number, target } => ("dead", format!("outbox number {number}, for queue {}", target.0), 0),
+        EventKind::Redriven { number, target } => ("redriven", format!("outbox number {number}, to queue {}", target.0), 0),
+        EventKind::Transferred { target, .. } => ("transferred", format!("arrived in queue {}", target.0), 0),
+        EventKind::Returned { .. } => ("returned", "its target queue exists no more".to_owned(), 0),
+        EventKind::Dropped => ("dropped", "its retention or its time to live ended".to_owned(), 0),
+        EventKind::Purged => ("purged", String::new(), 0),
+        EventKind::Deleted => ("deleted", "with its queue".to_owned(), 0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(sequence: u64, kind: EventKind) -> Event {
+        Event { log_time_ms: 5, wall_time_ms: 7, queue: QueueId(1), sequence, kind }
+    }
+
+    #[tokio::test]
+    async fn a_life_is_told_in_order_and_survives_reopening() {
+        let dir = tempfile::tempdir().unwrap();
+        let partition = PartitionId(3);
+        let (store, writer) = HistoryStore::open(dir.path(), Detail::All, 1 << 30).unwrap();
+        writer.append(partition, 10, vec![event(1, EventKind::Sent), event(2, EventKind::Sent)]);
+        writer.append(partition, 11, vec![event(1, EventKind::Acked { grant: 9 })]);
+        drop(writer);
+        let told = loop {
+            let life = store.life_of(partition, QueueId(1), 1).await.unwrap();
+            if life.len() == 2 {
+                break life;
+            }
+            tokio::task::yield_now().await;
+        };
+        assert_eq!(told.iter().map(|event| event.event.as_str()).collect::<Vec<_>>(), ["sent", "acked"]);
+        assert_eq!(told[1].fencing_token, 9);
+        assert!(store.life_of(partition, QueueId(2), 1).await.unwrap().is_empty());
+    }
+
+    #[test]
+    fn the_usual_life_is_not_unusual() {
+        let granted = |receive_count| EventKind::Granted { grant: 1, receive_count, lease_ms: 1, consumer: [].into() };
+        assert!(!is_unusual(&event(1, EventKind::Sent)));
+        assert!(!is_unusual(&event(1, granted(1))));
+        assert!(is_unusual(&event(1, granted(2))));
+        assert!(is_unusual(&event(1, EventKind::Expired { grant: 1 })));
+    }
+}

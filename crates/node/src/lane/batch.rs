@@ -1,0 +1,45 @@
+//! Turns a queue of frames into a stream of batches: whatever is waiting goes out together, nothing waits for more to come.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use futures::Stream;
+use leasehold_proto::peer::{Frame, FrameBatch};
+use tokio::sync::mpsc;
+
+use crate::limits::{FRAME_BATCH_BYTES_MAX, FRAME_BATCH_FRAMES_MAX};
+
+/// Batches of the frames that come out of a channel; ends with the channel.
+pub struct Batches {
+    frames: mpsc::UnboundedReceiver<Frame>,
+}
+
+impl Batches {
+    pub fn new(frames: mpsc::UnboundedReceiver<Frame>) -> Self {
+        Self { frames }
+    }
+}
+
+impl Stream for Batches {
+    type Item = FrameBatch;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<FrameBatch>> {
+        let first = match self.frames.poll_recv(context) {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(None) => return Poll::Ready(None),
+            Poll::Ready(Some(frame)) => frame,
+        };
+        let mut bytes = first.body.len();
+        let mut frames = vec![first];
+        while frames.len() < FRAME_BATCH_FRAMES_MAX && bytes < FRAME_BATCH_BYTES_MAX {
+            match self.frames.try_recv() {
+                Ok(frame) => {
+                    bytes += frame.body.len();
+                    frames.push(frame);
+                }
+                Err(_) => break,
+            }
+        }
+        Poll::Ready(Some(FrameBatch { frames }))
+    }
+}

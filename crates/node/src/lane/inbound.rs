@@ -1,0 +1,92 @@
+//! The serving side of lanes: reads the frames of a peer and hands each to the [`Dispatch`].
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::{Stream, StreamExt};
+use leasehold_proto::peer::{Failure, Frame, FrameBatch, FrameKind};
+use prost::Message as _;
+use tokio::sync::mpsc;
+use tonic::{Status, Streaming};
+
+use super::batch::Batches;
+
+/// Where the answers of one inbound lane go. Cheap to clone; answers may come in any order.
+#[derive(Clone)]
+pub struct Answers {
+    frames: mpsc::UnboundedSender<Frame>,
+}
+
+impl Answers {
+    /// Answers a call. A peer that has hung up hears nothing; it counts the call as lost.
+    pub fn done(&self, call: u64, body: Bytes) {
+        let _ = self.frames.send(Frame { call, kind: FrameKind::Answer as i32, body, ..Frame::default() });
+    }
+
+    /// Answers a call with a failure.
+    pub fn failed(&self, call: u64, failure: &Failure) {
+        let body = Bytes::from(failure.encode_to_vec());
+        let _ = self.frames.send(Frame { call, kind: FrameKind::Failure as i32, body, ..Frame::default() });
+    }
+
+    /// Completes when the peer has hung up.
+    pub async fn closed(&self) {
+        self.frames.closed().await;
+    }
+}
+
+/// What serves the frames of peers. One value per lane, so it may keep what belongs to the connection.
+pub trait Dispatch: Send + 'static {
+    /// Serves one frame without waiting: long work goes to a task of its own.
+    fn dispatch(&mut self, frame: Frame, kind: FrameKind, answers: &Answers);
+}
+
+/// Serves lanes; `factory` makes the dispatch of each.
+pub struct LaneServer<F> {
+    factory: Arc<F>,
+}
+
+impl<F, D> LaneServer<F>
+where
+    F: Fn() -> D + Send + Sync + 'static,
+    D: Dispatch,
+{
+    pub fn new(factory: F) -> Self {
+        Self { factory: Arc::new(factory) }
+    }
+
+    /// Starts serving one lane; the stream carries the answers.
+    pub fn serve(
+        &self,
+        mut frames: Streaming<FrameBatch>,
+    ) -> Pin<Box<dyn Stream<Item = Result<FrameBatch, Status>> + Send>> {
+        let (sender, queue) = mpsc::unbounded_channel();
+        let answers = Answers { frames: sender };
+        let mut dispatch = (self.factory)();
+        tokio::spawn(async move {
+            loop {
+                let batch = tokio::select! {
+                    batch = frames.message() => batch,
+                    () = answers.closed() => break,
+                };
+                let Ok(Some(batch)) = batch else { break };
+                for frame in batch.frames {
+                    serve_frame(&mut dispatch, frame, &answers);
+                }
+            }
+        });
+        Box::pin(Batches::new(queue).map(Ok))
+    }
+}
+
+fn serve_frame<D: Dispatch>(dispatch: &mut D, frame: Frame, answers: &Answers) {
+    match FrameKind::try_from(frame.kind) {
+        Ok(FrameKind::Liveness) => answers.done(frame.call, Bytes::new()),
+        Ok(kind) => dispatch.dispatch(frame, kind, answers),
+        Err(_) => {
+            let detail = format!("this node does not know frames of kind {}; is it older than its peer?", frame.kind);
+            answers.failed(frame.call, &Failure { detail, ..Failure::default() });
+        }
+    }
+}

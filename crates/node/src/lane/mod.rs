@@ -1,0 +1,102 @@
+//! Lanes: what carries everything between two nodes.
+//!
+//! ```text
+//!   replicas, router ──call──▶ Link ──frames, batched──▶ peer's inbound ──▶ Dispatch
+//!                    ◀─answer─      ◀─────────────────
+//! ```
+//!
+//! A node keeps two links to each peer, `control` (votes, liveness, the catalogue) and `bulk` (log entries and commands), so that
+//! a vote never waits behind a megabyte of messages. All groups share them. A link that breaks fails every call in flight at
+//! once with [`CallFailure::Lost`]; when the peer does not come back at the first attempt, or says nothing for the liveness
+//! timeout, a [`PeerEvent::Down`] tells the replicas to elect without waiting for a Raft timeout.
+
+mod batch;
+mod inbound;
+mod outbound;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use leasehold_catalogue::NodeId;
+use leasehold_proto::peer::Failure;
+use tokio::sync::mpsc;
+
+pub use inbound::{Answers, Dispatch, LaneServer};
+pub use outbound::{Link, PendingAnswer, open_channel};
+
+/// Why a call to a peer has no answer.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum CallFailure {
+    /// It was never sent: nothing happened.
+    #[error("node {0} cannot be reached")]
+    Unreachable(NodeId),
+    /// It was sent and the link broke: it may or may not have happened.
+    #[error("the link to node {0} broke before the answer came")]
+    Lost(NodeId),
+    /// The peer answered that it did not do it, or does not know.
+    #[error("the peer refused: {}", .0.detail)]
+    Refused(Failure),
+}
+
+/// What the links notice about a peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PeerEvent {
+    /// Its process is gone or it has been silent for the liveness timeout.
+    Down(NodeId),
+    /// It answers again.
+    Up(NodeId),
+}
+
+/// The links of this node to one peer.
+pub struct Peer {
+    pub control: Link,
+    pub bulk: Link,
+}
+
+/// The links of this node to all its peers.
+pub struct Lanes {
+    liveness_timeout: Duration,
+    events: mpsc::UnboundedSender<PeerEvent>,
+    peers: Mutex<BTreeMap<NodeId, Arc<Peer>>>,
+}
+
+impl Lanes {
+    /// `events` hears of peers that go down or come back.
+    pub fn new(liveness_timeout: Duration, events: mpsc::UnboundedSender<PeerEvent>) -> Self {
+        Self { liveness_timeout, events, peers: Mutex::new(BTreeMap::new()) }
+    }
+
+    /// The links to a node, opened at the first use. `address` is host:port; a changed one takes effect at the next connection.
+    pub fn peer(&self, node: NodeId, address: &str) -> Arc<Peer> {
+        let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(peer) = peers.get(&node) {
+            if !address.is_empty() {
+                peer.control.set_address(address);
+                peer.bulk.set_address(address);
+            }
+            return peer.clone();
+        }
+        let peer = Arc::new(Peer {
+            control: Link::open_control(node, address, self.liveness_timeout, self.events.clone()),
+            bulk: Link::open_bulk(node, address),
+        });
+        peers.insert(node, peer.clone());
+        peer
+    }
+
+    /// The links to a node that was met before.
+    pub fn known(&self, node: NodeId) -> Option<Arc<Peer>> {
+        self.peers.lock().unwrap_or_else(PoisonError::into_inner).get(&node).cloned()
+    }
+
+    /// Whether the node answered within the liveness timeout.
+    pub fn is_reachable(&self, node: NodeId) -> bool {
+        self.known(node).is_some_and(|peer| peer.control.is_connected())
+    }
+
+    /// Closes the links to nodes that left the cluster.
+    pub fn retain(&self, keep: impl Fn(NodeId) -> bool) {
+        self.peers.lock().unwrap_or_else(PoisonError::into_inner).retain(|node, _| keep(*node));
+    }
+}

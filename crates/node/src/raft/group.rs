@@ -1,0 +1,357 @@
+//! One Raft group's replica on this node, in our own words.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::Stream;
+use leasehold_catalogue::NodeId;
+use leasehold_raft_log::Log;
+use openraft::async_runtime::WatchReceiver as _;
+use openraft::errors::{ClientWriteError, Fatal, ForwardReason, ForwardToLeader, InitializeError, RaftError};
+use openraft::impls::ProgressResponder;
+use openraft::raft::{
+    AppendEntriesRequest, ClientWriteResult, StreamAppendResult, TransferLeaderRequest, TransferLeaderResponse,
+    VoteRequest, VoteResponse,
+};
+use openraft::type_config::alias::{CommittedLeaderIdOf, OneshotReceiverOf};
+use openraft::{ChangeMembers, Config, Raft, ReadPolicy, ServerState, SnapshotPolicy};
+use tokio::sync::watch;
+
+use super::machine::Adapter;
+use super::{Applied, GroupId, Image, Machine, Network, Payload, ReplicaNode, SnapshotMeta, TypeConfig, Vote};
+
+/// What a replica is at this moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Role {
+    /// It leads, under this term.
+    Leader { term: u64 },
+    /// Another replica leads, if any is known.
+    Follower { leader: Option<ReplicaNode> },
+    /// The group has halted on this node: a failed log, a damaged file, an entry from a newer version.
+    Stopped,
+}
+
+/// Why a proposal has no outcome.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ProposeError {
+    /// It was not appended: nothing happened.
+    #[error("the replica does not lead")]
+    NotAppended,
+    /// It was appended, and leadership was lost before it was known to be committed.
+    #[error("leadership was lost before the entry was known to be committed")]
+    Unknown,
+    /// The group has halted on this node.
+    #[error("the group has stopped: {0}")]
+    Stopped(String),
+}
+
+/// How a group is started.
+#[derive(Debug, Clone)]
+pub struct GroupOptions {
+    pub id: GroupId,
+    /// This replica's Raft id; never used before by another one.
+    pub replica: u64,
+    pub heartbeat_ms: u64,
+    pub election_ms_min: u64,
+    pub election_ms_max: u64,
+}
+
+/// A replica of one group. Cheap to clone.
+#[derive(Clone)]
+pub struct Group {
+    id: GroupId,
+    replica: u64,
+    raft: Raft<TypeConfig, Adapter>,
+    role: watch::Receiver<Role>,
+}
+
+/// An entry on its way through the group.
+pub struct Proposal {
+    outcome: OneshotReceiverOf<TypeConfig, ClientWriteResult<TypeConfig>>,
+}
+
+impl Proposal {
+    /// Waits until the entry is committed and applied here.
+    ///
+    /// # Errors
+    /// When that did not happen, or cannot be known any more.
+    pub async fn applied(&mut self) -> Result<(u64, Applied), ProposeError> {
+        match (&mut self.outcome).await {
+            Ok(Ok(written)) => Ok((written.log_id.index, written.data)),
+            Ok(Err(ClientWriteError::ForwardToLeader(ForwardToLeader { reason, .. }))) => Err(match reason {
+                ForwardReason::LeaseExpired | ForwardReason::LeadershipTransfer => ProposeError::NotAppended,
+                ForwardReason::NotLeader => ProposeError::Unknown,
+            }),
+            Ok(Err(_)) | Err(_) => Err(ProposeError::Unknown),
+        }
+    }
+}
+
+impl Group {
+    /// Starts the replica from what the log holds.
+    ///
+    /// # Errors
+    /// When the log or the snapshot cannot be read.
+    pub async fn start(
+        options: GroupOptions,
+        machine: Arc<dyn Machine>,
+        log: Log,
+        network: Network,
+    ) -> Result<Self, String> {
+        let config = raft_config(&options).map_err(|error| error.to_string())?;
+        let adapter =
+            Adapter::open(options.id, log.clone(), machine).map_err(|error| error.to_string())?;
+        let storage = log.group::<TypeConfig>(options.id);
+        let raft = Raft::new(options.replica, Arc::new(config), network, storage, adapter)
+            .await
+            .map_err(|error| error.to_string())?;
+        let (sender, role) = watch::channel(Role::Follower { leader: None });
+        tokio::spawn(follow_role(raft.clone(), options.replica, sender));
+        Ok(Self { id: options.id, replica: options.replica, raft, role })
+    }
+
+    pub fn id(&self) -> GroupId {
+        self.id
+    }
+
+    pub fn replica(&self) -> u64 {
+        self.replica
+    }
+
+    /// Founds the group; does nothing when it was founded before.
+    ///
+    /// # Errors
+    /// When the group has stopped.
+    pub async fn initialise(&self, members: BTreeMap<u64, ReplicaNode>) -> Result<(), String> {
+        match self.raft.initialize(members).await {
+            Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    /// The replica's role, as it changes.
+    pub fn role(&self) -> watch::Receiver<Role> {
+        self.role.clone()
+    }
+
+    /// Proposes an entry under `term`: refused when the replica no longer leads in it, so stamps never get out of order.
+    /// Entries of one caller are appended in the order of its calls.
+    ///
+    /// # Errors
+    /// When the group has stopped.
+    pub async fn propose(&self, payload: Bytes, term: u64) -> Result<Proposal, ProposeError> {
+        let (responder, outcome) = ProgressResponder::complete_only();
+        let write = self.raft.write(Payload(payload)).responder(responder);
+        match write.with_leader(CommittedLeaderIdOf::<TypeConfig>::new(term)).await {
+            Ok(()) => Ok(Proposal { outcome }),
+            Err(fatal) => Err(ProposeError::Stopped(fatal.to_string())),
+        }
+    }
+
+    /// Waits until everything committed before this call, by any leader, is applied here. Only a leader can.
+    ///
+    /// # Errors
+    /// When this replica does not lead.
+    pub async fn catch_up(&self) -> Result<(), String> {
+        self.raft.ensure_linearizable(ReadPolicy::ReadIndex).await.map(drop).map_err(|error| error.to_string())
+    }
+
+    /// Asks for votes at once, because the leader's node is known to be gone. Voters grant it although they heard the leader a
+    /// moment ago; a replica whose log is too short loses.
+    pub async fn campaign(&self) {
+        let metrics = self.raft.metrics().borrow_watched().clone();
+        let last = self.raft.watch_log_progress().get().and_then(|progress| progress.last_log_id);
+        let request = TransferLeaderRequest::new(metrics.vote, self.replica, last);
+        if let Err(error) = self.raft.handle_transfer_leader(request).await {
+            tracing::warn!(group = self.id.0, %error, "cannot campaign");
+        }
+    }
+
+    /// Hands leadership to another replica.
+    pub async fn transfer(&self, to: u64) -> Result<(), String> {
+        self.raft.trigger().transfer_leader(to).await.map_err(|error| error.to_string())
+    }
+
+    /// Voters and learners, by replica id, and whether the configuration is committed and not joint.
+    pub fn members(&self) -> Members {
+        let metrics = self.raft.server_metrics().borrow_watched().clone();
+        let membership = metrics.membership_config.membership();
+        let voters = membership.voter_ids().collect::<Vec<_>>();
+        Members {
+            nodes: membership.nodes().map(|(id, node)| (*id, node.clone())).collect(),
+            is_settled: membership.get_joint_config().len() == 1
+                && metrics.membership_config == metrics.committed_membership_config,
+            voters,
+        }
+    }
+
+    /// Adds a learner and waits until it has caught up.
+    ///
+    /// # Errors
+    /// When this replica does not lead or the change is refused.
+    pub async fn add_learner(&self, replica: u64, node: ReplicaNode) -> Result<(), String> {
+        self.raft.add_learner(replica, node, true).await.map(drop).map_err(|error| error.to_string())
+    }
+
+    /// Adds a learner and does not wait for it.
+    ///
+    /// # Errors
+    /// As [`Group::add_learner`].
+    pub async fn add_follower(&self, replica: u64, node: ReplicaNode) -> Result<(), String> {
+        self.raft.add_learner(replica, node, false).await.map(drop).map_err(|error| error.to_string())
+    }
+
+    /// Makes exactly these replicas the voters; others are dropped.
+    ///
+    /// # Errors
+    /// As [`Group::add_learner`].
+    pub async fn set_voters(&self, voters: &[u64]) -> Result<(), String> {
+        let voters = voters.iter().copied().collect::<std::collections::BTreeSet<_>>();
+        self.raft
+            .change_membership(voters, false)
+            .await
+            .map(drop)
+            .map_err(|error| error.to_string())
+    }
+
+    /// Drops a replica that does not vote.
+    ///
+    /// # Errors
+    /// As [`Group::add_learner`].
+    pub async fn remove_learner(&self, replica: u64) -> Result<(), String> {
+        let change = ChangeMembers::RemoveNodes([replica].into());
+        self.raft.change_membership(change, false).await.map(drop).map_err(|error| error.to_string())
+    }
+
+    /// Index of the last entry applied here, and the replica's term.
+    pub fn progress(&self) -> (u64, u64) {
+        let metrics = self.raft.metrics().borrow_watched().clone();
+        (metrics.last_applied.map_or(0, |id| id.index), metrics.current_term)
+    }
+
+    /// Takes a snapshot in the background; the log before it can be purged afterwards.
+    pub async fn take_snapshot(&self) {
+        if let Err(error) = self.raft.trigger().snapshot().await {
+            tracing::warn!(group = self.id.0, %error, "cannot take a snapshot");
+        }
+    }
+
+    pub async fn shutdown(&self) {
+        if let Err(error) = self.raft.shutdown().await {
+            tracing::warn!(group = self.id.0, %error, "the group did not stop cleanly");
+        }
+    }
+
+    pub(super) fn stream_append<S>(
+        &self,
+        requests: S,
+    ) -> std::pin::Pin<Box<dyn Stream<Item = Result<StreamAppendResult<TypeConfig>, Fatal<TypeConfig>>> + Send>>
+    where
+        S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + 'static,
+    {
+        Box::pin(self.raft.stream_append(requests))
+    }
+
+    pub(super) async fn vote(
+        &self,
+        request: VoteRequest<TypeConfig>,
+        phase: VotePhase,
+    ) -> Result<VoteResponse<TypeConfig>, String> {
+        let answer = match phase {
+            VotePhase::Before => self.raft.pre_vote(request).await,
+            VotePhase::Real => self.raft.vote(request).await,
+        };
+        answer.map_err(|error| error.to_string())
+    }
+
+    pub(super) async fn handle_transfer(
+        &self,
+        request: TransferLeaderRequest<TypeConfig>,
+    ) -> Result<TransferLeaderResponse<TypeConfig>, String> {
+        self.raft.handle_transfer_leader(request).await.map_err(|error| error.to_string())
+    }
+
+    pub(super) async fn install_snapshot(&self, vote: Vote, meta: SnapshotMeta, image: Image) -> Result<Vote, String> {
+        let snapshot = openraft::Snapshot { meta, snapshot: image };
+        self.raft
+            .install_full_snapshot(vote, snapshot)
+            .await
+            .map(|answer| answer.vote)
+            .map_err(|error| error.to_string())
+    }
+}
+
+/// A vote for real, or a question whether it would be granted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum VotePhase {
+    Before,
+    Real,
+}
+
+/// Who belongs to a group.
+#[derive(Debug, Clone)]
+pub struct Members {
+    pub nodes: BTreeMap<u64, ReplicaNode>,
+    pub voters: Vec<u64>,
+    pub is_settled: bool,
+}
+
+impl Members {
+    /// The voters that live on other nodes than `node`, most preferred first is up to the caller.
+    pub fn voters_beyond(&self, node: NodeId) -> Vec<u64> {
+        let elsewhere = |id: &&u64| self.nodes.get(id).is_some_and(|member| member.node_id != node.0);
+        self.voters.iter().filter(elsewhere).copied().collect()
+    }
+}
+
+fn raft_config(options: &GroupOptions) -> Result<Config, openraft::ConfigError> {
+    let config = Config {
+        cluster_name: "leasehold".to_owned(),
+        heartbeat_interval: options.heartbeat_ms,
+        election_timeout_min: options.election_ms_min,
+        election_timeout_max: options.election_ms_max,
+        enable_pre_vote: Some(true),
+        quorum_loss_probe_interval: Some(options.election_ms_max * 2 + options.election_ms_max),
+        // A snapshot is taken when the log wants room, not after a number of entries.
+        snapshot_policy: SnapshotPolicy::Never,
+        max_in_snapshot_log_to_keep: 1_000,
+        purge_batch_size: 256,
+        max_payload_entries: 64,
+        install_snapshot_timeout: 60_000,
+        api_channel_size: Some(1_024),
+        notification_channel_size: Some(4_096),
+        // Leadership is proven by an election after a restart: the restored machine may be behind.
+        enable_leader_restore: Some(false),
+        backoff: "50ms 100ms 200ms 500ms".to_owned(),
+        ..Config::default()
+    };
+    config.validate()
+}
+
+async fn follow_role(raft: Raft<TypeConfig, Adapter>, replica: u64, role: watch::Sender<Role>) {
+    let mut metrics = raft.metrics();
+    loop {
+        let seen = metrics.borrow_watched().clone();
+        let now = match (&seen.running_state, seen.state) {
+            (Err(_), _) => Role::Stopped,
+            (Ok(()), ServerState::Leader) => Role::Leader { term: seen.current_term },
+            (Ok(()), _) => {
+                let members = seen.membership_config.membership();
+                let leader = seen.current_leader.filter(|leader| *leader != replica);
+                Role::Follower { leader: leader.and_then(|leader| members.get_node(&leader).cloned()) }
+            }
+        };
+        role.send_if_modified(|before| {
+            let changed = *before != now;
+            *before = now;
+            changed
+        });
+        let watched = tokio::time::timeout(Duration::from_secs(3600), metrics.changed()).await;
+        if matches!(watched, Ok(Err(_))) || role.is_closed() {
+            role.send_replace(Role::Stopped);
+            return;
+        }
+    }
+}

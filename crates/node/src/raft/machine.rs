@@ -1,0 +1,181 @@
+//! A state machine under openraft: feeds it committed entries, keeps its snapshots, and tells the log which contents it needs.
+
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::{Stream, StreamExt};
+use leasehold_raft_log::{Log, decode_snapshot_meta, encode_snapshot_meta};
+use openraft::entry::EntryPayload;
+use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
+use openraft::type_config::alias::SnapshotOf;
+
+use super::{Applied, GroupId, LogId, SnapshotMeta, StoredMembership, TypeConfig};
+
+/// What can be replicated. Reads go to the machine itself; only a group calls these.
+pub trait Machine: Send + Sync + 'static {
+    /// Executes a committed entry.
+    ///
+    /// # Errors
+    /// When this version of the node cannot execute it: the group halts, because another version may.
+    fn apply(&self, log_index: u64, payload: &Bytes) -> Result<Applied, MachineError>;
+
+    /// The whole state.
+    fn snapshot(&self) -> Vec<u8>;
+
+    /// Replaces the whole state.
+    ///
+    /// # Errors
+    /// When the bytes are not a snapshot of this machine.
+    fn restore(&self, bytes: &[u8]) -> Result<(), MachineError>;
+
+    /// The entries whose contents the state refers to, with the live bytes of each, in the order of their indexes.
+    fn live_contents(&self) -> Vec<(u64, u64)>;
+
+    /// The live ranges of one entry's payload: offset and length.
+    fn live_ranges(&self, log_index: u64) -> Vec<(u32, u32)>;
+}
+
+/// An entry or a snapshot that this node cannot execute.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct MachineError(pub String);
+
+impl From<MachineError> for io::Error {
+    fn from(error: MachineError) -> Self {
+        io::Error::new(io::ErrorKind::InvalidData, error)
+    }
+}
+
+/// A snapshot's state. Contents of messages are not in it: they stay in the log, and travel beside it to other nodes.
+#[derive(Clone)]
+pub struct Image(pub Bytes);
+
+impl std::fmt::Debug for Image {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "Image({} bytes)", self.0.len())
+    }
+}
+
+/// The machine of one group, as openraft sees it.
+pub struct Adapter {
+    group: GroupId,
+    log: Log,
+    machine: Arc<dyn Machine>,
+    applied: Option<LogId>,
+    membership: StoredMembership,
+}
+
+impl Adapter {
+    /// Brings the machine to its latest local snapshot; openraft then applies the entries after it.
+    ///
+    /// # Errors
+    /// When the snapshot cannot be read or is damaged.
+    pub fn open(group: GroupId, log: Log, machine: Arc<dyn Machine>) -> io::Result<Self> {
+        let (mut applied, mut membership) = (None, StoredMembership::default());
+        if let Some(saved) = log.load_snapshot(group).map_err(io::Error::other)? {
+            let meta = decode_snapshot_meta(&saved.meta).map_err(io::Error::other)?;
+            machine.restore(&saved.bytes)?;
+            (applied, membership) = (meta.last_log_id, meta.last_membership);
+        }
+        log.restore_live(group, &machine.live_contents());
+        Ok(Self { group, log, machine, applied, membership })
+    }
+
+    fn apply_entry(&mut self, entry: super::Entry) -> io::Result<Applied> {
+        self.applied = Some(entry.log_id);
+        match entry.payload {
+            EntryPayload::Blank => Ok(Applied::Nothing),
+            EntryPayload::Membership(membership) => {
+                self.membership = StoredMembership::new(Some(entry.log_id), membership);
+                Ok(Applied::Nothing)
+            }
+            EntryPayload::Normal(payload) => {
+                let index = entry.log_id.index;
+                let applied = self.machine.apply(index, &payload.0).inspect_err(|error| {
+                    tracing::error!(group = self.group.0, index, %error, "an entry cannot be executed: the group halts");
+                })?;
+                self.account(index, &applied);
+                Ok(applied)
+            }
+        }
+    }
+
+    /// Every replica tells its log what is live, whoever leads.
+    fn account(&self, index: u64, applied: &Applied) {
+        let Applied::Partition(applied) = applied else { return };
+        let effects = &applied.effects;
+        if effects.retained_bytes > 0 {
+            self.log.retain(self.group, index, effects.retained_bytes);
+        }
+        for (holder, bytes) in &effects.freed {
+            self.log.release(self.group, *holder, *bytes);
+        }
+    }
+}
+
+impl RaftStateMachine<TypeConfig> for Adapter {
+    type SnapshotData = Image;
+    type SnapshotBuilder = Builder;
+
+    async fn applied_state(&mut self) -> io::Result<(Option<LogId>, StoredMembership)> {
+        Ok((self.applied, self.membership.clone()))
+    }
+
+    async fn apply<S>(&mut self, mut entries: S) -> io::Result<()>
+    where
+        S: Stream<Item = io::Result<EntryResponder<TypeConfig>>> + Unpin + Send,
+    {
+        while let Some(next) = entries.next().await {
+            let (entry, responder) = next?;
+            let applied = self.apply_entry(entry)?;
+            if let Some(responder) = responder {
+                responder.send(applied);
+            }
+        }
+        Ok(())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Builder {
+        Builder {
+            group: self.group,
+            log: self.log.clone(),
+            meta: SnapshotMeta { last_log_id: self.applied, last_membership: self.membership.clone() },
+            image: Bytes::from(self.machine.snapshot()),
+        }
+    }
+
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: Image) -> io::Result<()> {
+        let record = encode_snapshot_meta(meta);
+        self.log.save_snapshot(self.group, record, snapshot.0.clone()).await.map_err(io::Error::other)?;
+        self.machine.restore(&snapshot.0)?;
+        self.log.restore_live(self.group, &self.machine.live_contents());
+        self.applied = meta.last_log_id;
+        self.membership = meta.last_membership.clone();
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> io::Result<Option<SnapshotOf<TypeConfig, Image>>> {
+        let Some(saved) = self.log.load_snapshot(self.group).map_err(io::Error::other)? else { return Ok(None) };
+        let meta = decode_snapshot_meta(&saved.meta).map_err(io::Error::other)?;
+        Ok(Some(openraft::Snapshot { meta, snapshot: Image(saved.bytes) }))
+    }
+}
+
+/// Saves a state that was taken while the machine stood still.
+pub struct Builder {
+    group: GroupId,
+    log: Log,
+    meta: SnapshotMeta,
+    image: Bytes,
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for Builder {
+    type SnapshotData = Image;
+
+    async fn build_snapshot(&mut self) -> io::Result<SnapshotOf<TypeConfig, Image>> {
+        let record = encode_snapshot_meta(&self.meta);
+        self.log.save_snapshot(self.group, record, self.image.clone()).await.map_err(io::Error::other)?;
+        Ok(openraft::Snapshot { meta: self.meta.clone(), snapshot: Image(self.image.clone()) })
+    }
+}

@@ -1,0 +1,219 @@
+//! How a group's leader or candidate reaches the other replicas: openraft's network traits over the lanes of the node.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::{Stream, StreamExt};
+use leasehold_catalogue::NodeId;
+use leasehold_proto::peer::{FrameKind, TransferAnswer};
+use openraft::base::{BoxFuture, BoxStream};
+use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
+use openraft::network::{
+    Backoff, NetBackoff, NetSnapshot, NetStreamAppend, NetTransferLeader, NetVote, RPCOption, RaftNetworkFactory,
+};
+use openraft::raft::{
+    AppendEntriesRequest, SnapshotResponse, StreamAppendResult, TransferLeaderError, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
+};
+use openraft::type_config::alias::SnapshotOf;
+use prost::Message as _;
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+use tokio::time::timeout;
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::codec::{self, CodecError};
+use super::snapshot::send_snapshot;
+use super::{GroupId, Image, ReplicaNode, TypeConfig, Vote};
+use crate::lane::{CallFailure, Lanes, PendingAnswer};
+
+/// Appends that one pipeline has sent and not yet seen answered.
+const APPENDS_IN_FLIGHT_MAX: usize = 64;
+
+type RpcError = RPCError<TypeConfig>;
+
+/// The network of one group.
+#[derive(Clone)]
+pub struct Network {
+    group: GroupId,
+    lanes: Arc<Lanes>,
+    log: leasehold_raft_log::Log,
+    pipelines: Arc<AtomicU64>,
+}
+
+impl Network {
+    pub fn new(group: GroupId, lanes: Arc<Lanes>, log: leasehold_raft_log::Log) -> Self {
+        Self { group, lanes, log, pipelines: Arc::new(AtomicU64::new(1)) }
+    }
+}
+
+impl RaftNetworkFactory<TypeConfig> for Network {
+    type Network = ReplicaLink;
+
+    async fn new_client(&mut self, target: u64, node: &ReplicaNode) -> ReplicaLink {
+        ReplicaLink { network: self.clone(), target, node: node.clone() }
+    }
+}
+
+/// The way to one replica of one group.
+pub struct ReplicaLink {
+    network: Network,
+    target: u64,
+    node: ReplicaNode,
+}
+
+/// Which of the two links to a node a message takes.
+#[derive(Clone, Copy)]
+enum Lane {
+    Control,
+    Bulk,
+}
+
+impl ReplicaLink {
+    fn send(&self, lane: Lane, kind: FrameKind, body: Bytes) -> Result<PendingAnswer, CallFailure> {
+        let peer = self.network.lanes.peer(NodeId(self.node.node_id), &self.node.address);
+        let link = match lane {
+            Lane::Control => &peer.control,
+            Lane::Bulk => &peer.bulk,
+        };
+        link.call(kind, self.network.group.0, self.target, body)
+    }
+
+    async fn ask(&self, kind: FrameKind, body: Bytes, patience: Duration) -> Result<Bytes, RpcError> {
+        let answer = self.send(Lane::Control, kind, body).map_err(unreachable)?;
+        match timeout(patience, answer.wait()).await {
+            Ok(answer) => answer.map_err(unreachable),
+            Err(elapsed) => Err(RPCError::Network(NetworkError::new(&elapsed))),
+        }
+    }
+}
+
+/// openraft backs off from a replica that is unreachable instead of trying again at once.
+fn unreachable(failure: CallFailure) -> RpcError {
+    RPCError::Unreachable(Unreachable::new(&failure))
+}
+
+fn malformed(error: CodecError) -> RpcError {
+    RPCError::Network(NetworkError::new(&error))
+}
+
+impl NetBackoff<TypeConfig> for ReplicaLink {
+    fn backoff(&self) -> Option<Backoff> {
+        None
+    }
+}
+
+/// Ends the sending half of a pipeline together with the receiving one.
+struct StopOnDrop(AbortHandle);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl NetStreamAppend<TypeConfig> for ReplicaLink {
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        _option: RPCOption,
+    ) -> BoxFuture<'s, Result<BoxStream<'s, Result<StreamAppendResult<TypeConfig>, RpcError>>, RpcError>>
+    where
+        S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 'static,
+    {
+        let link = ReplicaLink { network: self.network.clone(), target: self.target, node: self.node.clone() };
+        Box::pin(async move {
+            let (sent, answers) = mpsc::channel(APPENDS_IN_FLIGHT_MAX);
+            let pump = StopOnDrop(tokio::spawn(pump_appends(link, input, sent)).abort_handle());
+            let outcomes = ReceiverStream::new(answers).then(move |answer| {
+                let _alive = &pump;
+                read_append_answer(answer)
+            });
+            let stream: BoxStream<'s, _> = Box::pin(outcomes);
+            Ok(stream)
+        })
+    }
+}
+
+type SentAppend = Result<PendingAnswer, CallFailure>;
+
+/// Sends appends in order without waiting for their answers.
+async fn pump_appends<S>(link: ReplicaLink, mut input: S, sent: mpsc::Sender<SentAppend>)
+where
+    S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 'static,
+{
+    let pipeline = link.network.pipelines.fetch_add(1, Ordering::Relaxed);
+    while let Some(request) = input.next().await {
+        let answer = link.send(Lane::Bulk, FrameKind::Append, codec::append_request(request, pipeline));
+        let broken = answer.is_err();
+        if sent.send(answer).await.is_err() || broken {
+            return;
+        }
+    }
+}
+
+async fn read_append_answer(answer: SentAppend) -> Result<StreamAppendResult<TypeConfig>, RpcError> {
+    let body = answer.map_err(unreachable)?.wait().await.map_err(unreachable)?;
+    codec::append_answer_from(body).map_err(malformed)
+}
+
+impl NetVote<TypeConfig> for ReplicaLink {
+    async fn vote(
+        &mut self,
+        request: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RpcError> {
+        let body = self.ask(FrameKind::Vote, codec::vote_request(&request), option.hard_ttl()).await?;
+        codec::vote_answer_from(body).map_err(malformed)
+    }
+
+    async fn pre_vote(
+        &mut self,
+        request: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RpcError> {
+        let body = self.ask(FrameKind::PreVote, codec::vote_request(&request), option.hard_ttl()).await?;
+        codec::vote_answer_from(body).map_err(malformed)
+    }
+}
+
+impl NetTransferLeader<TypeConfig> for ReplicaLink {
+    async fn transfer_leader(
+        &mut self,
+        request: TransferLeaderRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<TypeConfig>, RpcError> {
+        let last = request.last_log_id().copied();
+        let body = codec::transfer_request(&request);
+        let body = self.ask(FrameKind::TransferLeader, body, option.hard_ttl()).await?;
+        let answer = TransferAnswer::decode(body).map_err(|error| malformed(error.into()))?;
+        if answer.accepted {
+            return Ok(Ok(()));
+        }
+        Ok(Err(TransferLeaderError::LogNotFlushed { expected: last, actual: None }))
+    }
+}
+
+impl NetSnapshot<TypeConfig> for ReplicaLink {
+    type SnapshotData = Image;
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: SnapshotOf<TypeConfig, Image>,
+        cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
+        _option: RPCOption,
+    ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        let network = &self.network;
+        let sending = send_snapshot(&network.log, network.group, self.target, &self.node, &vote, snapshot);
+        tokio::select! {
+            closed = cancel => Err(StreamingError::Closed(closed)),
+            answer = sending => answer.map(SnapshotResponse::new).map_err(|error| {
+                StreamingError::Unreachable(Unreachable::new(&error))
+            }),
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! A snapshot on its way to a replica that is far behind: the state, and the contents of the messages it refers to.
+
+use std::pin::pin;
+
+use bytes::{Bytes, BytesMut};
+use futures::{Stream, StreamExt};
+use leasehold_proto::peer::peer_client::PeerClient;
+use leasehold_proto::peer::{ContentRange, Contents, SnapshotAnswer, SnapshotChunk, SnapshotHead};
+use leasehold_raft_log::{Log, decode_snapshot_meta, encode_snapshot_meta};
+use openraft::type_config::alias::SnapshotOf;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
+
+use super::codec::{vote_from_peer, vote_to_peer};
+use super::serve::GroupDirectory;
+use super::{GroupId, Image, ReplicaNode, TypeConfig, Vote};
+use crate::lane::open_channel;
+use crate::limits::PEER_MESSAGE_BYTES_MAX;
+
+/// Bytes of one chunk.
+const CHUNK_BYTES: usize = 512 * 1024;
+/// Chunks that wait for the network.
+const CHUNKS_WAITING_MAX: usize = 4;
+
+/// Why a snapshot did not arrive.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotError {
+    #[error("cannot connect: {0}")]
+    Connect(#[from] tonic::transport::Error),
+    #[error("the replica refused it: {0}")]
+    Refused(#[from] Box<Status>),
+    #[error("the answer is malformed: {0}")]
+    Answer(#[from] super::codec::CodecError),
+}
+
+/// Sends a snapshot with the contents that are still live. What was settled since the snapshot was taken may be missing: the
+/// entries that settled it follow in the log.
+pub async fn send_snapshot(
+    log: &Log,
+    group: GroupId,
+    target: u64,
+    node: &ReplicaNode,
+    vote: &Vote,
+    snapshot: SnapshotOf<TypeConfig, Image>,
+) -> Result<Vote, SnapshotError> {
+    let channel = open_channel(&node.address).await?;
+    let mut client = PeerClient::new(channel).max_encoding_message_size(PEER_MESSAGE_BYTES_MAX);
+    let (sender, chunks) = mpsc::channel(CHUNKS_WAITING_MAX);
+    let head = SnapshotHead {
+        group: group.0,
+        target,
+        vote: Some(vote_to_peer(vote)),
+        meta: encode_snapshot_meta(&snapshot.meta),
+        state_bytes: snapshot.snapshot.0.len() as u64,
+        state_crc32c: crc32c::crc32c(&snapshot.snapshot.0),
+    };
+    let through = snapshot.meta.last_log_id.map_or(0, |id| id.index);
+    let log = log.clone();
+    let reader = tokio::task::spawn_blocking(move || {
+        // The receiver goes away when the call fails; then there is nothing left to do.
+        let _ = read_chunks(&log, group, through, head, &snapshot.snapshot.0, &sender);
+    });
+    let answer = client.install_snapshot(ReceiverStream::new(chunks)).await.map_err(Box::new)?;
+    reader.abort();
+    Ok(vote_from_peer(answer.into_inner().vote)?)
+}
+
+type Closed = mpsc::error::SendError<SnapshotChunk>;
+
+fn read_chunks(
+    log: &Log,
+    group: GroupId,
+    through: u64,
+    head: SnapshotHead,
+    state: &Bytes,
+    chunks: &mpsc::Sender<SnapshotChunk>,
+) -> Result<(), Closed> {
+    chunks.blocking_send(SnapshotChunk { head: Some(head), ..SnapshotChunk::default() })?;
+    for start in (0..state.len()).step_by(CHUNK_BYTES) {
+        let part = state.slice(start..state.len().min(start + CHUNK_BYTES));
+        chunks.blocking_send(SnapshotChunk { state: part, ..SnapshotChunk::default() })?;
+    }
+    let mut waiting = Vec::new();
+    let mut bytes = 0;
+    for (log_index, ranges) in log.live_contents(group, through) {
+        let read = |(offset, len): (u32, u32)| {
+            let found = log.read_content(group, log_index, offset, len).ok()?;
+            Some(ContentRange { offset, bytes: found })
+        };
+        let ranges = ranges.into_iter().filter_map(read).collect::<Vec<_>>();
+        bytes += ranges.iter().map(|range| range.bytes.len()).sum::<usize>();
+        waiting.push(Contents { log_index, ranges });
+        if bytes >= CHUNK_BYTES {
+            let contents = std::mem::take(&mut waiting);
+            chunks.blocking_send(SnapshotChunk { contents, ..SnapshotChunk::default() })?;
+            bytes = 0;
+        }
+    }
+    chunks.blocking_send(SnapshotChunk { contents: waiting, ..SnapshotChunk::default() })
+}
+
+/// Takes a snapshot from a leader: contents go to the log as they come, the state is installed at the end.
+///
+/// # Errors
+/// When the stream breaks, is malformed, or the replica is not here: nothing of it is installed then.
+pub async fn receive_snapshot<D: GroupDirectory>(
+    directory: &D,
+    log: &Log,
+    chunks: impl Stream<Item = Result<SnapshotChunk, Status>>,
+) -> Result<SnapshotAnswer, Status> {
+    let mut chunks = pin!(chunks);
+    let first = chunks.next().await.ok_or_else(|| Status::invalid_argument("an empty snapshot"))??;
+    let head = first.head.ok_or_else(|| Status::invalid_argument("a snapshot without its head"))?;
+    let group_id = GroupId(head.group);
+    let group = directory
+        .find(group_id, head.target)
+        .ok_or_else(|| Status::not_found(format!("group {} has no replica {} here", head.group, head.target)))?;
+    let mut state = BytesMut::new();
+    while let Some(chunk) = chunks.next().await {
+        let chunk = chunk?;
+        state.extend_from_slice(&chunk.state);
+        if !chunk.contents.is_empty() {
+            let contents = chunk.contents.into_iter().map(|contents| {
+                let ranges = contents.ranges.into_iter().map(|range| (range.offset, range.bytes)).collect();
+                (contents.log_index, ranges)
+            });
+            let stored = log.put_contents(group_id, contents.collect()).await;
+            stored.map_err(|error| Status::internal(error.to_string()))?;
+        }
+    }
+    let state = state.freeze();
+    if state.len() as u64 != head.state_bytes || crc32c::crc32c(&state) != head.state_crc32c {
+        return Err(Status::data_loss("the snapshot was damaged on its way"));
+    }
+    let malformed = |error: String| Status::invalid_argument(error);
+    let vote = vote_from_peer(head.vote).map_err(|error| malformed(error.to_string()))?;
+    let meta = decode_snapshot_meta(&head.meta).map_err(|error| malformed(error.to_string()))?;
+    let vote = group.install_snapshot(vote, meta, Image(state)).await.map_err(Status::internal)?;
+    Ok(SnapshotAnswer { vote: Some(vote_to_peer(&vote)) })
+}

@@ -1,0 +1,457 @@
+//! What a partition's leader does: batches requests into entries, stamps them, answers, wakes waiters, and ends leases.
+//!
+//! ```text
+//!  requests ─▶ batch ─▶ propose (at most a few entries in flight) ─▶ applied ─▶ answer each, wake waiters
+//!                ▲                                                      │
+//!                └──── expiry, marks ◀──── timers from next_deadline() ◀┘
+//! ```
+//!
+//! One task owns all of it, for one leadership: when the term ends, everything here is dropped and everybody is told. Invariant:
+//! nothing in here is needed for correctness after a crash; the state machine knows every lease.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use leasehold_partition::{
+    BatchBuilder, Command, Deadline, Delivery, Effects, QueueId, Receipt, Reply, Request as PartitionRequest,
+};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep_until};
+
+use super::grace::Grace;
+use super::log_clock::{LogClock, wall_ms};
+use super::request::{CommandCall, Granted, Receive, ReplySender, Request};
+use super::waiters::Waiters;
+use super::Shared;
+use crate::failure::Failure;
+use crate::limits::{
+    ENTRIES_IN_FLIGHT_MAX, ENTRY_BYTES_MAX, ENTRY_COMMANDS_MAX, EXPIRE_ITEMS_MAX, INHERITED_GRACE_MS, MARK_INTERVAL_MS,
+};
+use crate::raft::{Applied, ProposeError, Proposal, Role};
+use leasehold_proto::v1::Reason;
+
+/// How long something may wait that is never urgent: forgetting remembered ids.
+const WINDOW_PATIENCE_MS: u64 = 5_000;
+/// Pause between two entries that only sweep garbage.
+const SWEEP_PAUSE_MS: u64 = 10;
+
+/// Who waits for the reply of one command of an entry.
+enum Pending {
+    Command(ReplySender<Reply>),
+    /// A command whose answer promises leases of these durations.
+    Promise(ReplySender<Reply>, Vec<u32>),
+    Receive(Box<Receive>),
+    Expire,
+    /// The leader's own: configures, marks, releases of undeliverable grants.
+    Own,
+}
+
+/// An entry that is being put together.
+struct Batch {
+    builder: BatchBuilder,
+    stamp_ms: u64,
+    pending: Vec<Pending>,
+}
+
+/// An entry on its way.
+struct InFlight {
+    proposal: Proposal,
+    stamp_ms: u64,
+    pending: Vec<Pending>,
+}
+
+/// One leadership of one partition.
+pub struct Leadership {
+    shared: Arc<Shared>,
+    term: u64,
+    clock: LogClock,
+    grace: Grace,
+    batch: Option<Batch>,
+    in_flight: VecDeque<InFlight>,
+    waiters: Waiters,
+    /// The catalogue revision under which each queue's shard is known to be configured.
+    configured: HashMap<QueueId, u64>,
+    deadline: Deadline,
+    is_expiring: bool,
+    stamped_at: Instant,
+}
+
+impl Leadership {
+    /// Takes office: waits until everything earlier leaders committed is applied, and starts the clock from there.
+    ///
+    /// # Errors
+    /// When leadership was lost meanwhile.
+    pub async fn start(shared: Arc<Shared>, term: u64) -> Result<Self, String> {
+        shared.group.catch_up().await?;
+        let now = Instant::now();
+        let (log_time_ms, deadline, has_leases) = {
+            let state = shared.machine.read();
+            let deadline = state.next_deadline().unwrap_or_default();
+            (state.log_time_ms(), deadline, deadline.lease_log_ms.is_some())
+        };
+        let longest = u64::from(leasehold_partition::limits::LEASE_MS_MAX);
+        let grace = Grace::inherit(if has_leases { log_time_ms + longest } else { 0 });
+        tracing::info!(partition = shared.id.0, term, log_time_ms, "leads");
+        Ok(Self {
+            shared,
+            term,
+            clock: LogClock::start(log_time_ms, now),
+            grace,
+            batch: None,
+            in_flight: VecDeque::new(),
+            waiters: Waiters::default(),
+            configured: HashMap::new(),
+            deadline,
+            is_expiring: false,
+            stamped_at: now,
+        })
+    }
+
+    /// Serves until the term ends.
+    pub async fn serve(&mut self, requests: &mut mpsc::UnboundedReceiver<Request>, role: &mut watch::Receiver<Role>) {
+        let reason = loop {
+            let timer = self.next_timer();
+            let may_propose = self.in_flight.len() < ENTRIES_IN_FLIGHT_MAX;
+            tokio::select! {
+                biased;
+                changed = role.changed() => {
+                    let now = role.borrow_and_update().clone();
+                    if changed.is_err() || now != (Role::Leader { term: self.term }) {
+                        break Failure::not_leader(None);
+                    }
+                }
+                applied = next_applied(&mut self.in_flight) => {
+                    if let Err(failure) = self.complete(applied) {
+                        break failure;
+                    }
+                }
+                request = requests.recv(), if may_propose => {
+                    let Some(request) = request else { break stopping() };
+                    self.take(request);
+                    self.take_waiting(requests);
+                }
+                () = sleep_until(timer), if may_propose => self.on_timer(),
+            }
+            if let Err(failure) = self.propose().await {
+                break failure;
+            }
+        };
+        self.resign(&reason);
+    }
+
+    /// Drains what waits, up to one entry's worth: the entries in flight are the time in which a batch gathers.
+    fn take_waiting(&mut self, requests: &mut mpsc::UnboundedReceiver<Request>) {
+        while !self.batch_is_full() {
+            match requests.try_recv() {
+                Ok(request) => self.take(request),
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn batch_is_full(&self) -> bool {
+        self.batch.as_ref().is_some_and(|batch| {
+            batch.builder.len_bytes() >= ENTRY_BYTES_MAX || batch.builder.len() >= ENTRY_COMMANDS_MAX
+        })
+    }
+
+    fn take(&mut self, request: Request) {
+        self.shared.taken(request.size_bytes());
+        match request {
+            Request::Command { call, reply } => {
+                if !reply.is_closed() {
+                    self.ensure_configured(call.queue);
+                    self.add_encoded(call, reply);
+                }
+            }
+            Request::Receive(receive) => self.take_receive(receive),
+            Request::Ready { queue, reply } => {
+                if self.shared.machine.read().has_ready(queue) {
+                    let _ = reply.send(Ok(()));
+                } else {
+                    self.waiters.park_ready(queue, reply);
+                }
+            }
+        }
+    }
+
+    fn take_receive(&mut self, receive: Receive) {
+        if receive.reply.is_closed() {
+            return;
+        }
+        // A retry must reach the state machine even when nothing is ready: the first try may have taken it all.
+        let is_named = receive.options.request.is_some() || receive.options.attempt.is_some();
+        let may_be_retry = is_named && self.shared.machine.read().shard(receive.queue).is_some();
+        if may_be_retry || self.shared.machine.read().has_ready(receive.queue) {
+            self.add_receive(receive);
+        } else if receive.wait_until.is_some_and(|end| end > Instant::now()) {
+            self.waiters.park(receive);
+        } else {
+            let _ = receive.reply.send(Ok(Granted::default()));
+        }
+    }
+
+    fn add_receive(&mut self, receive: Receive) {
+        let options = &receive.options;
+        let command = Command::Receive {
+            queue: receive.queue,
+            messages_max: options.messages_max,
+            bytes_max: options.bytes_max,
+            lease_ms: options.lease_ms,
+            attempt: options.attempt.as_deref(),
+            consumer: &options.consumer,
+        };
+        let request = PartitionRequest { id: options.request, command };
+        match self.open_batch().builder.push_request(&request) {
+            Ok(()) => self.open_batch().pending.push(Pending::Receive(Box::new(receive))),
+            Err(error) => drop(receive.reply.send(Err(invalid(&error)))),
+        }
+    }
+
+    /// The shard is created, or brought up to date, right before the first command that needs it.
+    fn ensure_configured(&mut self, queue: QueueId) {
+        let Some(wanted) = self.shared.queues.shard_of(queue, self.shared.id) else { return };
+        if self.configured.get(&queue).is_some_and(|revision| *revision >= wanted.changed) {
+            return;
+        }
+        self.configured.insert(queue, wanted.changed);
+        let known = self.shared.machine.read().shard(queue).map(|shard| shard.revision);
+        if known.is_none_or(|revision| revision < wanted.changed) {
+            self.add_own(&Command::Configure { queue, settings: wanted.settings, revision: wanted.revision });
+        }
+    }
+
+    fn add_encoded(&mut self, call: CommandCall, reply: ReplySender<Reply>) {
+        let batch = self.open_batch();
+        match batch.builder.push_encoded(&call.command) {
+            Ok(()) if call.promised_leases_ms.is_empty() => batch.pending.push(Pending::Command(reply)),
+            Ok(()) => batch.pending.push(Pending::Promise(reply, call.promised_leases_ms)),
+            Err(error) => drop(reply.send(Err(invalid(&error)))),
+        }
+    }
+
+    fn add_own(&mut self, command: &Command<'_>) {
+        self.add(command, Pending::Own);
+    }
+
+    fn add(&mut self, command: &Command<'_>, pending: Pending) {
+        let batch = self.open_batch();
+        match batch.builder.push(command) {
+            Ok(()) => batch.pending.push(pending),
+            Err(error) => tracing::error!(%error, ?command, "the leader's own command is refused"),
+        }
+    }
+
+    fn open_batch(&mut self) -> &mut Batch {
+        let clock = &mut self.clock;
+        self.batch.get_or_insert_with(|| {
+            let stamp_ms = clock.stamp(Instant::now());
+            Batch { builder: BatchBuilder::new(stamp_ms, wall_ms()), stamp_ms, pending: Vec::new() }
+        })
+    }
+
+    async fn propose(&mut self) -> Result<(), Failure> {
+        let Some(batch) = self.batch.take_if(|batch| !batch.builder.is_empty()) else { return Ok(()) };
+        self.stamped_at = Instant::now();
+        let payload = Bytes::from(batch.builder.finish());
+        match self.shared.group.propose(payload, self.term).await {
+            Ok(proposal) => {
+                self.in_flight.push_back(InFlight { proposal, stamp_ms: batch.stamp_ms, pending: batch.pending });
+                Ok(())
+            }
+            Err(error) => {
+                let failure = propose_failure(&error);
+                batch.pending.into_iter().for_each(|pending| fail(pending, &failure));
+                Err(failure)
+            }
+        }
+    }
+
+    fn complete(&mut self, applied: Result<(u64, Applied), ProposeError>) -> Result<(), Failure> {
+        let Some(entry) = self.in_flight.pop_front() else { return Ok(()) };
+        let applied = match applied {
+            Ok((_, Applied::Partition(applied))) => applied,
+            Ok((_, Applied::Nothing | Applied::Catalogue(_))) => unreachable!("a partition's entry has a partition's replies"),
+            Err(error) => {
+                let failure = propose_failure(&error);
+                entry.pending.into_iter().for_each(|pending| fail(pending, &failure));
+                return Err(failure);
+            }
+        };
+        assert_eq!(applied.replies.len(), entry.pending.len(), "one reply for each command");
+        let lag_ms = self.clock.now_ms(Instant::now()).saturating_sub(entry.stamp_ms);
+        for (pending, reply) in entry.pending.into_iter().zip(applied.replies) {
+            self.answer(pending, reply, lag_ms, entry.stamp_ms);
+        }
+        self.react(&applied.effects);
+        Ok(())
+    }
+
+    fn answer(&mut self, pending: Pending, reply: Reply, lag_ms: u64, stamp_ms: u64) {
+        match (pending, reply) {
+            (Pending::Receive(receive), Reply::Received { deliveries }) => self.deliver(*receive, deliveries, lag_ms),
+            (Pending::Receive(receive), reply) => drop(receive.reply.send(Err(receive_refused(&reply)))),
+            (Pending::Command(sender), reply) => drop(sender.send(Ok(reply))),
+            (Pending::Promise(sender, leases_ms), reply) => {
+                for lease_ms in leases_ms {
+                    self.grace.answered(stamp_ms + u64::from(lease_ms), lag_ms);
+                }
+                let _ = sender.send(Ok(reply));
+            }
+            (Pending::Expire, Reply::Expired { .. }) => self.is_expiring = false,
+            (Pending::Expire | Pending::Own, _) => {}
+        }
+    }
+
+    fn deliver(&mut self, receive: Receive, deliveries: Vec<Delivery>, lag_ms: u64) {
+        if deliveries.is_empty() {
+            if receive.wait_until.is_some_and(|end| end > Instant::now()) {
+                self.waiters.park(receive);
+            } else {
+                let _ = receive.reply.send(Ok(Granted::default()));
+            }
+            return;
+        }
+        if lag_ms > INHERITED_GRACE_MS {
+            // A new leader would not know how late this answer left: it must not promise the lease.
+            self.give_back(receive.queue, &deliveries);
+            let detail = "the grant took too long to commit and was given back";
+            let _ = receive.reply.send(Err(Failure::try_again(Reason::Busy, detail)));
+            return;
+        }
+        for delivery in &deliveries {
+            self.grace.answered(delivery.deadline_log_ms, lag_ms);
+        }
+        if let Err(Ok(granted)) = receive.reply.send(Ok(Granted { deliveries })) {
+            // The poller has hung up: the messages must not wait for its leases to end.
+            self.give_back(receive.queue, &granted.deliveries);
+        }
+    }
+
+    fn give_back(&mut self, queue: QueueId, deliveries: &[Delivery]) {
+        let items = deliveries.iter().map(|delivery| (delivery.receipt, 0)).collect::<Vec<(Receipt, u32)>>();
+        self.add_own(&Command::Release { queue, items });
+    }
+
+    fn react(&mut self, effects: &Effects) {
+        for queue in &effects.ready {
+            self.wake(*queue);
+        }
+        if !effects.outbox.is_empty() {
+            self.shared.outbox.notify_one();
+        }
+        self.deadline = self.shared.machine.read().next_deadline().unwrap_or_default();
+    }
+
+    /// Proposes grants for waiters, for as many as there is something to grant.
+    fn wake(&mut self, queue: QueueId) {
+        let Some(mut ready) = self.shared.machine.read().shard(queue).map(|shard| shard.counters.ready) else { return };
+        if ready > 0 {
+            self.waiters.tell_ready(queue);
+        }
+        while ready > 0 && !self.batch_is_full() {
+            let Some(receive) = self.waiters.pop(queue) else { return };
+            ready = ready.saturating_sub(u64::from(receive.options.messages_max));
+            self.add_receive(receive);
+        }
+    }
+
+    fn next_timer(&self) -> Instant {
+        let far = Instant::now() + Duration::from_secs(3600);
+        let log = |log_ms: u64| self.clock.instant_of(log_ms);
+        let due = [
+            self.waiters.next_end(),
+            self.expiry_due(),
+            self.is_counting().then(|| self.stamped_at + Duration::from_millis(MARK_INTERVAL_MS)),
+            self.deadline.window_log_ms.filter(|_| !self.is_expiring).map(|end| log(end + WINDOW_PATIENCE_MS)),
+        ];
+        due.into_iter().flatten().min().unwrap_or(far)
+    }
+
+    /// Whether time must be kept moving in the log: a new leader starts from the last stamp.
+    fn is_counting(&self) -> bool {
+        self.deadline.lease_log_ms.is_some() || self.deadline.delay_log_ms.is_some()
+    }
+
+    /// When the next expiry entry is worth proposing; one is in flight at a time.
+    fn expiry_due(&self) -> Option<Instant> {
+        if self.is_expiring {
+            return None;
+        }
+        let lease = self.deadline.lease_log_ms.map(|end| self.clock.instant_of(end + self.grace.slack_ms(end)));
+        let delay = self.deadline.delay_log_ms.map(|end| self.clock.instant_of(end));
+        let wall = self.deadline.wall_ms.map(|end| Instant::now() + Duration::from_millis(end.saturating_sub(wall_ms())));
+        let garbage = self.deadline.garbage.then(|| self.stamped_at + Duration::from_millis(SWEEP_PAUSE_MS));
+        [lease, delay, wall, garbage].into_iter().flatten().min()
+    }
+
+    fn on_timer(&mut self) {
+        let now = Instant::now();
+        self.waiters.end_waits(now);
+        let now_ms = self.clock.now_ms(now);
+        let windows_due = self.deadline.window_log_ms.is_some_and(|end| end + WINDOW_PATIENCE_MS <= now_ms);
+        let expiry_due = self.expiry_due().is_some_and(|due| due <= now) || (windows_due && !self.is_expiring);
+        if expiry_due {
+            let leases_as_of_ms = self.grace.leases_as_of_ms(now_ms);
+            self.is_expiring = true;
+            self.grace.ended_through(leases_as_of_ms);
+            self.add(&Command::Expire { leases_as_of_ms, items_max: EXPIRE_ITEMS_MAX }, Pending::Expire);
+        } else if self.is_counting() && self.stamped_at + Duration::from_millis(MARK_INTERVAL_MS) <= now {
+            self.add_own(&Command::Mark);
+        }
+    }
+
+    /// The term is over: whoever waits learns it, and entries in flight are of unknown outcome.
+    fn resign(&mut self, reason: &Failure) {
+        tracing::info!(partition = self.shared.id.0, term = self.term, "no longer leads");
+        self.waiters.fail_all(reason);
+        if let Some(batch) = self.batch.take() {
+            batch.pending.into_iter().for_each(|pending| fail(pending, reason));
+        }
+        let unknown = Failure::unknown(Reason::NoLeader, "leadership was lost before the outcome was known");
+        for entry in self.in_flight.drain(..) {
+            entry.pending.into_iter().for_each(|pending| fail(pending, &unknown));
+        }
+    }
+}
+
+async fn next_applied(in_flight: &mut VecDeque<InFlight>) -> Result<(u64, Applied), ProposeError> {
+    match in_flight.front_mut() {
+        Some(entry) => entry.proposal.applied().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn fail(pending: Pending, failure: &Failure) {
+    match pending {
+        Pending::Command(reply) | Pending::Promise(reply, _) => drop(reply.send(Err(failure.clone()))),
+        Pending::Receive(receive) => drop(receive.reply.send(Err(failure.clone()))),
+        Pending::Expire | Pending::Own => {}
+    }
+}
+
+fn propose_failure(error: &ProposeError) -> Failure {
+    match error {
+        ProposeError::NotAppended => Failure::not_leader(None),
+        ProposeError::Unknown => Failure::unknown(Reason::NoLeader, error.to_string()),
+        ProposeError::Stopped(_) => Failure::unknown(Reason::NodeFailed, error.to_string()),
+    }
+}
+
+fn invalid(error: &leasehold_partition::DecodeError) -> Failure {
+    Failure::not_done(Reason::InvalidArgument, error.to_string())
+}
+
+fn stopping() -> Failure {
+    Failure::try_again(Reason::Stopping, "the node is stopping")
+}
+
+fn receive_refused(reply: &Reply) -> Failure {
+    match reply {
+        Reply::OverLimit => Failure::try_again(Reason::OverLimit, "too many messages of the queue are in flight"),
+        Reply::Refused { reason } => super::refusal(*reason),
+        other => Failure::unknown(Reason::None, format!("an unexpected reply: {other:?}")),
+    }
+}

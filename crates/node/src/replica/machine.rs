@@ -1,0 +1,82 @@
+//! The partition's state machine, shared between the group that feeds it and everybody who reads it.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use leasehold_catalogue::PartitionId;
+use leasehold_partition::{History, Partition};
+
+use crate::history::HistoryWriter;
+use crate::raft::{Applied, Machine, MachineError};
+
+/// One partition's state. It is locked for single operations only, and never together with anything else.
+pub struct PartitionMachine {
+    id: PartitionId,
+    state: Mutex<Partition>,
+    /// Where the lives of messages are written down, on every replica, so that they outlive a leader.
+    history: Option<HistoryWriter>,
+    /// Bytes applied since the last snapshot, and the size of that one.
+    applied_bytes: AtomicU64,
+    snapshot_bytes: AtomicU64,
+}
+
+impl PartitionMachine {
+    pub fn new(id: PartitionId, history: Option<HistoryWriter>) -> Self {
+        Self {
+            id,
+            state: Mutex::new(Partition::new()),
+            history,
+            applied_bytes: AtomicU64::new(0),
+            snapshot_bytes: AtomicU64::new(0),
+        }
+    }
+
+    /// The state, to read. A panic inside `apply` is a bug that halts the group; what it left is not read as if whole.
+    pub fn read(&self) -> MutexGuard<'_, Partition> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether so much was applied that a snapshot would shorten a restart: `bytes_min`, or twice the last one.
+    pub fn wants_snapshot(&self, bytes_min: u64) -> bool {
+        let last = self.snapshot_bytes.load(Ordering::Relaxed);
+        self.applied_bytes.load(Ordering::Relaxed) > bytes_min.max(last.saturating_mul(2))
+    }
+}
+
+impl Machine for PartitionMachine {
+    fn apply(&self, log_index: u64, payload: &Bytes) -> Result<Applied, MachineError> {
+        self.applied_bytes.fetch_add(payload.len() as u64, Ordering::Relaxed);
+        let collect = if self.history.is_some() { History::Collect } else { History::Skip };
+        let mut state = self.state.lock().map_err(|_| MachineError("an earlier entry panicked".to_owned()))?;
+        let applied = state.apply(log_index, payload, collect);
+        drop(state);
+        let mut applied = applied.map_err(|error| MachineError(error.to_string()))?;
+        if let Some(history) = &self.history {
+            history.append(self.id, log_index, std::mem::take(&mut applied.effects.history));
+        }
+        Ok(Applied::Partition(Box::new(applied)))
+    }
+
+    fn snapshot(&self) -> Vec<u8> {
+        let bytes = self.read().snapshot();
+        self.applied_bytes.store(0, Ordering::Relaxed);
+        self.snapshot_bytes.store(bytes.len() as u64, Ordering::Relaxed);
+        bytes
+    }
+
+    fn restore(&self, bytes: &[u8]) -> Result<(), MachineError> {
+        let restored = Partition::restore(bytes).map_err(|error| MachineError(format!("{error:?}")))?;
+        self.snapshot_bytes.store(bytes.len() as u64, Ordering::Relaxed);
+        *self.read() = restored;
+        Ok(())
+    }
+
+    fn live_contents(&self) -> Vec<(u64, u64)> {
+        self.read().live_contents().collect()
+    }
+
+    fn live_ranges(&self, log_index: u64) -> Vec<(u32, u32)> {
+        self.read().live_ranges(log_index)
+    }
+}

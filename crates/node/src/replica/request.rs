@@ -1,0 +1,75 @@
+//! What can be asked of a partition's replica.
+
+use bytes::Bytes;
+use leasehold_partition::{Delivery, QueueId, Reply, RequestId};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use crate::failure::Failure;
+
+pub type ReplySender<T> = oneshot::Sender<Result<T, Failure>>;
+
+/// A request to the leader of a partition.
+pub enum Request {
+    /// A command that becomes part of the next entry.
+    Command { call: CommandCall, reply: ReplySender<Reply> },
+    /// A grant, at once or when something becomes deliverable.
+    Receive(Receive),
+    /// Tells when a receive would deliver.
+    Ready { queue: QueueId, reply: ReplySender<()> },
+}
+
+/// A partition command on its way to the leader.
+#[derive(Debug, Clone)]
+pub struct CommandCall {
+    pub queue: QueueId,
+    /// As the partition encodes requests.
+    pub command: Bytes,
+    /// The distinct lease durations that the command's answer promises.
+    pub promised_leases_ms: Vec<u32>,
+}
+
+/// A receive, which the leader may park until there is something to grant.
+pub struct Receive {
+    pub queue: QueueId,
+    pub options: ReceiveOptions,
+    /// Until when it may wait; `None` answers at once.
+    pub wait_until: Option<Instant>,
+    pub reply: ReplySender<Granted>,
+}
+
+/// What a consumer asks for.
+#[derive(Debug, Clone)]
+pub struct ReceiveOptions {
+    pub messages_max: u32,
+    pub bytes_max: u64,
+    pub lease_ms: Option<u32>,
+    pub attempt: Option<Vec<u8>>,
+    pub consumer: Vec<u8>,
+    pub request: Option<RequestId>,
+}
+
+/// Leases that were granted; their contents are still in the log.
+#[derive(Debug, Default)]
+pub struct Granted {
+    pub deliveries: Vec<Delivery>,
+}
+
+impl Request {
+    /// Roughly what it holds in memory.
+    pub fn size_bytes(&self) -> usize {
+        match self {
+            Self::Command { call, .. } => call.command.len(),
+            Self::Receive(_) | Self::Ready { .. } => 256,
+        }
+    }
+
+    pub fn fail(self, failure: Failure) {
+        // Whoever asked may have gone.
+        match self {
+            Self::Command { reply, .. } => drop(reply.send(Err(failure))),
+            Self::Receive(receive) => drop(receive.reply.send(Err(failure))),
+            Self::Ready { reply, .. } => drop(reply.send(Err(failure))),
+        }
+    }
+}

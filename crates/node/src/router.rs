@@ -1,0 +1,301 @@
+//! Brings each request to the leader of its partition, wherever that is at this moment.
+//!
+//! ```text
+//!  service ─▶ Router ─┬─ the leader is here ──▶ Replica
+//!                     └─ elsewhere ─▶ lane ─▶ that node's inbound ─▶ its Replica
+//! ```
+//!
+//! A request that certainly did not happen is tried again until its patience ends, since a partition gets a new leader within
+//! moments. One that may have happened is given back as unknown, unless it carries a request id: then trying again is safe.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use leasehold_catalogue::{NodeId, PartitionId};
+use leasehold_partition::Reply;
+use leasehold_proto::peer::{self, FrameKind};
+use leasehold_proto::v1::{Outcome, PeekResponse, Reason, ReceiveResponse, ShardDescription, WhyResponse};
+use prost::Message;
+use tokio::time::{Instant, sleep};
+
+use crate::answers::LocalAnswers;
+use crate::cluster::ClusterView;
+use crate::failure::Failure;
+use crate::lane::Lanes;
+use crate::limits::LEADER_WAIT_MS_MAX;
+use crate::replica::{CommandCall, Replica, Request, group_of};
+
+/// Pause between two looks for a leader.
+const LOOK_AGAIN_MS: u64 = 15;
+
+/// Whether a request of unknown outcome may be sent again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Repeat {
+    /// It carries a name by which the partition recognises it, or repeating changes nothing.
+    Safe,
+    /// It would happen twice.
+    Unsafe,
+}
+
+/// The replicas of this node, and the ways to all others.
+pub struct Router {
+    here: NodeId,
+    view: Arc<ClusterView>,
+    lanes: Arc<Lanes>,
+    answers: LocalAnswers,
+    replicas: RwLock<BTreeMap<PartitionId, Arc<Replica>>>,
+    /// Leaders of partitions without a replica here, as other nodes told.
+    hints: Mutex<BTreeMap<PartitionId, NodeId>>,
+}
+
+impl Router {
+    pub fn new(here: NodeId, view: Arc<ClusterView>, lanes: Arc<Lanes>, answers: LocalAnswers) -> Self {
+        Self {
+            here,
+            view,
+            lanes,
+            answers,
+            replicas: RwLock::new(BTreeMap::new()),
+            hints: Mutex::new(BTreeMap::new()),
+        }
+    }
+
+    pub fn here(&self) -> NodeId {
+        self.here
+    }
+
+    pub fn add_replica(&self, replica: Arc<Replica>) {
+        self.replicas.write().unwrap_or_else(PoisonError::into_inner).insert(replica.id(), replica);
+    }
+
+    pub fn remove_replica(&self, partition: PartitionId) -> Option<Arc<Replica>> {
+        self.replicas.write().unwrap_or_else(PoisonError::into_inner).remove(&partition)
+    }
+
+    pub fn replica(&self, partition: PartitionId) -> Option<Arc<Replica>> {
+        self.replicas.read().unwrap_or_else(PoisonError::into_inner).get(&partition).cloned()
+    }
+
+    pub fn replicas(&self) -> Vec<Arc<Replica>> {
+        self.replicas.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    /// The node that leads a partition, as far as this one knows.
+    pub fn leader_of(&self, partition: PartitionId) -> Option<NodeId> {
+        if let Some(replica) = self.replica(partition) {
+            return replica.leader_node(self.here);
+        }
+        let hint = self.hints.lock().unwrap_or_else(PoisonError::into_inner).get(&partition).copied();
+        hint.or_else(|| self.view.nodes_of(partition).first().copied())
+    }
+
+    /// Has a command executed by the leader of a partition.
+    ///
+    /// # Errors
+    /// When no leader was found in time, the leader refused, or the outcome is unknown.
+    pub async fn command(&self, partition: PartitionId, call: CommandCall, repeat: Repeat) -> Result<Reply, Failure> {
+        let message = peer::Command {
+            queue: call.queue.0,
+            command: call.command.clone(),
+            promised_leases_ms: call.promised_leases_ms.clone(),
+        };
+        let body = LazyBody::new(move || message.encode_to_vec().into());
+        let patience = Patience::of_millis(LEADER_WAIT_MS_MAX);
+        loop {
+            let tried = match self.way_to(partition) {
+                Way::Here(replica) => replica.ask(|reply| Request::Command { call: call.clone(), reply }).await,
+                Way::Node(node) => {
+                    let answer = self.ask_node(node, FrameKind::Command, partition, body.get()).await;
+                    answer.and_then(|bytes| Reply::decode(&bytes).map_err(|error| malformed(&error)))
+                }
+                Way::Unknown => Err(Failure::not_leader(None)),
+            };
+            match tried {
+                Err(failure) if self.may_repeat(partition, &failure, repeat, &patience) => {
+                    sleep(Duration::from_millis(LOOK_AGAIN_MS)).await;
+                }
+                done => return done,
+            }
+        }
+    }
+
+    /// Asks the leader of a partition to grant leases.
+    ///
+    /// # Errors
+    /// As [`Router::command`].
+    pub async fn receive(&self, partition: PartitionId, receive: peer::Receive) -> Result<ReceiveResponse, Failure> {
+        let repeat = if receive.request.is_some() { Repeat::Safe } else { Repeat::Unsafe };
+        let local = async |replica: &Replica| self.answers.receive(replica, &receive).await;
+        self.query(partition, repeat, peer::query::Kind::Receive(receive.clone()), local).await
+    }
+
+    /// Waits until a receive would deliver, or for the time the question gives.
+    ///
+    /// # Errors
+    /// As [`Router::command`].
+    pub async fn ready(&self, partition: PartitionId, ready: peer::Ready) -> Result<(), Failure> {
+        let local = async |replica: &Replica| self.answers.ready(replica, ready).await;
+        self.query(partition, Repeat::Safe, peer::query::Kind::Ready(ready), local).await
+    }
+
+    /// # Errors
+    /// As [`Router::command`].
+    pub async fn peek(&self, partition: PartitionId, peek: peer::Peek) -> Result<PeekResponse, Failure> {
+        let local = async |replica: &Replica| self.answers.peek(replica, peek).await;
+        self.query(partition, Repeat::Safe, peer::query::Kind::Peek(peek), local).await
+    }
+
+    /// # Errors
+    /// As [`Router::command`].
+    pub async fn describe(&self, partition: PartitionId, queue: u64) -> Result<ShardDescription, Failure> {
+        let describe = peer::Describe { queue };
+        let local = async |replica: &Replica| self.answers.describe(replica, describe);
+        self.query(partition, Repeat::Safe, peer::query::Kind::Describe(describe), local).await
+    }
+
+    /// # Errors
+    /// As [`Router::command`].
+    pub async fn why(&self, partition: PartitionId, why: peer::Why) -> Result<WhyResponse, Failure> {
+        let local = async |replica: &Replica| self.answers.why(replica, why).await;
+        self.query(partition, Repeat::Safe, peer::query::Kind::Why(why), local).await
+    }
+
+    async fn query<T: Message + Default>(
+        &self,
+        partition: PartitionId,
+        repeat: Repeat,
+        kind: peer::query::Kind,
+        local: impl AsyncFn(&Replica) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let body = LazyBody::new(move || peer::Query { kind: Some(kind.clone()) }.encode_to_vec().into());
+        let patience = Patience::of_millis(LEADER_WAIT_MS_MAX);
+        loop {
+            let tried = match self.way_to(partition) {
+                Way::Here(replica) => local(&replica).await,
+                Way::Node(node) => {
+                    let answer = self.ask_node(node, FrameKind::Query, partition, body.get()).await;
+                    answer.and_then(|bytes| T::decode(bytes).map_err(|error| malformed(&error)))
+                }
+                Way::Unknown => Err(Failure::not_leader(None)),
+            };
+            match tried {
+                Err(failure) if self.may_repeat(partition, &failure, repeat, &patience) => {
+                    sleep(Duration::from_millis(LOOK_AGAIN_MS)).await;
+                }
+                done => return done,
+            }
+        }
+    }
+
+    /// Serves a question that another node asks of a replica here.
+    ///
+    /// # Errors
+    /// When the replica does not lead, and what it answers.
+    pub async fn answer_here(&self, partition: PartitionId, query: peer::Query) -> Result<Bytes, Failure> {
+        let replica = self.replica_here(partition)?;
+        self.answers.answer(&replica, query).await
+    }
+
+    /// Serves a command that another node brings to a replica here.
+    ///
+    /// # Errors
+    /// As [`Router::answer_here`].
+    pub async fn command_here(&self, partition: PartitionId, call: CommandCall) -> Result<Reply, Failure> {
+        self.replica_here(partition)?.ask(|reply| Request::Command { call, reply }).await
+    }
+
+    fn replica_here(&self, partition: PartitionId) -> Result<Arc<Replica>, Failure> {
+        self.replica(partition).ok_or_else(|| Failure::not_leader(None))
+    }
+
+    fn way_to(&self, partition: PartitionId) -> Way {
+        let leader = self.leader_of(partition);
+        match (leader, self.replica(partition)) {
+            (Some(leader), Some(replica)) if leader == self.here => Way::Here(replica),
+            (Some(leader), _) if leader != self.here => Way::Node(leader),
+            _ => Way::Unknown,
+        }
+    }
+
+    async fn ask_node(
+        &self,
+        node: NodeId,
+        kind: FrameKind,
+        partition: PartitionId,
+        body: Bytes,
+    ) -> Result<Bytes, Failure> {
+        let address = self.view.peer_address(node).unwrap_or_default();
+        let peer = self.lanes.peer(node, &address);
+        let answer = peer.bulk.call(kind, group_of(partition).0, 0, body)?;
+        Ok(answer.wait().await?)
+    }
+
+    fn may_repeat(&self, partition: PartitionId, failure: &Failure, repeat: Repeat, patience: &Patience) -> bool {
+        if failure.reason != Reason::NoLeader {
+            return false;
+        }
+        self.learn(partition, failure);
+        let is_safe = repeat == Repeat::Safe || failure.outcome == Outcome::NotDone;
+        is_safe && !patience.has_ended()
+    }
+
+    /// Remembers whom a follower named, or forgets a leader that did not answer as one.
+    fn learn(&self, partition: PartitionId, failure: &Failure) {
+        if self.replica(partition).is_some() {
+            return;
+        }
+        let mut hints = self.hints.lock().unwrap_or_else(PoisonError::into_inner);
+        let nodes = self.view.nodes_of(partition);
+        let next_of = |node: &NodeId| {
+            let position = nodes.iter().position(|other| other == node).map_or(0, |position| position + 1);
+            nodes.get(position % nodes.len().max(1)).copied()
+        };
+        let before = hints.get(&partition).or(nodes.first()).copied();
+        if let Some(next) = failure.leader.or_else(|| before.and_then(|node| next_of(&node))) {
+            hints.insert(partition, next);
+        }
+    }
+}
+
+enum Way {
+    Here(Arc<Replica>),
+    Node(NodeId),
+    Unknown,
+}
+
+/// How long to look for a leader.
+struct Patience {
+    end: Instant,
+}
+
+impl Patience {
+    fn of_millis(millis: u64) -> Self {
+        Self { end: Instant::now() + Duration::from_millis(millis) }
+    }
+
+    fn has_ended(&self) -> bool {
+        Instant::now() >= self.end
+    }
+}
+
+/// Encoded at the first use: a request whose leader is here never is.
+struct LazyBody<F> {
+    encode: F,
+    body: std::sync::OnceLock<Bytes>,
+}
+
+impl<F: Fn() -> Bytes> LazyBody<F> {
+    fn new(encode: F) -> Self {
+        Self { encode, body: std::sync::OnceLock::new() }
+    }
+
+    fn get(&self) -> Bytes {
+        self.body.get_or_init(|| (self.encode)()).clone()
+    }
+}
+
+fn malformed(error: &dyn std::fmt::Display) -> Failure {
+    Failure::unknown(Reason::None, format!("a peer's answer is malformed: {error}"))
+}

@@ -1,0 +1,192 @@
+//! Gauges by queue, bounded: a node may hold a million queues, a scrape may not.
+//!
+//! The `QUEUE_SERIES_MAX` busiest queues of a node have series of their own, the rest are summed as `queue="_other"`. They do
+//! not go through the recorder, because it keeps every series that it has ever seen; what is published here replaces what the
+//! node published before.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+use std::fmt::Write as _;
+use std::sync::{Mutex, PoisonError};
+
+use super::names::{NODE, QUEUE};
+
+/// Queues of a node with series of their own.
+pub const QUEUE_SERIES_MAX: usize = 200;
+/// The name under which the rest are summed. A queue that is really named so is part of the rest.
+pub const OTHER: &str = "_other";
+
+/// What a node knows of one queue: the sum over the shards that it leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct QueueSample<'a> {
+    /// Messages sent, received and settled since the last publication: what makes a queue busy. Must stay the first field.
+    pub activity: u64,
+    pub ready: u64,
+    pub leased: u64,
+    pub delayed: u64,
+    /// Zero when it holds no message.
+    pub oldest_age_ms: u64,
+    pub queue: &'a str,
+}
+
+/// What is shown of a queue.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Gauges {
+    ready: u64,
+    leased: u64,
+    delayed: u64,
+    oldest_age_ms: u64,
+}
+
+impl Gauges {
+    /// Counts add up; of ages the oldest is the age of all.
+    fn add(&mut self, sample: &QueueSample<'_>) {
+        self.ready += sample.ready;
+        self.leased += sample.leased;
+        self.delayed += sample.delayed;
+        self.oldest_age_ms = self.oldest_age_ms.max(sample.oldest_age_ms);
+    }
+}
+
+struct Family {
+    name: &'static str,
+    description: &'static str,
+    text: fn(&Gauges) -> String,
+}
+
+const FAMILIES: [Family; 4] = [
+    Family {
+        name: "leasehold_queue_ready",
+        description: "Messages that a receive would be given now.",
+        text: |gauges| gauges.ready.to_string(),
+    },
+    Family {
+        name: "leasehold_queue_leased",
+        description: "Messages leased to consumers.",
+        text: |gauges| gauges.leased.to_string(),
+    },
+    Family {
+        name: "leasehold_queue_delayed",
+        description: "Messages whose delay has not ended.",
+        text: |gauges| gauges.delayed.to_string(),
+    },
+    Family {
+        name: "leasehold_queue_oldest_age_seconds",
+        description: "Age of the oldest message.",
+        text: |gauges| format!("{}.{:03}", gauges.oldest_age_ms / 1000, gauges.oldest_age_ms % 1000),
+    },
+];
+
+/// The series of all nodes of the process, by node and queue.
+#[derive(Default)]
+pub(super) struct QueueSeries(Mutex<BTreeMap<String, BTreeMap<String, Gauges>>>);
+
+impl QueueSeries {
+    pub fn publish<'a>(&self, node: &str, samples: impl IntoIterator<Item = QueueSample<'a>>) {
+        let series = busiest(samples, QUEUE_SERIES_MAX);
+        let mut nodes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        nodes.insert(node.to_owned(), series);
+    }
+
+    pub fn forget(&self, node: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(node);
+    }
+
+    /// In the text format of Prometheus, in which all series of a family stand together.
+    pub fn render(&self, out: &mut String) {
+        let nodes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for family in FAMILIES {
+            let name = family.name;
+            let mut put =
+                |line: std::fmt::Arguments<'_>| out.write_fmt(line).expect("a string takes everything");
+            put(format_args!("# HELP {name} {}\n# TYPE {name} gauge\n", family.description));
+            for (node, series) in nodes.iter() {
+                let node = escape(node);
+                for (queue, gauges) in series {
+                    let (queue, value) = (escape(queue), (family.text)(gauges));
+                    put(format_args!("{name}{{{NODE}=\"{node}\",{QUEUE}=\"{queue}\"}} {value}\n"));
+                }
+            }
+        }
+    }
+}
+
+/// The busiest by name, and the rest as one. Memory is bounded by `max`, whatever the number of samples.
+fn busiest<'a>(samples: impl IntoIterator<Item = QueueSample<'a>>, max: usize) -> BTreeMap<String, Gauges> {
+    let mut kept = BinaryHeap::with_capacity(max + 1);
+    let mut other: Option<Gauges> = None;
+    for sample in samples {
+        let mut least = Some(sample);
+        if sample.queue != OTHER {
+            kept.push(Reverse(sample));
+            least = if kept.len() > max { kept.pop().map(|Reverse(least)| least) } else { None };
+        }
+        if let Some(least) = least {
+            other.get_or_insert_default().add(&least);
+        }
+    }
+    let named = kept.into_iter().map(|Reverse(sample)| {
+        let mut gauges = Gauges::default();
+        gauges.add(&sample);
+        (sample.queue.to_owned(), gauges)
+    });
+    named.chain(other.map(|gauges| (OTHER.to_owned(), gauges))).collect()
+}
+
+/// As a label's value.
+fn escape(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample(queue: &str, activity: u64) -> QueueSample<'_> {
+        QueueSample { activity, ready: 10, leased: 1, delayed: 2, oldest_age_ms: activity, queue }
+    }
+
+    #[test]
+    fn the_busiest_are_named_and_the_rest_are_summed() {
+        let samples = [sample("a", 1), sample("b", 5), sample("c", 9), sample("d", 3), sample("e", 7)];
+        let series = busiest(samples, 2);
+        assert_eq!(series.keys().collect::<Vec<_>>(), [OTHER, "c", "e"]);
+        assert_eq!(series[OTHER], Gauges { ready: 30, leased: 3, delayed: 6, oldest_age_ms: 5 });
+        assert_eq!(series["c"], Gauges { ready: 10, leased: 1, delayed: 2, oldest_age_ms: 9 });
+    }
+
+    #[test]
+    fn without_a_rest_there_is_no_series_of_it() {
+        assert_eq!(busiest([sample("a", 1), sample("b", 5)], 2).len(), 2);
+        assert!(busiest([], 2).is_empty());
+    }
+
+    #[test]
+    fn a_queue_with_the_name_of_the_rest_makes_no_second_series() {
+        let series = busiest([sample(OTHER, 100), sample("a", 1), sample("b", 2)], 1);
+        assert_eq!(series.keys().collect::<Vec<_>>(), [OTHER, "b"]);
+        assert_eq!(series[OTHER].ready, 20);
+    }
+
+    #[test]
+    fn a_publication_replaces_the_one_before_and_nodes_stand_beside_each_other() {
+        let series = QueueSeries::default();
+        series.publish("n1", [sample("old", 1)]);
+        series.publish("n1", [sample("a\"\\\n", 1500)]);
+        series.publish("n2", [sample("a", 1)]);
+        let mut text = String::new();
+        series.render(&mut text);
+        assert!(!text.contains("old"));
+        assert!(text.contains("leasehold_queue_ready{node=\"n1\",queue=\"a\\\"\\\\\\n\"} 10\n"));
+        assert!(
+            text.contains("leasehold_queue_oldest_age_seconds{node=\"n1\",queue=\"a\\\"\\\\\\n\"} 1.500\n")
+        );
+        assert!(text.contains("leasehold_queue_leased{node=\"n2\",queue=\"a\"} 1\n"));
+        assert_eq!(text.matches("# TYPE leasehold_queue_ready gauge\n").count(), 1);
+        series.forget("n1");
+        series.forget("n2");
+        text.clear();
+        series.render(&mut text);
+        assert!(!text.contains("node="));
+    }
+}
