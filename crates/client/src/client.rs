@@ -140,21 +140,23 @@ impl Client {
             Look::Fresh(leaders) => return leaders,
             Look::Due(leaders) => leaders,
         };
-        match timeout(ROUTES_TIMEOUT, self.ask_routes(queue)).await {
-            Ok(Ok(routes)) => self.inner.routes.learn(queue, &routes),
-            Ok(Err(error)) => {
+        match self.ask_routes(queue).await {
+            Ok(routes) => self.inner.routes.learn(queue, &routes),
+            Err(error) => {
                 tracing::debug!(queue, %error, "routes are unknown");
                 known
             }
-            Err(_) => known,
         }
     }
 
     async fn ask_routes(&self, queue: &str) -> Result<RoutesResponse, Error> {
         let address = self.inner.channels.pick(&[], 0);
         let mut cluster = cluster(self.inner.channels.channel(&address)?);
-        let answer = cluster.routes(RoutesRequest { queue: queue.to_owned() }).await;
-        let result = answer.map(tonic::Response::into_inner).map_err(Error::from);
+        let asked = cluster.routes(RoutesRequest { queue: queue.to_owned() });
+        let result = match timeout(ROUTES_TIMEOUT, asked).await {
+            Ok(answer) => answer.map(tonic::Response::into_inner).map_err(Error::from),
+            Err(_) => Err(Error::timed_out(format!("{address} did not answer in time"))),
+        };
         self.note_result(&address, None, result.as_ref().err());
         result
     }

@@ -66,7 +66,8 @@ impl Error {
             self.reason,
             Reason::Busy | Reason::NoLeader | Reason::Stopping | Reason::NodeFailed | Reason::TimedOut
         );
-        passes || self.retry_after.is_some() || self.origin == Origin::Transport
+        let is_open = self.outcome == Outcome::Unknown && self.reason == Reason::None;
+        passes || is_open || self.retry_after.is_some() || self.origin == Origin::Transport
     }
 
     /// Whether to ask another node, and for the routes anew.

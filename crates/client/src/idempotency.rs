@@ -18,13 +18,11 @@ use bytes::Bytes;
 use crate::Delivery;
 use crate::message::IdText;
 
-/// Names what a message asks for: the same at every delivery, also after a dead-letter queue.
+/// Names what a message asks for: the same at every delivery. A message that moved to a dead-letter queue or back is another,
+/// since fencing tokens cannot be compared between partitions.
 #[must_use]
 pub fn operation_id(delivery: &Delivery) -> String {
-    match &delivery.origin {
-        Some(origin) => format!("{}/{}", origin.queue, IdText(origin.id.unwrap_or_default())),
-        None => format!("{}/{}", delivery.queue(), IdText(delivery.id)),
-    }
+    format!("{}/{}", delivery.queue(), IdText(delivery.id))
 }
 
 /// What a store keeps of an operation.
@@ -135,7 +133,8 @@ impl<S: ConditionalStore> Once<S> {
         self.run_as(&operation_id(delivery), delivery.fencing_token, effect).await
     }
 
-    /// As [`Once::run`], for an operation that has a name of its own, such as an order number.
+    /// As [`Once::run`], for an operation that has a name of its own, such as an order number. Tokens under one key have to be
+    /// of one message or message group: those of different partitions cannot be compared.
     ///
     /// # Errors
     /// As [`Once::run`].

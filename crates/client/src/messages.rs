@@ -238,7 +238,15 @@ impl<T> Items<T> {
 
     /// Time is over: what is known of the items, or the error when no item was ever answered.
     fn end(self, error: Error) -> Result<ItemResults<T>, Error> {
-        if self.results.iter().all(Option::is_none) { Err(error) } else { Ok(self.into_results()) }
+        if self.results.iter().all(Option::is_none) {
+            return Err(error);
+        }
+        let was_unknown = self.was_unknown;
+        let ended = |result: Result<T, Error>| match result {
+            Err(error) if error.is_transient() => Err(error.after(was_unknown)),
+            final_result => final_result,
+        };
+        Ok(self.into_results().into_iter().map(ended).collect())
     }
 
     fn into_results(self) -> ItemResults<T> {

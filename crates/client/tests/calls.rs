@@ -1,0 +1,179 @@
+//! Single calls: what a retry carries, what an error says, and which node is asked.
+
+mod fake;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use fake::{Fault, Node, dead_address};
+use leasehold_client::{Client, NewMessage, Outcome, Reason, ReceiveOptions};
+
+fn batch(bodies: &[&str]) -> Vec<NewMessage> {
+    bodies.iter().map(|body| NewMessage::from(*body)).collect()
+}
+
+#[tokio::test]
+async fn a_retry_carries_the_same_request() {
+    let node = Node::start().await;
+    let no_leader = Fault::Refuse(Reason::NoLeader);
+    node.shared.fail_with([Fault::LoseAnswer, Fault::Refuse(Reason::Busy), no_leader]);
+    let sent = node.client().send("q", batch(&["a", "b"])).await.unwrap();
+    assert!(sent.iter().all(Result::is_ok));
+    let state = node.shared.state();
+    assert_eq!(state.sends.len(), 4);
+    assert!(state.sends.iter().all(|send| *send == state.sends[0]));
+    assert_eq!(state.stored, [b"a", b"b"]);
+}
+
+#[tokio::test]
+async fn answered_requests_may_be_forgotten() {
+    let node = Node::start().await;
+    let client = node.client();
+    for _ in 0..3 {
+        client.send("q", batch(&["a"])).await.unwrap();
+    }
+    let state = node.shared.state();
+    let ids: Vec<_> = state.sends.iter().filter_map(|send| send.request).collect();
+    assert!(ids.iter().all(|id| id.session == ids[0].session && id.completed_below == id.sequence));
+    assert!(ids.is_sorted_by(|before, after| before.sequence < after.sequence));
+}
+
+#[tokio::test]
+async fn items_with_a_passing_refusal_are_tried_again_with_the_others() {
+    let node = Node::start().await;
+    node.shared.fail_with([Fault::RefuseItems(Reason::NoLeader)]);
+    let sent = node.client().send("q", batch(&["a", "b", "bad"])).await.unwrap();
+    assert_eq!(sent[0].as_ref().unwrap().id.sequence, 1);
+    assert_eq!(sent[1].as_ref().unwrap().id.sequence, 2);
+    let error = sent[2].as_ref().unwrap_err();
+    assert_eq!((error.outcome, error.reason), (Outcome::NotDone, Reason::QueueFull));
+    assert_eq!(node.shared.state().stored, [b"a", b"b"]);
+}
+
+#[tokio::test]
+async fn a_lasting_refusal_is_given_back_at_once() {
+    let node = Node::start().await;
+    node.shared.fail_with([Fault::Refuse(Reason::UnknownQueue)]);
+    let error = node.client().send("q", batch(&["a"])).await.unwrap_err();
+    assert_eq!((error.outcome, error.reason), (Outcome::NotDone, Reason::UnknownQueue));
+    assert_eq!((error.detail.as_str(), error.retry_after), ("injected", None));
+    assert_eq!(node.shared.state().sends.len(), 1);
+}
+
+#[tokio::test]
+async fn the_metadata_of_a_status_is_read() {
+    let node = Node::start().await;
+    let status = fake::refusal(Reason::TimedOut, Outcome::Unknown, 70);
+    let error = leasehold_client::Error::from(status);
+    assert_eq!((error.outcome, error.reason), (Outcome::Unknown, Reason::TimedOut));
+    assert_eq!(error.retry_after, Some(Duration::from_millis(70)));
+    drop(node);
+    let error = leasehold_client::Error::from(tonic::Status::internal("proxy"));
+    assert_eq!((error.outcome, error.reason), (Outcome::Unknown, Reason::None));
+}
+
+#[tokio::test]
+async fn what_is_not_safe_to_repeat_is_repeated_only_after_a_refusal() {
+    let node = Node::start().await;
+    node.shared.fail_with([Fault::Refuse(Reason::Busy)]);
+    node.client().purge_queue("q").await.unwrap();
+    assert_eq!(node.shared.state().purges, 1);
+    node.shared.fail_with([Fault::LoseAnswer]);
+    let error = node.client().purge_queue("q").await.unwrap_err();
+    assert_eq!(error.outcome, Outcome::Unknown);
+    assert_eq!(node.shared.state().purges, 2);
+}
+
+#[tokio::test]
+async fn a_refusal_at_the_deadline_does_not_hide_that_an_attempt_was_lost() {
+    let node = Node::start().await;
+    let busy = std::iter::repeat_n(Fault::Refuse(Reason::Busy), 1_000);
+    node.shared.fail_with(std::iter::once(Fault::LoseAnswer).chain(busy));
+    let builder = Client::builder([node.address.clone()]).call_timeout(Duration::from_millis(300));
+    let error = builder.build().unwrap().send("q", batch(&["a"])).await.unwrap_err();
+    assert_eq!((error.outcome, error.reason), (Outcome::Unknown, Reason::Busy));
+    assert!(node.shared.state().sends.len() > 1);
+}
+
+#[tokio::test]
+async fn another_endpoint_answers_for_one_that_is_gone() {
+    let node = Node::start().await;
+    let client = Client::connect([dead_address().await, node.address.clone()]).unwrap();
+    client.send("q", batch(&["a"])).await.unwrap();
+    assert_eq!(client.cluster_status().await.unwrap().node, node.address);
+}
+
+#[tokio::test]
+async fn nothing_happened_when_no_node_was_ever_reached() {
+    let builder = Client::builder([dead_address().await]).call_timeout(Duration::from_millis(200));
+    let error = builder.build().unwrap().send("q", batch(&["a"])).await.unwrap_err();
+    assert_eq!(error.outcome, Outcome::NotDone);
+}
+
+#[tokio::test]
+async fn a_send_goes_to_the_leader_and_follows_it() {
+    let entry = Node::start().await;
+    let (old, new) = (Node::start().await, Node::start().await);
+    let client = entry.client();
+    entry.shared.lead_at(&[&old.address]);
+    client.send("q", batch(&["a"])).await.unwrap();
+    assert_eq!(old.shared.state().stored, [b"a"]);
+
+    entry.shared.lead_at(&[&new.address]);
+    old.shared.fail_with(std::iter::repeat_n(Fault::Refuse(Reason::NoLeader), 1_000));
+    client.send("q", batch(&["b"])).await.unwrap();
+    assert_eq!(new.shared.state().stored, [b"b"]);
+    assert!(entry.shared.state().sends.is_empty());
+}
+
+#[tokio::test]
+async fn a_leader_that_cannot_be_reached_is_passed_by() {
+    let node = Node::start().await;
+    node.shared.lead_at(&[&dead_address().await]);
+    node.client().send("q", batch(&["a"])).await.unwrap();
+    assert_eq!(node.shared.state().stored, [b"a"]);
+}
+
+#[tokio::test]
+async fn received_messages_are_read_and_settled() {
+    let node = Node::start().await;
+    node.shared.offer(&["one", "two"], Duration::from_secs(30));
+    node.shared.fail_with([Fault::Refuse(Reason::NoLeader)]);
+    let client = node.client();
+    let options = ReceiveOptions { messages_max: 10, ..Default::default() };
+    let received = client.receive("q", options).await.unwrap();
+    assert_eq!(node.shared.state().receives, 2);
+    assert_eq!((received[0].body.as_ref(), received[1].fencing_token), (b"one".as_ref(), 2));
+    assert!(received[0].lease_until > tokio::time::Instant::now());
+
+    node.shared.state().stale.insert(b"two".to_vec());
+    let receipts: Vec<_> = received.iter().map(|message| message.receipt.clone()).collect();
+    let acked = client.ack("q", &receipts).await.unwrap();
+    assert!(acked[0].is_ok());
+    assert_eq!(acked[1].as_ref().unwrap_err().reason, Reason::ReceiptStale);
+}
+
+#[tokio::test]
+async fn calls_can_be_made_from_any_task() {
+    let node = Node::start().await;
+    let client = Arc::new(node.client());
+    let calls = (0..300).map(|number| {
+        let client = Arc::clone(&client);
+        tokio::spawn(async move { client.send("q", vec![NewMessage::from(number.to_string())]).await })
+    });
+    for call in futures::future::join_all(calls).await {
+        assert!(call.unwrap().unwrap()[0].is_ok());
+    }
+    assert_eq!(node.shared.state().stored.len(), 300);
+}
+
+#[tokio::test]
+async fn an_item_refused_once_and_then_lost_is_unknown() {
+    let node = Node::start().await;
+    let refused = Fault::RefuseItems(Reason::NoLeader);
+    node.shared.fail_with(std::iter::once(refused).chain(std::iter::repeat_n(Fault::LoseAnswer, 1_000)));
+    let builder = Client::builder([node.address.clone()]).call_timeout(Duration::from_millis(300));
+    let sent = builder.build().unwrap().send("q", batch(&["a", "b"])).await.unwrap();
+    assert!(sent[0].is_ok());
+    assert_eq!(sent[1].as_ref().unwrap_err().outcome, Outcome::Unknown);
+}

@@ -1,0 +1,207 @@
+//! Consumers: credit, leases that are kept, settling over losses, and endings.
+
+mod fake;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use fake::{Fault, Node, eventually};
+use leasehold_client::{Delivery, Outcome, Reason, RetryAfter};
+
+const LONG: Duration = Duration::from_secs(30);
+const SHORT: Duration = Duration::from_millis(300);
+
+#[tokio::test]
+async fn messages_are_pulled_against_credit_and_acked() {
+    let node = Node::start().await;
+    let names: Vec<String> = (0..20).map(|number| format!("m{number}")).collect();
+    node.shared.offer(&names.iter().map(String::as_str).collect::<Vec<_>>(), LONG);
+    let mut consumer = node.client().consumer("q").credit(4).name("me").start();
+    let mut held = Vec::new();
+    for _ in 0..4 {
+        held.push(consumer.next().await.unwrap().unwrap());
+    }
+    assert_eq!(node.shared.state().pushed, 4);
+    for delivery in held {
+        assert!(delivery.lease_left() > Duration::ZERO);
+        delivery.ack().await.unwrap();
+    }
+    for _ in 4..20 {
+        consumer.next().await.unwrap().unwrap().ack().await.unwrap();
+    }
+    assert_eq!(node.shared.acked().len(), 20);
+    assert_eq!(node.shared.state().starts[0].1.consumer, "me");
+}
+
+#[tokio::test]
+async fn a_dropped_delivery_is_released() {
+    let node = Node::start().await;
+    node.shared.offer(&["dropped", "later"], LONG);
+    let mut consumer = node.client().consumer("q").start();
+    drop(consumer.next().await.unwrap().unwrap());
+    consumer.next().await.unwrap().unwrap().release(Duration::from_secs(7)).await.unwrap();
+    let dropped = (b"dropped".to_vec(), 0);
+    eventually("both are released", || node.shared.released().len() == 2).await;
+    assert_eq!(node.shared.released(), [dropped, (b"later".to_vec(), 7_000)].into());
+}
+
+#[tokio::test]
+async fn the_lease_of_a_held_message_is_extended() {
+    let node = Node::start().await;
+    node.shared.offer(&["held"], SHORT);
+    let mut consumer = node.client().consumer("q").lease(LONG).start();
+    let delivery = consumer.next().await.unwrap().unwrap();
+    eventually("it is extended", || node.shared.extensions() > 0).await;
+    eventually("the lease is long", || delivery.lease_left() > LONG / 2).await;
+    assert_eq!(node.shared.state().settles[0].extends[0].lease_ms, 30_000);
+    delivery.extend(LONG * 3).await.unwrap();
+    assert!(delivery.lease_left() > LONG * 2);
+    delivery.ack().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_message_that_waits_is_extended_too_until_the_maximum() {
+    let node = Node::start().await;
+    node.shared.offer(&["waits"], SHORT);
+    let consumer = node.client().consumer("q").start();
+    eventually("it is extended again and again", || node.shared.extensions() > 2).await;
+    drop(consumer);
+
+    let node = Node::start().await;
+    node.shared.offer(&["ends"], SHORT);
+    let mut consumer = node.client().consumer("q").keep_leases_for(Duration::ZERO).start();
+    let delivery = consumer.next().await.unwrap().unwrap();
+    delivery.lease_lost().await;
+    assert_eq!(delivery.lease_left(), Duration::ZERO);
+    assert_eq!(node.shared.extensions(), 0);
+}
+
+#[tokio::test]
+async fn a_refused_extension_says_that_the_lease_is_lost() {
+    let node = Node::start().await;
+    node.shared.state().stale.insert(b"taken".to_vec());
+    node.shared.offer(&["taken"], LONG / 30);
+    let mut consumer = node.client().consumer("q").lease(LONG).start();
+    let delivery = consumer.next().await.unwrap().unwrap();
+    delivery.lease_lost().await;
+    assert_eq!(delivery.lease_left(), Duration::ZERO);
+    let error = delivery.ack().await.unwrap_err();
+    assert_eq!((error.outcome, error.reason), (Outcome::NotDone, Reason::ReceiptStale));
+}
+
+#[tokio::test]
+async fn receipts_outlive_the_stream() {
+    let node = Node::start().await;
+    node.shared.offer(&["a", "b"], LONG);
+    let mut consumer = node.client().consumer("q").start();
+    let first = consumer.next().await.unwrap().unwrap();
+    let second = consumer.next().await.unwrap().unwrap();
+    node.shared.reset.notify_waiters();
+    first.ack().await.unwrap();
+    eventually("there is another stream", || node.shared.state().starts.len() > 1).await;
+    node.shared.fail_with([Fault::LoseAnswer]);
+    second.ack().await.unwrap();
+    assert_eq!(node.shared.acked().len(), 2);
+    let state = node.shared.state();
+    let of_second = state.settles.iter().filter(|settle| settle.acks.iter().any(|ack| ack == "b"));
+    let ids: Vec<_> = of_second.map(|settle| settle.request).collect();
+    assert_eq!(ids.len(), 2, "the lost request came again");
+    assert_eq!(ids[0], ids[1]);
+}
+
+#[tokio::test]
+async fn credit_held_is_not_given_again_on_another_stream() {
+    let node = Node::start().await;
+    node.shared.offer(&["a", "b", "c", "d", "e"], LONG);
+    let mut consumer = node.client().consumer("q").credit(3).start();
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        held.push(consumer.next().await.unwrap().unwrap());
+    }
+    node.shared.reset.notify_waiters();
+    eventually("there is another stream", || node.shared.state().starts.len() > 1).await;
+    held.pop().unwrap().ack().await.unwrap();
+    held.push(consumer.next().await.unwrap().unwrap());
+    assert_eq!(node.shared.state().pushed, 4);
+}
+
+#[tokio::test]
+async fn each_leader_is_pulled_from() {
+    let first = Node::start().await;
+    let second = Node::join(Arc::clone(&first.shared)).await;
+    first.shared.lead_at(&[&first.address, &second.address]);
+    let mut consumer = first.client().consumer("q").start();
+    eventually("both are asked", || first.shared.state().starts.len() == 2).await;
+    let starts = first.shared.state().starts.clone();
+    assert!(starts.iter().all(|(_, start)| start.local_shards_only));
+    assert_ne!(starts[0].0, starts[1].0);
+    first.shared.offer(&["a"], LONG);
+    consumer.next().await.unwrap().unwrap().ack().await.unwrap();
+
+    first.shared.lead_at(&[&second.address, &second.address]);
+    drop(first);
+    second.shared.offer(&["b"], LONG);
+    consumer.next().await.unwrap().unwrap().ack().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_leader_out_of_reach_does_not_stop_the_others() {
+    let node = Node::start().await;
+    node.shared.lead_at(&[&node.address, &fake::dead_address().await]);
+    node.shared.offer(&["a"], LONG);
+    let mut consumer = node.client().consumer("q").start();
+    consumer.next().await.unwrap().unwrap().ack().await.unwrap();
+    let any = || node.shared.state().starts.iter().any(|(_, start)| !start.local_shards_only);
+    eventually("one stream for all shards", any).await;
+    node.shared.offer(&["b"], LONG);
+    consumer.next().await.unwrap().unwrap().ack().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_waits_is_released_at_the_stop_and_what_is_held_can_be_acked() {
+    let node = Node::start().await;
+    node.shared.offer(&["held", "waits"], LONG);
+    let mut consumer = node.client().consumer("q").start();
+    let held = consumer.next().await.unwrap().unwrap();
+    eventually("both are pushed", || node.shared.state().pushed == 2).await;
+    consumer.stop();
+    assert!(consumer.next().await.unwrap().is_none());
+    let closing = tokio::spawn(consumer.close());
+    eventually("it is released", || node.shared.released().contains_key(b"waits".as_ref())).await;
+    held.ack().await.unwrap();
+    closing.await.unwrap();
+    assert_eq!(node.shared.released().len(), 1);
+}
+
+#[tokio::test]
+async fn a_queue_that_is_not_there_ends_the_consumer() {
+    let node = Node::start().await;
+    let mut consumer = node.client().consumer("unknown").start();
+    let error = consumer.next().await.unwrap_err();
+    assert_eq!(error.reason, Reason::UnknownQueue);
+    assert!(consumer.next().await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_handler_decides_what_becomes_of_a_message() {
+    let node = Node::start().await;
+    node.shared.offer(&["good", "later", "error", "panic"], LONG);
+    let consumer = node.client().consumer("q").start();
+    let stop = consumer.stop_handle();
+    let handler = |delivery: Arc<Delivery>| async move {
+        match delivery.body.as_ref() {
+            b"later" => Err(RetryAfter::new(Duration::from_secs(9), "busy")),
+            b"error" => Ok(std::str::from_utf8(&delivery.body)?.parse::<u32>().map(drop)?),
+            b"panic" => panic!("on purpose"),
+            _ => Ok(()),
+        }
+    };
+    let running = tokio::spawn(consumer.run(2, handler));
+    eventually("all are settled", || node.shared.released().len() + node.shared.acked().len() == 4).await;
+    assert_eq!(node.shared.acked(), [b"good".to_vec()].into());
+    let released = node.shared.released();
+    assert_eq!((released[b"later".as_ref()], released[b"error".as_ref()]), (9_000, 1_000));
+    assert_eq!(released[b"panic".as_ref()], 1_000);
+    stop.stop();
+    running.await.unwrap().unwrap();
+}

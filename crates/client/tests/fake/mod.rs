@@ -1,0 +1,230 @@
+//! A node in this process that forgets nothing, recognises request ids, and fails when it is told to.
+#![allow(dead_code, reason = "each test file uses a part of it")]
+#![allow(clippy::unwrap_used, reason = "it is a test")]
+
+mod services;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use leasehold_client::v1::cluster_server::ClusterServer;
+use leasehold_client::v1::messages_server::MessagesServer;
+use leasehold_client::v1::queues_server::QueuesServer;
+use leasehold_client::v1::{
+    Delivery, MessageId, Outcome, PullSettle, PullStart, Reason, RoutesResponse, SendOutcome, SendRequest,
+    SettleOutcome, ShardRoute,
+};
+use leasehold_client::{Client, MessageId as Id};
+use tokio::net::TcpListener;
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::Notify;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::Status;
+use tonic::metadata::{MetadataMap, MetadataValue};
+use tonic::transport::Server;
+
+/// What goes wrong with the next request.
+#[derive(Debug, Clone, Copy)]
+pub enum Fault {
+    /// Nothing happens, and the node says why.
+    Refuse(Reason),
+    /// It happens, but the answer is lost with the connection.
+    LoseAnswer,
+    /// Each message that is not stored yet is refused, but the first.
+    RefuseItems(Reason),
+}
+
+/// What all nodes of a cluster share.
+#[derive(Debug, Default)]
+pub struct State {
+    pub faults: VecDeque<Fault>,
+    pub sends: Vec<SendRequest>,
+    pub stored: Vec<Vec<u8>>,
+    pub answered: HashMap<(u64, u64), BTreeMap<usize, SendOutcome>>,
+    pub routes: Option<RoutesResponse>,
+    pub purges: usize,
+    pub starts: Vec<(String, PullStart)>,
+    pub credit: u64,
+    pub settles: Vec<PullSettle>,
+    pub to_push: VecDeque<Delivery>,
+    pub pushed: usize,
+    pub stale: BTreeSet<Vec<u8>>,
+    pub receives: usize,
+}
+
+#[derive(Debug, Default)]
+pub struct Shared {
+    state: Mutex<State>,
+    /// There is something to push.
+    pub push: Notify,
+    /// Ends the Pull streams.
+    pub reset: Notify,
+}
+
+impl Shared {
+    pub fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    pub fn fail_with(&self, faults: impl IntoIterator<Item = Fault>) {
+        self.state().faults.extend(faults);
+    }
+
+    /// Makes messages ready, named by their receipts.
+    pub fn offer(&self, receipts: &[&str], lease: Duration) {
+        for (sequence, receipt) in (1_u64..).zip(receipts) {
+            self.state().to_push.push_back(Delivery {
+                receipt: receipt.as_bytes().to_vec().into(),
+                id: Some(MessageId { partition: 1, sequence }),
+                body: receipt.as_bytes().to_vec().into(),
+                receive_count: 1,
+                lease_ms: u64::try_from(lease.as_millis()).unwrap(),
+                fencing_token: sequence,
+                ..Default::default()
+            });
+        }
+        self.push.notify_waiters();
+    }
+
+    pub fn lead_at(&self, addresses: &[&str]) {
+        let shard = |(partition, address): (u32, &&str)| ShardRoute {
+            partition,
+            leader_address: (*address).to_owned(),
+        };
+        let shards = (0..).zip(addresses).map(shard).collect();
+        self.state().routes = Some(RoutesResponse { shards, kind: 0 });
+    }
+
+    pub fn acked(&self) -> BTreeSet<Vec<u8>> {
+        self.state().settles.iter().flat_map(|settle| &settle.acks).map(|receipt| receipt.to_vec()).collect()
+    }
+
+    /// Receipts and delays.
+    pub fn released(&self) -> BTreeMap<Vec<u8>, u64> {
+        let state = self.state();
+        let items = state.settles.iter().flat_map(|settle| &settle.releases);
+        items.map(|item| (item.receipt.to_vec(), item.delay_ms)).collect()
+    }
+
+    pub fn extensions(&self) -> usize {
+        self.state().settles.iter().map(|settle| settle.extends.len()).sum()
+    }
+
+    fn next_fault(&self) -> Option<Fault> {
+        self.state().faults.pop_front()
+    }
+
+    /// Stores what was not stored under this request id before.
+    fn store(&self, send: &SendRequest, fault: Option<Fault>) -> Vec<SendOutcome> {
+        let mut state = self.state();
+        let request = send.request.expect("every send has a request id");
+        let mut answers = state.answered.remove(&(request.session, request.sequence)).unwrap_or_default();
+        let mut outcomes = Vec::new();
+        for (index, message) in send.messages.iter().enumerate() {
+            let refused = match fault {
+                Some(Fault::RefuseItems(reason)) if index > 0 => Some(reason),
+                _ if message.body.starts_with(b"bad") => Some(Reason::QueueFull),
+                _ => None,
+            };
+            outcomes.push(match (answers.get(&index), refused) {
+                (Some(outcome), _) => outcome.clone(),
+                (None, Some(reason)) => SendOutcome {
+                    outcome: Outcome::NotDone.into(),
+                    reason: reason.into(),
+                    ..Default::default()
+                },
+                (None, None) => {
+                    state.stored.push(message.body.to_vec());
+                    let id = Id { partition: 0, sequence: state.stored.len() as u64 };
+                    let outcome = SendOutcome { id: Some(id), ..Default::default() };
+                    answers.insert(index, outcome.clone());
+                    outcome
+                }
+            });
+        }
+        state.answered.insert((request.session, request.sequence), answers);
+        outcomes
+    }
+
+    fn settle(&self, receipt: &[u8]) -> SettleOutcome {
+        if self.state().stale.contains(receipt) {
+            return SettleOutcome {
+                outcome: Outcome::NotDone.into(),
+                reason: Reason::ReceiptStale.into(),
+                detail: "stale".to_owned(),
+            };
+        }
+        SettleOutcome::default()
+    }
+}
+
+/// A node; dies when dropped, its connections with it.
+pub struct Node {
+    pub address: String,
+    pub shared: Arc<Shared>,
+    runtime: Option<Runtime>,
+}
+
+impl Node {
+    pub async fn start() -> Self {
+        Self::join(Arc::default()).await
+    }
+
+    pub async fn join(shared: Arc<Shared>) -> Self {
+        let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let service = services::Service { address: address.clone(), shared: Arc::clone(&shared) };
+        let server = Server::builder()
+            .add_service(MessagesServer::new(service.clone()))
+            .add_service(QueuesServer::new(service.clone()))
+            .add_service(ClusterServer::new(service));
+        runtime.spawn(async move {
+            let incoming = TcpListenerStream::new(TcpListener::from_std(listener).unwrap());
+            server.serve_with_incoming(incoming).await.unwrap();
+        });
+        Self { address, shared, runtime: Some(runtime) }
+    }
+
+    pub fn client(&self) -> Client {
+        Client::connect([self.address.clone()]).unwrap()
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// An address at which nobody listens.
+pub async fn dead_address() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    listener.local_addr().unwrap().to_string()
+}
+
+/// As a node writes it.
+pub fn refusal(reason: Reason, outcome: Outcome, retry_after_ms: u64) -> Status {
+    let mut metadata = MetadataMap::new();
+    metadata.insert("leasehold-reason", MetadataValue::from_static(reason.as_str_name()));
+    metadata.insert("leasehold-outcome", MetadataValue::from_static(outcome.as_str_name()));
+    if retry_after_ms > 0 {
+        metadata.insert("leasehold-retry-after-ms", MetadataValue::from(retry_after_ms));
+    }
+    Status::with_metadata(tonic::Code::Unknown, "injected", metadata)
+}
+
+/// Waits until something is so, for as long as a slow machine may take.
+pub async fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+    for _ in 0..3_000 {
+        if is_so() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("it never came to this: {what}");
+}
