@@ -6,17 +6,21 @@ use prost::Message as _;
 
 use crate::command::{
     AddNode, AddPartitions, Command, DecodeError, ForgetNode, Found, Founder, Kind, PlacePartition,
-    Rebalance, RemoveNode, SettlePartition, UpdateNode,
+    RemoveNode, SettlePartition, UpdateNode,
 };
-use crate::placement::{Load, Ring};
+use crate::replicas::nodes_of;
 use crate::reply::{Refusal, Reply};
-use crate::state::{Catalogue, Cluster, Node, Partition, Replica};
+use crate::state::{Catalogue, Cluster, Node};
 
 pub const PARTITIONS_MAX: usize = 1_024;
 /// Replicas of the catalogue that vote; the others follow.
 const CATALOGUE_VOTERS_MAX: usize = 5;
 pub const NAME_BYTES_MAX: usize = 80;
 const ADDRESS_BYTES_MAX: usize = 255;
+/// The highest id that founders may bring; those above are left to be given out.
+const FOUNDER_ID_MAX: u64 = u64::MAX / 2;
+const CLUSTER_ID_BYTES: usize = 16;
+const SECRET_BYTES: usize = 32;
 
 impl Catalogue {
     /// Executes a command; `log_index` is the index of its entry.
@@ -51,7 +55,7 @@ impl Catalogue {
             Kind::RemoveNode(remove) => self.remove_node(&remove),
             Kind::ForgetNode(forget) => self.forget_node(&forget),
             Kind::PlacePartition(place) => self.place_partition(&place),
-            Kind::Rebalance(rebalance) => self.rebalance(&rebalance),
+            Kind::Rebalance(rebalance) => self.rebalance(rebalance.moves_max),
             Kind::SettlePartition(settle) => self.settle_partition(&settle),
             Kind::AddPartitions(add) => self.add_partitions(&add),
             Kind::CreateQueue(create) => self.create_queue(log_index, create),
@@ -79,7 +83,7 @@ impl Catalogue {
             let nodes = found.founders.len();
             return invalid(format!("{} replicas need as many nodes: there are {nodes}", found.replication));
         }
-        if let Some(detail) = founders_fault(&found.founders) {
+        if let Some(detail) = founders_fault(&found.founders).or_else(|| secrets_fault(&found)) {
             return invalid(detail);
         }
         for founder in found.founders {
@@ -151,9 +155,8 @@ impl Catalogue {
         }
         self.choose_catalogue_voters();
         let affected = self.partitions.values().filter(|partition| nodes_of(partition).contains(&id));
-        for partition in affected.map(|partition| partition.id).collect::<Vec<_>>() {
-            self.place_anew(partition);
-        }
+        let affected = affected.map(|partition| partition.id).collect::<Vec<_>>();
+        self.place_anew(affected);
         Reply::Done
     }
 
@@ -200,43 +203,6 @@ impl Catalogue {
         Reply::Done
     }
 
-    fn rebalance(&mut self, rebalance: &Rebalance) -> Reply {
-        let active = self.active_nodes();
-        for _ in 0..rebalance.moves_max {
-            let load = self.load();
-            let Some(full) = active.iter().max_by_key(|node| load.replicas_on(**node)) else { break };
-            let Some(empty) = active.iter().min_by_key(|node| load.replicas_on(**node)) else { break };
-            if load.replicas_on(*full) <= load.replicas_on(*empty) + 1 {
-                break;
-            }
-            let movable = |partition: &&Partition| {
-                let nodes = nodes_of(partition);
-                partition.is_settled && nodes.contains(full) && !nodes.contains(empty)
-            };
-            let Some(partition) = self.partitions.values().find(movable) else { break };
-            let nodes = nodes_of(partition).into_iter().map(|node| if node == *full { *empty } else { node });
-            let (id, nodes) = (partition.id, nodes.collect::<Vec<_>>());
-            self.set_replicas(id, &nodes);
-        }
-        self.spread_leads(&active);
-        Reply::Done
-    }
-
-    /// Changes who shall lead, where one node shall lead more than its share; moves nothing.
-    fn spread_leads(&mut self, active: &[u64]) {
-        for id in self.partitions.keys().copied().collect::<Vec<_>>() {
-            let load = self.load();
-            let Some(partition) = self.partitions.get_mut(&id) else { continue };
-            let leads_on = |replica: &Replica| load.leads_on(replica.node);
-            let candidates =
-                (0..partition.replicas.len()).filter(|at| active.contains(&partition.replicas[*at].node));
-            let Some(best) = candidates.min_by_key(|at| leads_on(&partition.replicas[*at])) else { continue };
-            if leads_on(&partition.replicas[best]) + 1 < leads_on(&partition.replicas[0]) {
-                partition.replicas.swap(0, best);
-            }
-        }
-    }
-
     fn settle_partition(&mut self, settle: &SettlePartition) -> Reply {
         let Some(partition) = self.partitions.get_mut(&settle.partition) else {
             return unknown_partition(settle.partition);
@@ -262,58 +228,12 @@ impl Catalogue {
         Reply::Done
     }
 
-    fn grow(&mut self, count: usize) {
-        for id in self.partitions.len() as u32..count as u32 {
-            self.partitions.insert(id, Partition { id, ..Partition::default() });
-            self.place_anew(id);
-        }
-    }
-
-    /// Places a partition on active nodes; replicas on such nodes stay where they are.
-    fn place_anew(&mut self, id: u32) {
-        let Some(cluster) = &self.cluster else { return };
-        let replication = cluster.replication as usize;
-        let active = self.active_nodes();
-        let mut load = self.load();
-        let Some(partition) = self.partitions.get(&id) else { return };
-        let nodes = nodes_of(partition);
-        load.remove(&nodes);
-        let keep = nodes.into_iter().filter(|node| active.contains(node)).collect::<Vec<_>>();
-        let total = self.partitions.len() * replication;
-        let mean_ceil = total.div_ceil(active.len().max(1));
-        let nodes = Ring::new(active).choose(id, replication, &keep, &load, mean_ceil);
-        self.set_replicas(id, &nodes);
-    }
-
-    /// Makes these nodes, in this order, the partition's; a node that stays keeps its replica.
-    fn set_replicas(&mut self, id: u32, nodes: &[u64]) {
-        let Some(old) = self.partitions.get(&id).map(|partition| partition.replicas.clone()) else { return };
-        let mut replicas = Vec::with_capacity(nodes.len());
-        for node in nodes {
-            let kept = old.iter().find(|replica| replica.node == *node).copied();
-            replicas.push(kept.unwrap_or_else(|| Replica { id: self.take_replica_id(), node: *node }));
-        }
-        let Some(partition) = self.partitions.get_mut(&id) else { return };
-        let is_same = old.len() == replicas.len() && old.iter().all(|replica| replicas.contains(replica));
-        if !is_same {
-            partition.previous.extend(old.into_iter().filter(|replica| !replicas.contains(replica)));
-            partition.is_settled = false;
-        }
-        partition.replicas = replicas;
-    }
-
-    fn take_replica_id(&mut self) -> u64 {
+    pub(crate) fn take_replica_id(&mut self) -> u64 {
         self.next_replica += 1;
         self.next_replica - 1
     }
 
-    fn load(&self) -> Load {
-        let mut load = Load::default();
-        self.partitions.values().for_each(|partition| load.add(&nodes_of(partition)));
-        load
-    }
-
-    fn active_nodes(&self) -> Vec<u64> {
+    pub(crate) fn active_nodes(&self) -> Vec<u64> {
         self.nodes.values().filter(|node| !node.is_leaving).map(|node| node.id).collect()
     }
 
@@ -326,10 +246,6 @@ impl Catalogue {
             node.is_catalogue_voter = voters.contains(&node.id);
         }
     }
-}
-
-fn nodes_of(partition: &Partition) -> Vec<u64> {
-    partition.replicas.iter().map(|replica| replica.node).collect()
 }
 
 fn unknown_node(id: u64) -> Reply {
@@ -347,9 +263,26 @@ fn founders_fault(founders: &[Founder]) -> Option<String> {
     if names != founders.len() || addresses != founders.len() {
         return Some("two nodes have the same name or the same address".to_owned());
     }
+    let ids = founders.iter().map(|founder| founder.node).collect::<BTreeSet<_>>();
+    let replicas = founders.iter().map(|founder| founder.catalogue_replica).collect::<BTreeSet<_>>();
+    if ids.len() != founders.len() || replicas.len() != founders.len() {
+        return Some("two nodes have the same id or the same replica of the catalogue".to_owned());
+    }
+    if let Some(id) = ids.iter().chain(&replicas).find(|id| !(1..=FOUNDER_ID_MAX).contains(*id)) {
+        return Some(format!("the id {id} of a node or replica: it can be 1 to {FOUNDER_ID_MAX}"));
+    }
     founders.iter().find_map(|founder| {
         name_fault("a node's name", &founder.name).or_else(|| address_fault(&founder.peer_address))
     })
+}
+
+fn secrets_fault(found: &Found) -> Option<String> {
+    let lengths = [
+        ("cluster_id", found.cluster_id.len(), CLUSTER_ID_BYTES),
+        ("secret", found.secret.len(), SECRET_BYTES),
+    ];
+    let (name, len, wanted) = lengths.into_iter().find(|(_, len, wanted)| len != wanted)?;
+    Some(format!("{name} has {len} bytes: it must have {wanted}"))
 }
 
 fn address_fault(address: &str) -> Option<String> {

@@ -10,6 +10,9 @@ impl Catalogue {
     pub fn check_invariants(&self) -> Result<(), String> {
         self.check_replicas()?;
         self.check_queues()?;
+        if let Some(node) = self.nodes.values().find(|node| node.is_catalogue_voter && node.is_leaving) {
+            return Err(format!("node {} is leaving and votes for the catalogue", node.name));
+        }
         let voters = self.nodes.values().filter(|node| node.is_catalogue_voter).count();
         if self.cluster.is_some() && voters.is_multiple_of(2) {
             return Err(format!("{voters} nodes vote for the catalogue"));
@@ -34,7 +37,12 @@ impl Catalogue {
                     partition.replicas.len()
                 ));
             }
-            for replica in partition.replicas.iter().chain(&partition.previous) {
+            let both = partition.replicas.iter().chain(&partition.previous);
+            if both.clone().map(|replica| replica.node).collect::<BTreeSet<_>>().len() != both.clone().count()
+            {
+                return Err(format!("partition {id} has two replicas on one node"));
+            }
+            for replica in both {
                 if replica.id >= self.next_replica || !seen.insert(replica.id) {
                     return Err(format!("partition {id} reuses replica {}", replica.id));
                 }
@@ -48,6 +56,9 @@ impl Catalogue {
             if let Some(left) = on.iter().find(|node| self.nodes.get(node).is_none_or(|node| node.is_leaving))
             {
                 return Err(format!("partition {id} shall be on node {left}, which is leaving"));
+            }
+            if partition.is_settled && !partition.is_founded {
+                return Err(format!("partition {id} is settled and was never founded"));
             }
             if partition.is_settled && !partition.previous.is_empty() {
                 return Err(format!("partition {id} is settled and has previous replicas"));
@@ -68,10 +79,18 @@ impl Catalogue {
             {
                 return Err(format!("queue {} has shards on the same partition, or none", queue.name));
             }
+            if queue.revision > self.revision
+                || !queue.shards.iter().all(|id| self.partitions.contains_key(id))
+            {
+                return Err(format!("queue {} is ahead of the catalogue or has a shard nowhere", queue.name));
+            }
             queue.shards.iter().for_each(|shard| *shards_on.entry(*shard).or_default() += 1);
             if let Some(dead_letter) = queue.settings.dead_letter {
-                if !self.queues.contains_key(&dead_letter.queue) {
+                let Some(target) = self.queues.get(&dead_letter.queue) else {
                     return Err(format!("the dead-letter queue of {} does not exist", queue.name));
+                };
+                if target.id == queue.id || target.settings.kind != queue.settings.kind {
+                    return Err(format!("the dead-letter queue of {} does not suit it", queue.name));
                 }
                 *sources.entry(dead_letter.queue).or_default() += 1;
             }

@@ -17,6 +17,7 @@ mod command;
 mod invariants;
 mod placement;
 mod queues;
+mod replicas;
 mod reply;
 mod settings;
 mod snapshot;

@@ -94,6 +94,11 @@ impl Load {
         }
     }
 
+    pub fn move_lead(&mut self, from: u64, to: u64) {
+        *self.leads.entry(from).or_default() -= 1;
+        *self.leads.entry(to).or_default() += 1;
+    }
+
     pub fn replicas_on(&self, node: u64) -> usize {
         self.replicas.get(&node).copied().unwrap_or(0)
     }

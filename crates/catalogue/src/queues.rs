@@ -6,7 +6,7 @@ use crate::apply::name_fault;
 use crate::command::{CreateQueue, DeleteQueue, SetQueue, TagQueue};
 use crate::placement::choose_shards;
 use crate::reply::{Refusal, Reply};
-use crate::settings::{DeadLetter, QueueChange, QueueSettings, merge};
+use crate::settings::{DeadLetter, QueueChange, QueueKind, QueueSettings, merge};
 use crate::state::{Catalogue, Queue};
 
 const TAGS_MAX: usize = 50;
@@ -127,6 +127,9 @@ impl Catalogue {
         let invalid = |detail: String| Reply::refused(Refusal::InvalidArgument, detail);
         if change.kind.is_some_and(|kind| kind != settings.kind) {
             return Err(invalid("kind cannot change: make another queue".to_owned()));
+        }
+        if QueueKind::try_from(settings.kind).is_err() {
+            return Err(invalid(format!("kind is {}: it can be 0 (standard) or 1 (FIFO)", settings.kind)));
         }
         merge(&mut settings, change).map_err(invalid)?;
         match change.dead_letter_queue.as_deref() {

@@ -1,4 +1,5 @@
 //! Commands on a catalogue: what they do, what they refuse, and that every replica agrees.
+#![allow(clippy::unwrap_used)]
 
 use leasehold_catalogue::{
     AddNode, AddPartitions, Catalogue, Command, CreateQueue, DeleteQueue, ForgetNode, Found, Founder, Kind,
