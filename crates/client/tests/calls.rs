@@ -98,14 +98,14 @@ async fn a_refusal_at_the_deadline_does_not_hide_that_an_attempt_was_lost() {
 #[tokio::test]
 async fn another_endpoint_answers_for_one_that_is_gone() {
     let node = Node::start().await;
-    let client = Client::connect([dead_address().await, node.address.clone()]).unwrap();
+    let client = Client::connect([dead_address(), node.address.clone()]).unwrap();
     client.send("q", batch(&["a"])).await.unwrap();
     assert_eq!(client.cluster_status().await.unwrap().node, node.address);
 }
 
 #[tokio::test]
 async fn nothing_happened_when_no_node_was_ever_reached() {
-    let builder = Client::builder([dead_address().await]).call_timeout(Duration::from_millis(200));
+    let builder = Client::builder([dead_address()]).call_timeout(Duration::from_millis(200));
     let client = builder.build().unwrap();
     // On a slow machine the time may end within an attempt, which then is unknown.
     for _ in 0..50 {
@@ -136,7 +136,7 @@ async fn a_send_goes_to_the_leader_and_follows_it() {
 #[tokio::test]
 async fn a_leader_that_cannot_be_reached_is_passed_by() {
     let node = Node::start().await;
-    node.shared.lead_at(&[&dead_address().await]);
+    node.shared.lead_at(&[&dead_address()]);
     node.client().send("q", batch(&["a"])).await.unwrap();
     assert_eq!(node.shared.state().stored, [b"a"]);
 }

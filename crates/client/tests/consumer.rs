@@ -96,7 +96,7 @@ async fn receipts_outlive_the_stream() {
     let mut consumer = node.client().consumer("q").start();
     let first = consumer.next().await.unwrap().unwrap();
     let second = consumer.next().await.unwrap().unwrap();
-    node.shared.reset.notify_waiters();
+    node.shared.reset_streams();
     first.ack().await.unwrap();
     eventually("there is another stream", || node.shared.state().starts.len() > 1).await;
     node.shared.fail_with([Fault::LoseAnswer]);
@@ -118,7 +118,7 @@ async fn credit_held_is_not_given_again_on_another_stream() {
     for _ in 0..3 {
         held.push(consumer.next().await.unwrap().unwrap());
     }
-    node.shared.reset.notify_waiters();
+    node.shared.reset_streams();
     eventually("there is another stream", || node.shared.state().starts.len() > 1).await;
     held.pop().unwrap().ack().await.unwrap();
     held.push(consumer.next().await.unwrap().unwrap());
@@ -147,7 +147,7 @@ async fn each_leader_is_pulled_from() {
 #[tokio::test]
 async fn a_leader_out_of_reach_does_not_stop_the_others() {
     let node = Node::start().await;
-    node.shared.lead_at(&[&node.address, &fake::dead_address().await]);
+    node.shared.lead_at(&[&node.address, &fake::dead_address()]);
     node.shared.offer(&["a"], LONG);
     let mut consumer = node.client().consumer("q").start();
     consumer.next().await.unwrap().unwrap().ack().await.unwrap();

@@ -16,9 +16,9 @@ use leasehold_client::v1::{
     SettleOutcome, ShardRoute,
 };
 use leasehold_client::{Client, MessageId as Id};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::runtime::{Builder, Runtime};
-use tokio::sync::Notify;
+use tokio::sync::watch;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::Status;
 use tonic::metadata::{MetadataMap, MetadataValue};
@@ -56,10 +56,10 @@ pub struct State {
 #[derive(Debug, Default)]
 pub struct Shared {
     state: Mutex<State>,
-    /// There is something to push.
-    pub push: Notify,
-    /// Ends the Pull streams.
-    pub reset: Notify,
+    /// Changes when there is something to push.
+    push: watch::Sender<()>,
+    /// Changes to end the Pull streams.
+    reset: watch::Sender<()>,
 }
 
 impl Shared {
@@ -84,7 +84,12 @@ impl Shared {
                 ..Default::default()
             });
         }
-        self.push.notify_waiters();
+        self.push.send_replace(());
+    }
+
+    /// Resets the Pull streams that are open.
+    pub fn reset_streams(&self) {
+        self.reset.send_replace(());
     }
 
     pub fn lead_at(&self, addresses: &[&str]) {
@@ -201,10 +206,13 @@ impl Drop for Node {
     }
 }
 
-/// An address at which nobody listens.
-pub async fn dead_address() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    listener.local_addr().unwrap().to_string()
+/// An address at which nobody listens, for as long as the process lives.
+pub fn dead_address() -> String {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = socket.local_addr().unwrap().to_string();
+    std::mem::forget(socket);
+    address
 }
 
 /// As a node writes it.

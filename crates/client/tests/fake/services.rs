@@ -91,6 +91,7 @@ impl Service {
         mut requests: Streaming<PullRequest>,
         answers: Sender<Result<PullResponse, Status>>,
     ) {
+        let (mut pushes, mut resets) = (self.shared.push.subscribe(), self.shared.reset.subscribe());
         let mut credit = 0;
         loop {
             self.push(&mut credit, &answers).await;
@@ -99,8 +100,8 @@ impl Service {
                     Some(Ok(PullRequest { kind: Some(kind) })) => self.on_pull(kind, &mut credit, &answers).await,
                     _ => return,
                 },
-                () = self.shared.push.notified() => true,
-                () = self.shared.reset.notified() => false,
+                _ = pushes.changed() => true,
+                _ = resets.changed() => false,
             };
             if !is_kept {
                 let _ = answers.send(Err(Status::unavailable("reset"))).await;
