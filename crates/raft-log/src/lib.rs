@@ -17,6 +17,8 @@ mod codec;
 mod compaction;
 mod error;
 mod filesystem;
+#[cfg(any(test, feature = "testing"))]
+mod filesystem_simulated;
 mod format;
 mod group;
 mod housekeeper;
@@ -34,6 +36,8 @@ pub use codec::{
 };
 pub use error::{LogError, OpenError, ReadError};
 pub use filesystem::{File, FileSystem, RealFileSystem};
+#[cfg(any(test, feature = "testing"))]
+pub use filesystem_simulated::{Fault, SimulatedFileSystem, Survival};
 pub use group::GroupLog;
 pub use log::{Log, Options, Recovered, Stats};
 pub use payload::{

@@ -6,7 +6,9 @@ use std::io;
 use std::sync::{Arc, Mutex};
 
 use futures::{Stream, StreamExt};
-use leasehold_raft_log::{GroupId, GroupLog, Log, LogId, Options, Payload, RealFileSystem, ReplicaNode, SnapshotMeta};
+use leasehold_raft_log::{
+    GroupId, GroupLog, Log, LogId, Options, Payload, RealFileSystem, ReplicaNode, SnapshotMeta,
+};
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::testing::log::{StoreBuilder, Suite};
 use openraft::type_config::alias::SnapshotOf;
