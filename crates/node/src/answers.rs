@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use leasehold_partition::limits::LEASE_MS_MAX;
 use leasehold_partition::{
     Content, ContentRef, Delivery as Grant, MessageView, QueueId, RedriveState, RequestId, ShardView, State,
 };
@@ -53,6 +52,7 @@ impl LocalAnswers {
             Some(Kind::Peek(peek)) => encoded(&self.peek(replica, peek).await?),
             Some(Kind::Describe(describe)) => encoded(&self.describe(replica, describe)?),
             Some(Kind::Why(why)) => encoded(&self.why(replica, why).await?),
+            Some(Kind::HandOver(to)) => encoded(&self.hand_over(replica, to).await?),
             None => return Err(Failure::not_done(Reason::InvalidArgument, "a question this node does not know")),
         })
     }
@@ -112,6 +112,7 @@ impl LocalAnswers {
             running: redrive.state == RedriveState::Running,
             moved: redrive.moved,
             total: redrive.total,
+            id: redrive.id,
         });
         Ok(ShardDescription { partition: replica.id().0, leader, counters: Some(counters), redrive })
     }
@@ -133,6 +134,12 @@ impl LocalAnswers {
             None => "gone",
         };
         Ok(WhyResponse { events, state: state.to_owned() })
+    }
+
+    pub async fn hand_over(&self, replica: &Replica, to: peer::HandOver) -> Result<(), Failure> {
+        self.check_leads(replica)?;
+        let handed = replica.group().transfer(to.replica).await;
+        handed.map_err(|error| Failure::try_again(Reason::NoLeader, error))
     }
 
     /// Reads of a follower may be old: only the leader answers.
@@ -260,6 +267,3 @@ fn counters(shard: &ShardView) -> QueueCounters {
         oldest_age_ms: shard.oldest_sent_wall_ms.map_or(0, |sent| wall_ms().saturating_sub(sent)),
     }
 }
-
-/// The longest lease that a receive may ask for, as the protocol counts.
-pub const LEASE_MS_MOST: u64 = LEASE_MS_MAX as u64;

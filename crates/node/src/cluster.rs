@@ -114,13 +114,14 @@ pub struct ClusterView {
     copy: RwLock<Copy>,
     key: OnceLock<ReceiptKey>,
     changed: watch::Sender<u64>,
+    applied: watch::Sender<u64>,
 }
 
 impl ClusterView {
     /// The view of a cluster that this node has heard nothing of yet.
     pub fn new(here: NodeId) -> Self {
         let copy = Copy { catalogue: Catalogue::new(), ..Copy::default() };
-        Self { here, copy: RwLock::new(copy), key: OnceLock::new(), changed: watch::Sender::new(0) }
+        Self { here, copy: RwLock::new(copy), key: OnceLock::new(), changed: watch::Sender::new(0), applied: watch::Sender::new(0) }
     }
 
     pub fn here(&self) -> NodeId {
@@ -130,6 +131,11 @@ impl ClusterView {
     /// Wakes when anything but queues has changed; the value is the catalogue's revision.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
+    }
+
+    /// Index of the last command of the catalogue that this copy shows.
+    pub fn applied(&self) -> watch::Receiver<u64> {
+        self.applied.subscribe()
     }
 
     /// Looks at the catalogue itself.
@@ -221,6 +227,8 @@ impl Machine for ClusterView {
             Some(name) => copy.refresh(name),
             None => drop(self.changed.send_replace(copy.catalogue.revision())),
         }
+        drop(copy);
+        self.applied.send_replace(log_index);
         Ok(Applied::Catalogue(Box::new(reply)))
     }
 
@@ -233,6 +241,7 @@ impl Machine for ClusterView {
         let revision = catalogue.revision();
         *self.copy.write().unwrap_or_else(PoisonError::into_inner) = Copy::of(catalogue);
         self.changed.send_replace(revision);
+        self.applied.send_modify(|applied| *applied = revision.max(*applied));
         Ok(())
     }
 

@@ -32,6 +32,8 @@ pub struct Identity {
     pub cluster_id: [u8; 16],
     /// Never zero, never given to another node of the cluster.
     pub node_id: u64,
+    /// The Raft id of this node's replica of the catalogue.
+    pub catalogue_replica: u64,
     pub name: String,
     /// Of the data directory as a whole.
     pub format_version: u32,
@@ -130,13 +132,14 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>, IdentityError> {
 }
 
 fn encode(identity: &Identity) -> String {
-    assert!(identity.format_version <= FORMAT_VERSION && identity.node_id != 0);
+    assert!(identity.format_version <= FORMAT_VERSION && identity.node_id != 0 && identity.catalogue_replica != 0);
     assert!(!identity.name.contains('\n'));
     let body = format!(
-        "{FIRST_LINE}{}\ncluster {}\nnode {}\nname {}\n",
+        "{FIRST_LINE}{}\ncluster {}\nnode {}\ncatalogue {}\nname {}\n",
         identity.format_version,
         to_hex(&identity.cluster_id),
         identity.node_id,
+        identity.catalogue_replica,
         identity.name
     );
     let crc = crc32c::crc32c(body.as_bytes());
@@ -168,9 +171,11 @@ fn decode(bytes: &[u8]) -> Result<Identity, Wrong> {
     let cluster_id = field("cluster ").and_then(from_hex).ok_or_else(malformed)?;
     let node_id =
         field("node ").and_then(|text| text.parse().ok()).filter(|id| *id != 0).ok_or_else(malformed)?;
+    let catalogue_replica =
+        field("catalogue ").and_then(|text| text.parse().ok()).filter(|id| *id != 0).ok_or_else(malformed)?;
     let name = field("name ").ok_or_else(malformed)?.to_owned();
     match lines.next() {
-        None => Ok(Identity { cluster_id, node_id, name, format_version }),
+        None => Ok(Identity { cluster_id, node_id, catalogue_replica, name, format_version }),
         Some(_) => Err(malformed()),
     }
 }
@@ -188,6 +193,7 @@ mod tests {
         Identity {
             cluster_id: *b"\x00cluster--id-123",
             node_id: 3,
+            catalogue_replica: 4,
             name: "a".into(),
             format_version: FORMAT_VERSION,
         }
@@ -249,10 +255,10 @@ mod tests {
         for body in [
             "",
             "leasehold identity 1\n",
-            "leasehold identity 1\ncluster 00\nnode 1\nname a\n",
-            "leasehold identity 1\ncluster +0000000000000000000000000000001\nnode 1\nname a\n",
-            "leasehold identity 1\ncluster 00000000000000000000000000000001\nnode 0\nname a\n",
-            "leasehold identity 1\ncluster 00000000000000000000000000000001\nnode 1\nname a\nmore\n",
+            "leasehold identity 1\ncluster 00\nnode 1\ncatalogue 1\nname a\n",
+            "leasehold identity 1\ncluster +0000000000000000000000000000001\nnode 1\ncatalogue 1\nname a\n",
+            "leasehold identity 1\ncluster 00000000000000000000000000000001\nnode 0\ncatalogue 1\nname a\n",
+            "leasehold identity 1\ncluster 00000000000000000000000000000001\nnode 1\ncatalogue 1\nname a\nmore\n",
         ] {
             assert!(matches!(decode(with_crc(body).as_bytes()), Err(Wrong::Damaged(_))), "{body}");
         }

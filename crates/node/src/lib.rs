@@ -10,15 +10,28 @@
 
 pub mod admin_http;
 mod answers;
+mod catalogue_link;
 mod cluster;
 pub mod config;
+mod core;
 mod failure;
 mod history;
+mod housekeeping;
 mod identity;
+mod inbound;
 mod lane;
+mod leaders;
 mod limits;
+mod node;
+mod numbers;
+mod outbox;
+mod question;
 mod raft;
 mod receipt_token;
+mod reconcile;
 mod replica;
 mod router;
+mod services;
 pub mod telemetry;
+
+pub use node::{Node, StartError};

@@ -14,9 +14,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use leasehold_catalogue::{NodeId, PartitionId};
-use leasehold_partition::Reply;
+use leasehold_partition::{Command, Reply};
 use leasehold_proto::peer::{self, FrameKind};
-use leasehold_proto::v1::{Outcome, PeekResponse, Reason, ReceiveResponse, ShardDescription, WhyResponse};
+use leasehold_proto::v1::{Outcome, Reason};
 use prost::Message;
 use tokio::time::{Instant, sleep};
 
@@ -25,6 +25,7 @@ use crate::cluster::ClusterView;
 use crate::failure::Failure;
 use crate::lane::Lanes;
 use crate::limits::LEADER_WAIT_MS_MAX;
+use crate::question::Question;
 use crate::replica::{CommandCall, Replica, Request, group_of};
 
 /// Pause between two looks for a leader.
@@ -60,6 +61,10 @@ impl Router {
             replicas: RwLock::new(BTreeMap::new()),
             hints: Mutex::new(BTreeMap::new()),
         }
+    }
+
+    pub fn answers(&self) -> &LocalAnswers {
+        &self.answers
     }
 
     pub fn here(&self) -> NodeId {
@@ -105,7 +110,7 @@ impl Router {
         let patience = Patience::of_millis(LEADER_WAIT_MS_MAX);
         loop {
             let tried = match self.way_to(partition) {
-                Way::Here(replica) => replica.ask(|reply| Request::Command { call: call.clone(), reply }).await,
+                Way::Here(replica) => self.execute(&replica, call.clone()).await,
                 Way::Node(node) => {
                     let answer = self.ask_node(node, FrameKind::Command, partition, body.get()).await;
                     answer.and_then(|bytes| Reply::decode(&bytes).map_err(|error| malformed(&error)))
@@ -121,62 +126,21 @@ impl Router {
         }
     }
 
-    /// Asks the leader of a partition to grant leases.
+    /// Has a question answered by the leader of a partition.
     ///
     /// # Errors
     /// As [`Router::command`].
-    pub async fn receive(&self, partition: PartitionId, receive: peer::Receive) -> Result<ReceiveResponse, Failure> {
-        let repeat = if receive.request.is_some() { Repeat::Safe } else { Repeat::Unsafe };
-        let local = async |replica: &Replica| self.answers.receive(replica, &receive).await;
-        self.query(partition, repeat, peer::query::Kind::Receive(receive.clone()), local).await
-    }
-
-    /// Waits until a receive would deliver, or for the time the question gives.
-    ///
-    /// # Errors
-    /// As [`Router::command`].
-    pub async fn ready(&self, partition: PartitionId, ready: peer::Ready) -> Result<(), Failure> {
-        let local = async |replica: &Replica| self.answers.ready(replica, ready).await;
-        self.query(partition, Repeat::Safe, peer::query::Kind::Ready(ready), local).await
-    }
-
-    /// # Errors
-    /// As [`Router::command`].
-    pub async fn peek(&self, partition: PartitionId, peek: peer::Peek) -> Result<PeekResponse, Failure> {
-        let local = async |replica: &Replica| self.answers.peek(replica, peek).await;
-        self.query(partition, Repeat::Safe, peer::query::Kind::Peek(peek), local).await
-    }
-
-    /// # Errors
-    /// As [`Router::command`].
-    pub async fn describe(&self, partition: PartitionId, queue: u64) -> Result<ShardDescription, Failure> {
-        let describe = peer::Describe { queue };
-        let local = async |replica: &Replica| self.answers.describe(replica, describe);
-        self.query(partition, Repeat::Safe, peer::query::Kind::Describe(describe), local).await
-    }
-
-    /// # Errors
-    /// As [`Router::command`].
-    pub async fn why(&self, partition: PartitionId, why: peer::Why) -> Result<WhyResponse, Failure> {
-        let local = async |replica: &Replica| self.answers.why(replica, why).await;
-        self.query(partition, Repeat::Safe, peer::query::Kind::Why(why), local).await
-    }
-
-    async fn query<T: Message + Default>(
-        &self,
-        partition: PartitionId,
-        repeat: Repeat,
-        kind: peer::query::Kind,
-        local: impl AsyncFn(&Replica) -> Result<T, Failure>,
-    ) -> Result<T, Failure> {
+    pub async fn ask<Q: Question>(&self, partition: PartitionId, question: Q) -> Result<Q::Answer, Failure> {
+        let kind = question.clone().kind();
+        let repeat = repeat_of(&kind);
         let body = LazyBody::new(move || peer::Query { kind: Some(kind.clone()) }.encode_to_vec().into());
         let patience = Patience::of_millis(LEADER_WAIT_MS_MAX);
         loop {
             let tried = match self.way_to(partition) {
-                Way::Here(replica) => local(&replica).await,
+                Way::Here(replica) => question.answer(&self.answers, &replica).await,
                 Way::Node(node) => {
                     let answer = self.ask_node(node, FrameKind::Query, partition, body.get()).await;
-                    answer.and_then(|bytes| T::decode(bytes).map_err(|error| malformed(&error)))
+                    answer.and_then(|bytes| Q::Answer::decode(bytes).map_err(|error| malformed(&error)))
                 }
                 Way::Unknown => Err(Failure::not_leader(None)),
             };
@@ -203,7 +167,16 @@ impl Router {
     /// # Errors
     /// As [`Router::answer_here`].
     pub async fn command_here(&self, partition: PartitionId, call: CommandCall) -> Result<Reply, Failure> {
-        self.replica_here(partition)?.ask(|reply| Request::Command { call, reply }).await
+        let replica = self.replica_here(partition)?;
+        self.execute(&replica, call).await
+    }
+
+    async fn execute(&self, replica: &Replica, call: CommandCall) -> Result<Reply, Failure> {
+        if self.answers.log.disk_is_low() && adds_messages(&call.command) {
+            let detail = "the leader's disk is nearly full: acks still work, sends do not";
+            return Err(Failure::try_again(Reason::DiskLow, detail));
+        }
+        replica.ask(|reply| Request::Command { call, reply }).await
     }
 
     fn replica_here(&self, partition: PartitionId) -> Result<Arc<Replica>, Failure> {
@@ -257,6 +230,19 @@ impl Router {
             hints.insert(partition, next);
         }
     }
+}
+
+/// A receive without a name would grant twice; the other questions write nothing.
+fn repeat_of(kind: &peer::query::Kind) -> Repeat {
+    match kind {
+        peer::query::Kind::Receive(receive) if receive.request.is_none() => Repeat::Unsafe,
+        _ => Repeat::Safe,
+    }
+}
+
+/// What has to wait while the disk is nearly full.
+fn adds_messages(command: &Bytes) -> bool {
+    matches!(Command::decode(command), Ok(Command::Send { .. } | Command::Transfer { .. }))
 }
 
 enum Way {

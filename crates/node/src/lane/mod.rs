@@ -67,14 +67,10 @@ impl Lanes {
         Self { liveness_timeout, events, peers: Mutex::new(BTreeMap::new()) }
     }
 
-    /// The links to a node, opened at the first use. `address` is host:port; a changed one takes effect at the next connection.
+    /// The links to a node, opened at the first use; `address` is host:port.
     pub fn peer(&self, node: NodeId, address: &str) -> Arc<Peer> {
         let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(peer) = peers.get(&node) {
-            if !address.is_empty() {
-                peer.control.set_address(address);
-                peer.bulk.set_address(address);
-            }
             return peer.clone();
         }
         let peer = Arc::new(Peer {
@@ -83,6 +79,18 @@ impl Lanes {
         });
         peers.insert(node, peer.clone());
         peer
+    }
+
+    /// Opens the links to a node, or sends them to its new address: it takes effect at the next connection.
+    pub fn follow_address(&self, node: NodeId, address: &str) {
+        let peer = self.peer(node, address);
+        peer.control.set_address(address);
+        peer.bulk.set_address(address);
+    }
+
+    /// Where a node is reached, if it was met before.
+    pub fn address(&self, node: NodeId) -> Option<String> {
+        self.known(node).map(|peer| peer.control.address())
     }
 
     /// The links to a node that was met before.

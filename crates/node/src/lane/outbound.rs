@@ -103,6 +103,10 @@ impl Link {
         }
     }
 
+    pub fn address(&self) -> String {
+        self.shared.address.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     pub fn is_connected(&self) -> bool {
         self.shared.connected.load(Ordering::Acquire)
     }

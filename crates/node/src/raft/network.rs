@@ -208,7 +208,9 @@ impl NetSnapshot<TypeConfig> for ReplicaLink {
         _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
         let network = &self.network;
-        let sending = send_snapshot(&network.log, network.group, self.target, &self.node, &vote, snapshot);
+        let known = network.lanes.address(NodeId(self.node.node_id));
+        let address = known.unwrap_or_else(|| self.node.address.clone());
+        let sending = send_snapshot(&network.log, network.group, self.target, &address, &vote, snapshot);
         tokio::select! {
             closed = cancel => Err(StreamingError::Closed(closed)),
             answer = sending => answer.map(SnapshotResponse::new).map_err(|error| {

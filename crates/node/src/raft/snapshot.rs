@@ -14,7 +14,7 @@ use tonic::Status;
 
 use super::codec::{vote_from_peer, vote_to_peer};
 use super::serve::GroupDirectory;
-use super::{GroupId, Image, ReplicaNode, TypeConfig, Vote};
+use super::{GroupId, Image, TypeConfig, Vote};
 use crate::lane::open_channel;
 use crate::limits::PEER_MESSAGE_BYTES_MAX;
 
@@ -40,11 +40,11 @@ pub async fn send_snapshot(
     log: &Log,
     group: GroupId,
     target: u64,
-    node: &ReplicaNode,
+    address: &str,
     vote: &Vote,
     snapshot: SnapshotOf<TypeConfig, Image>,
 ) -> Result<Vote, SnapshotError> {
-    let channel = open_channel(&node.address).await?;
+    let channel = open_channel(address).await?;
     let mut client = PeerClient::new(channel).max_encoding_message_size(PEER_MESSAGE_BYTES_MAX);
     let (sender, chunks) = mpsc::channel(CHUNKS_WAITING_MAX);
     let head = SnapshotHead {

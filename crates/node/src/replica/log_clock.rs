@@ -43,9 +43,6 @@ impl LogClock {
         self.base + Duration::from_millis(log_ms.saturating_sub(self.base_ms))
     }
 
-    pub fn last_ms(&self) -> u64 {
-        self.last_ms
-    }
 }
 
 /// The wall clock, for retention and for what people read; milliseconds since 1970.

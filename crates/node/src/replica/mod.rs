@@ -22,7 +22,7 @@ use crate::raft::{Group, GroupId, Role};
 pub use leader::Leadership;
 pub use log_clock::wall_ms;
 pub use machine::PartitionMachine;
-pub use request::{CommandCall, Granted, Receive, ReceiveOptions, ReplySender, Request};
+pub use request::{CommandCall, Receive, ReceiveOptions, ReplySender, Request};
 
 /// A queue's shard as the catalogue wants it.
 #[derive(Debug, Clone)]

@@ -13,24 +13,16 @@ pub const QUEUE: &str = "queue";
 
 pub const MESSAGES_SENT: &str = "leasehold_messages_sent_total";
 pub const MESSAGES_RECEIVED: &str = "leasehold_messages_received_total";
-pub const MESSAGES_REDELIVERED: &str = "leasehold_messages_redelivered_total";
 pub const MESSAGES_ACKED: &str = "leasehold_messages_acked_total";
 pub const MESSAGES_RELEASED: &str = "leasehold_messages_released_total";
 pub const MESSAGES_EXPIRED: &str = "leasehold_messages_expired_total";
 pub const MESSAGES_DEAD_LETTERED: &str = "leasehold_messages_dead_lettered_total";
 pub const SEND_LATENCY: &str = "leasehold_send_latency_seconds";
 pub const RECEIVE_LATENCY: &str = "leasehold_receive_latency_seconds";
-pub const ENTRIES: &str = "leasehold_entries_total";
-pub const ENTRY_COMMANDS: &str = "leasehold_entry_commands";
 pub const LOG_SYNCS: &str = "leasehold_log_syncs_total";
 pub const LOG_APPENDED_BYTES: &str = "leasehold_log_appended_bytes_total";
 pub const LEADERS: &str = "leasehold_leaders";
-pub const ELECTIONS: &str = "leasehold_elections_total";
-pub const FORWARDS: &str = "leasehold_forwards_total";
-pub const WAITERS: &str = "leasehold_waiters";
 pub const PENDING_BYTES: &str = "leasehold_pending_bytes";
-pub const BUSY_REFUSALS: &str = "leasehold_busy_refusals_total";
-pub const DISK_FREE_BYTES: &str = "leasehold_disk_free_bytes";
 
 /// From a sync of a fast disk to the longest wait for a leader.
 const SEND_BUCKETS_S: &[f64] =
@@ -40,9 +32,6 @@ const RECEIVE_BUCKETS_S: &[f64] = &[
     0.000_25, 0.000_5, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.0, 2.0, 5.0,
     10.0, 20.0, 30.0,
 ];
-/// Up to the most commands of an entry.
-const COMMANDS_BUCKETS: &[f64] =
-    &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0];
 
 pub(super) struct Metric {
     pub name: &'static str,
@@ -69,24 +58,16 @@ use Kind::{Counter, Gauge, Histogram};
 pub(super) const METRICS: &[Metric] = &[
     metric(MESSAGES_SENT, Counter, Unit::Count, "Messages accepted and on the disks of a quorum, without recognised repeats."),
     metric(MESSAGES_RECEIVED, Counter, Unit::Count, "Leases granted to consumers."),
-    metric(MESSAGES_REDELIVERED, Counter, Unit::Count, "Leases granted on messages that were leased before."),
     metric(MESSAGES_ACKED, Counter, Unit::Count, "Messages acknowledged."),
     metric(MESSAGES_RELEASED, Counter, Unit::Count, "Leases that consumers gave back."),
     metric(MESSAGES_EXPIRED, Counter, Unit::Count, "Leases that ended without an acknowledgement."),
     metric(MESSAGES_DEAD_LETTERED, Counter, Unit::Count, "Messages that reached their receive limit."),
     metric(SEND_LATENCY, Histogram(SEND_BUCKETS_S), Unit::Seconds, "From a send's arrival to its answer."),
     metric(RECEIVE_LATENCY, Histogram(RECEIVE_BUCKETS_S), Unit::Seconds, "From a receive's arrival to its answer, waiting included."),
-    metric(ENTRIES, Counter, Unit::Count, "Raft entries proposed by the partitions led here."),
-    metric(ENTRY_COMMANDS, Histogram(COMMANDS_BUCKETS), Unit::Count, "Commands batched into one entry."),
     metric(LOG_SYNCS, Counter, Unit::Count, "Syncs of the write-ahead log: one may carry entries of many partitions."),
     metric(LOG_APPENDED_BYTES, Counter, Unit::Bytes, "Bytes appended to the write-ahead log."),
     metric(LEADERS, Gauge, Unit::Count, "Partitions led by this node."),
-    metric(ELECTIONS, Counter, Unit::Count, "Elections that this node stood in."),
-    metric(FORWARDS, Counter, Unit::Count, "Commands passed on to the leader on another node."),
-    metric(WAITERS, Gauge, Unit::Count, "Receives that wait for a message."),
     metric(PENDING_BYTES, Gauge, Unit::Bytes, "Requests that were read and not yet answered."),
-    metric(BUSY_REFUSALS, Counter, Unit::Count, "Requests refused because a limit of the node was reached."),
-    metric(DISK_FREE_BYTES, Gauge, Unit::Bytes, "Free space of the disk that holds the data directory."),
 ];
 
 /// Explicit buckets, for without them a histogram becomes a summary, which cannot be added over nodes.

@@ -176,7 +176,7 @@ mod tests {
         series.publish("n2", [sample("a", 1)]);
         let mut text = String::new();
         series.render(&mut text);
-        assert!(!text.contains("old"));
+        assert!(!text.contains("\"old\""));
         assert!(text.contains("leasehold_queue_ready{node=\"n1\",queue=\"a\\\"\\\\\\n\"} 10\n"));
         assert!(
             text.contains("leasehold_queue_oldest_age_seconds{node=\"n1\",queue=\"a\\\"\\\\\\n\"} 1.500\n")

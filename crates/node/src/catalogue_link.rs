@@ -1,0 +1,205 @@
+//! The catalogue's group on this node, and the way to its leader.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use leasehold_catalogue::{Command, Kind, NodeId, Refusal, Reply};
+use leasehold_proto::peer::FrameKind;
+use leasehold_proto::v1::{Outcome, Reason};
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::cluster::ClusterView;
+use crate::failure::Failure;
+use crate::lane::Lanes;
+use crate::limits::LEADER_WAIT_MS_MAX;
+use crate::raft::{Applied, Group, GroupId, ProposeError, ReplicaNode, Role};
+
+/// The catalogue's Raft group.
+pub const CATALOGUE_GROUP: GroupId = GroupId(0);
+/// Pause between two looks for the leader.
+const LOOK_AGAIN_MS: u64 = 20;
+
+/// What the leader answered, and the entry up to which a copy must have come to show it.
+struct Answer {
+    log_index: u64,
+    reply: Reply,
+}
+
+/// Asks the catalogue for changes, wherever its leader is.
+pub struct CatalogueLink {
+    pub group: Group,
+    view: Arc<ClusterView>,
+    lanes: Arc<Lanes>,
+}
+
+impl CatalogueLink {
+    pub fn new(group: Group, view: Arc<ClusterView>, lanes: Arc<Lanes>) -> Self {
+        Self { group, view, lanes }
+    }
+
+    /// Whether this node leads the catalogue, and under which term.
+    pub fn leads(&self) -> Option<u64> {
+        match *self.group.role().borrow() {
+            Role::Leader { term } => Some(term),
+            Role::Follower { .. } | Role::Stopped => None,
+        }
+    }
+
+    pub fn leader_node(&self) -> Option<NodeId> {
+        match &*self.group.role().borrow() {
+            Role::Leader { .. } => Some(self.view.here()),
+            Role::Follower { leader } => leader.as_ref().map(|leader| NodeId(leader.node_id)),
+            Role::Stopped => None,
+        }
+    }
+
+    /// Has a command executed, and waits until this node's copy shows it. Every command of the catalogue may be repeated.
+    ///
+    /// # Errors
+    /// When no leader was found in time, or the catalogue refuses.
+    pub async fn propose(&self, kind: Kind) -> Result<Reply, Failure> {
+        let answer = self.ask(Bytes::from(Command::bytes(kind))).await?;
+        self.wait_for(answer.log_index).await;
+        match answer.reply {
+            Reply::Refused { refusal, detail } => Err(Failure::not_done(reason_of(refusal), detail)),
+            reply => Ok(reply),
+        }
+    }
+
+    /// Waits until this node's copy shows everything that was decided before this call.
+    ///
+    /// # Errors
+    /// When no leader was found in time.
+    pub async fn catch_up(&self) -> Result<(), Failure> {
+        let answer = self.ask(Bytes::new()).await?;
+        self.wait_for(answer.log_index).await;
+        Ok(())
+    }
+
+    /// Executes a command here, for this node or for another: `body` is the command, or nothing to ask how far the leader is.
+    ///
+    /// # Errors
+    /// When this node does not lead the catalogue.
+    pub async fn answer_here(&self, body: Bytes) -> Result<Bytes, Failure> {
+        self.execute_here(body).await.map(|answer| {
+            let mut bytes = BytesMut::new();
+            bytes.put_u64_le(answer.log_index);
+            bytes.extend_from_slice(&answer.reply.encode());
+            bytes.freeze()
+        })
+    }
+
+    async fn execute_here(&self, body: Bytes) -> Result<Answer, Failure> {
+        let term = self.leads().ok_or_else(|| Failure::not_leader(self.leader_node()))?;
+        if body.is_empty() {
+            self.group.catch_up().await.map_err(|_| Failure::not_leader(None))?;
+            return Ok(Answer { log_index: self.group.progress().0, reply: Reply::Done });
+        }
+        let mut proposal = self.group.propose(body, term).await.map_err(|error| lost(&error))?;
+        match proposal.applied().await {
+            Ok((log_index, Applied::Catalogue(reply))) => Ok(Answer { log_index, reply: *reply }),
+            Ok(_) => Err(Failure::unknown(Reason::None, "the catalogue answered as something else")),
+            Err(error) => Err(lost(&error)),
+        }
+    }
+
+    async fn ask(&self, body: Bytes) -> Result<Answer, Failure> {
+        let end = Instant::now() + Duration::from_millis(LEADER_WAIT_MS_MAX);
+        loop {
+            let tried = match self.leader_node() {
+                Some(leader) if leader == self.view.here() => self.execute_here(body.clone()).await,
+                Some(leader) => self.ask_node(leader, body.clone()).await,
+                None => Err(Failure::not_leader(None)),
+            };
+            match tried {
+                Err(failure) if failure.reason == Reason::NoLeader && Instant::now() < end => {
+                    sleep(Duration::from_millis(LOOK_AGAIN_MS)).await;
+                }
+                done => return done,
+            }
+        }
+    }
+
+    async fn ask_node(&self, node: NodeId, body: Bytes) -> Result<Answer, Failure> {
+        let address = self.view.peer_address(node).unwrap_or_default();
+        let call = self.lanes.peer(node, &address).control.call(FrameKind::Catalogue, CATALOGUE_GROUP.0, 0, body)?;
+        let mut answer = call.wait().await?;
+        let malformed = || Failure::unknown(Reason::None, "a peer's answer is malformed");
+        let log_index = answer.try_get_u64_le().map_err(|_| malformed())?;
+        Ok(Answer { log_index, reply: Reply::decode(&answer).map_err(|_| malformed())? })
+    }
+
+    async fn wait_for(&self, log_index: u64) {
+        let mut applied = self.view.applied();
+        let patience = Duration::from_millis(LEADER_WAIT_MS_MAX);
+        // A copy that is this far behind says so by refusing later requests.
+        let _ = timeout(patience, applied.wait_for(|applied| *applied >= log_index)).await;
+    }
+
+    /// Brings the Raft group to the nodes that the catalogue has: every node a replica, some of them with a vote.
+    ///
+    /// # Errors
+    /// When leadership was lost on the way, or a node does not answer: it is tried again later.
+    pub async fn follow_nodes(&self) -> Result<(), String> {
+        let (wanted, voters) = self.view.look(|catalogue| {
+            let replica = |node: &leasehold_catalogue::Node| {
+                (node.catalogue_replica, ReplicaNode { node_id: node.id, address: node.peer_address.clone() })
+            };
+            let wanted = catalogue.nodes().map(replica).collect::<BTreeMap<_, _>>();
+            let voters = catalogue.nodes().filter(|node| node.is_catalogue_voter);
+            (wanted, voters.map(|node| node.catalogue_replica).collect::<Vec<_>>())
+        });
+        let members = self.group.members();
+        if wanted.is_empty() || !members.is_settled {
+            return Ok(());
+        }
+        for (replica, node) in &wanted {
+            if !members.nodes.contains_key(replica) {
+                self.group.add_follower(*replica, node.clone()).await?;
+            }
+        }
+        let mut now = members.voters.clone();
+        now.sort_unstable();
+        let mut then = voters;
+        then.sort_unstable();
+        if now != then {
+            self.group.set_voters(&then).await?;
+            let demoted = now.iter().filter(|replica| !then.contains(replica) && wanted.contains_key(replica));
+            for replica in demoted {
+                self.group.add_follower(*replica, wanted[replica].clone()).await?;
+            }
+        }
+        for replica in members.nodes.keys().filter(|replica| !wanted.contains_key(replica) && !then.contains(replica)) {
+            self.group.remove_learner(*replica).await?;
+        }
+        Ok(())
+    }
+}
+
+fn lost(error: &ProposeError) -> Failure {
+    match error {
+        ProposeError::NotAppended => Failure::not_leader(None),
+        ProposeError::Unknown => Failure::unknown(Reason::NoLeader, error.to_string()),
+        ProposeError::Stopped(_) => Failure { outcome: Outcome::Unknown, ..Failure::try_again(Reason::NodeFailed, error.to_string()) },
+    }
+}
+
+fn reason_of(refusal: Refusal) -> Reason {
+    match refusal {
+        Refusal::AlreadyFounded => Reason::AlreadyInitialised,
+        Refusal::NotFounded => Reason::NotInitialised,
+        Refusal::QueueExists => Reason::QueueExists,
+        Refusal::UnknownQueue => Reason::UnknownQueue,
+        Refusal::UnknownNode => Reason::UnknownNode,
+        Refusal::UnknownPartition => Reason::UnknownPartition,
+        Refusal::Unspecified
+        | Refusal::InvalidArgument
+        | Refusal::QueueInUse
+        | Refusal::NodeExists
+        | Refusal::NodeInUse
+        | Refusal::LastNode
+        | Refusal::NotSettled => Reason::InvalidArgument,
+    }
+}

@@ -1,0 +1,198 @@
+//! A node that belongs to a cluster: everything that works together, and the start of its replicas.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
+
+use leasehold_catalogue::{Kind, NodeId, PartitionId, ReplicaId, UpdateNode};
+use leasehold_raft_log::Log;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use crate::answers::LocalAnswers;
+use crate::catalogue_link::{CATALOGUE_GROUP, CatalogueLink};
+use crate::cluster::ClusterView;
+use crate::config::{Config, HistoryMode};
+use crate::history::{Detail, HistoryStore, HistoryWriter};
+use crate::identity::Identity;
+use crate::lane::Lanes;
+use crate::raft::{Group, GroupOptions, Machine, Network, ReplicaNode};
+use crate::reconcile::Moving;
+use crate::replica::{PartitionMachine, Replica, ReplicaParts, group_of};
+use crate::router::Router;
+use crate::{housekeeping, leaders, outbox, reconcile};
+
+/// What of a node exists only inside a cluster.
+pub struct Core {
+    pub config: Arc<Config>,
+    pub identity: Identity,
+    pub log: Log,
+    pub lanes: Arc<Lanes>,
+    pub view: Arc<ClusterView>,
+    pub router: Arc<Router>,
+    pub catalogue: CatalogueLink,
+    pub moving: Moving,
+    pub pending_bytes: Arc<AtomicUsize>,
+    history: Option<HistoryWriter>,
+    /// Where other nodes and clients reach this one.
+    pub peer_address: String,
+    pub client_address: String,
+}
+
+/// What a core is started from.
+pub struct CoreParts {
+    pub config: Arc<Config>,
+    pub identity: Identity,
+    /// This node's replica of the catalogue.
+    pub catalogue_replica: u64,
+    pub log: Log,
+    pub peer_address: String,
+    pub client_address: String,
+}
+
+impl Core {
+    /// Starts the catalogue's replica and everything that follows from it; the tasks end when the set is dropped.
+    ///
+    /// # Errors
+    /// When the log, a snapshot or the history cannot be used.
+    pub async fn start(parts: CoreParts, tasks: &mut JoinSet<()>) -> Result<Arc<Self>, String> {
+        let CoreParts { config, identity, catalogue_replica, log, peer_address, client_address } = parts;
+        let here = NodeId(identity.node_id);
+        let (events, peer_events) = mpsc::unbounded_channel();
+        let lanes = Arc::new(Lanes::new(Duration::from_millis(config.raft.liveness_timeout_ms), events));
+        let view = Arc::new(ClusterView::new(here));
+        let (store, history) = open_history(&config)?;
+        let answers = LocalAnswers { log: log.clone(), view: view.clone(), history: store };
+        let router = Arc::new(Router::new(here, view.clone(), lanes.clone(), answers));
+        let network = Network::new(CATALOGUE_GROUP, lanes.clone(), log.clone());
+        let options = group_options(&config, CATALOGUE_GROUP, catalogue_replica);
+        let machine: Arc<dyn Machine> = view.clone();
+        let group = Group::start(options, machine, log.clone(), network).await?;
+        let core = Arc::new(Self {
+            catalogue: CatalogueLink::new(group, view.clone(), lanes.clone()),
+            config,
+            identity,
+            log,
+            lanes,
+            view,
+            router,
+            moving: Moving::default(),
+            pending_bytes: Arc::new(AtomicUsize::new(0)),
+            history,
+            peer_address,
+            client_address,
+        });
+        core.give_live_ranges();
+        tasks.spawn(reconcile::run(core.clone()));
+        tasks.spawn(leaders::watch_peers(core.clone(), peer_events));
+        tasks.spawn(leaders::balance(core.clone()));
+        tasks.spawn(housekeeping::run(core.clone()));
+        tasks.spawn(announce(core.clone()));
+        Ok(core)
+    }
+
+    /// The log asks which parts of an entry are still wanted when it makes room.
+    fn give_live_ranges(&self) {
+        let router = Arc::downgrade(&self.router);
+        self.log.set_live_ranges_source(Arc::new(move |group, log_index| {
+            let partition = group.0.checked_sub(1).map(PartitionId);
+            let replica = router.upgrade().zip(partition).and_then(|(router, partition)| router.replica(partition));
+            replica.map(|replica| replica.machine().live_ranges(log_index)).unwrap_or_default()
+        }));
+    }
+
+    /// Starts this node's replica of a partition from what the log holds.
+    ///
+    /// # Errors
+    /// When the log or the snapshot cannot be read.
+    pub async fn start_replica(self: &Arc<Self>, id: PartitionId, replica: ReplicaId) -> Result<(), String> {
+        let machine = Arc::new(PartitionMachine::new(id, self.history.clone()));
+        let group_id = group_of(id);
+        let network = Network::new(group_id, self.lanes.clone(), self.log.clone());
+        let options = group_options(&self.config, group_id, replica.0);
+        let shared: Arc<dyn Machine> = machine.clone();
+        let group = Group::start(options, shared, self.log.clone(), network).await?;
+        let replica = Arc::new(Replica::start(ReplicaParts {
+            id,
+            group,
+            machine,
+            queues: self.view.clone(),
+            pending_bytes: self.pending_bytes.clone(),
+            pending_bytes_max: self.config.limits.pending_bytes_max as usize,
+        }));
+        tokio::spawn(outbox::run(Arc::downgrade(self), Arc::downgrade(&replica)));
+        tracing::debug!(partition = id.0, replica = replica.group().replica(), "a replica has started");
+        self.router.add_replica(replica);
+        Ok(())
+    }
+
+    /// Founds the catalogue's group with these replicas; does nothing when it was founded before.
+    ///
+    /// # Errors
+    /// When the group has stopped.
+    pub async fn found_catalogue(&self, members: impl IntoIterator<Item = (u64, ReplicaNode)>) -> Result<(), String> {
+        self.catalogue.group.initialise(members.into_iter().collect()).await
+    }
+
+    /// Hands over what this node leads and stops all groups.
+    pub async fn stop(&self) {
+        leaders::hand_over_all(self).await;
+        self.halt().await;
+    }
+
+    /// Stops all groups as they are.
+    pub async fn halt(&self) {
+        for replica in self.router.replicas() {
+            replica.stop().await;
+        }
+        self.catalogue.group.shutdown().await;
+    }
+}
+
+/// Tells the catalogue where this node is, when it has come back elsewhere.
+async fn announce(core: Arc<Core>) {
+    let here = core.view.here();
+    let mut changes = core.view.changes();
+    loop {
+        let known = core.view.look(|catalogue| {
+            catalogue.node(here).map(|node| (node.peer_address.clone(), node.client_address.clone()))
+        });
+        match known {
+            Some((peer, client)) if peer == core.peer_address && client == core.client_address => return,
+            Some(_) => {
+                let (peer_address, client_address) = (core.peer_address.clone(), core.client_address.clone());
+                let update = Kind::UpdateNode(UpdateNode { id: here.0, peer_address, client_address });
+                match core.catalogue.propose(update).await {
+                    Ok(_) => return,
+                    Err(failure) => tracing::warn!(%failure, "the node's new address cannot be announced yet"),
+                }
+            }
+            None => drop(changes.changed().await),
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+}
+
+type History = (Option<Arc<HistoryStore>>, Option<HistoryWriter>);
+
+fn open_history(config: &Config) -> Result<History, String> {
+    let detail = match config.history.mode {
+        HistoryMode::Off => return Ok((None, None)),
+        HistoryMode::Unusual => Detail::Unusual,
+        HistoryMode::All => Detail::All,
+    };
+    let path = config.data_dir.join("history");
+    let opened = HistoryStore::open(&path, detail, config.history.bytes_max);
+    let (store, writer) = opened.map_err(|error| format!("the history in {} cannot be used: {error}", path.display()))?;
+    Ok((Some(store), Some(writer)))
+}
+
+fn group_options(config: &Config, id: leasehold_raft_log::GroupId, replica: u64) -> GroupOptions {
+    GroupOptions {
+        id,
+        replica,
+        heartbeat_ms: config.raft.heartbeat_ms,
+        election_ms_min: config.raft.election_min_ms,
+        election_ms_max: config.raft.election_max_ms,
+    }
+}

@@ -1,0 +1,73 @@
+//! What a node does once a second: snapshots that let the log be purged, shards of deleted queues, and numbers for the operator.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use leasehold_partition::{Command, QueueId};
+
+use crate::catalogue_link::CATALOGUE_GROUP;
+use crate::core::Core;
+use crate::limits::SNAPSHOT_APPLIED_BYTES_MIN;
+use crate::numbers::Numbers;
+use crate::raft::Role;
+use crate::replica::{CommandCall, Replica, group_of};
+use crate::router::Repeat;
+
+const INTERVAL: Duration = Duration::from_secs(1);
+/// Shards of deleted queues that are removed in one pass.
+const DELETED_MAX: usize = 64;
+
+/// Works until the node stops.
+pub async fn run(core: Arc<Core>) {
+    let mut swept_revision = 0;
+    let mut numbers = Numbers::default();
+    loop {
+        tokio::time::sleep(INTERVAL).await;
+        take_snapshots(&core).await;
+        let revision = core.view.revision();
+        if revision != swept_revision && remove_deleted(&core, revision).await {
+            swept_revision = revision;
+        }
+        numbers.publish(&core);
+    }
+}
+
+async fn take_snapshots(core: &Core) {
+    let wanted = core.log.snapshot_wanted();
+    for replica in core.router.replicas() {
+        let is_wanted = wanted.contains(&group_of(replica.id()));
+        if is_wanted || replica.machine().wants_snapshot(SNAPSHOT_APPLIED_BYTES_MIN) {
+            replica.group().take_snapshot().await;
+        }
+    }
+    if wanted.contains(&CATALOGUE_GROUP) {
+        core.catalogue.group.take_snapshot().await;
+    }
+}
+
+/// Removes shards whose queue is gone from the partitions led here; true when none is left.
+async fn remove_deleted(core: &Core, revision: u64) -> bool {
+    let mut is_clean = true;
+    for replica in core.router.replicas() {
+        if !matches!(*replica.role().borrow(), Role::Leader { .. }) {
+            continue;
+        }
+        let queues = replica.machine().read().queues().collect::<Vec<_>>();
+        let deleted = queues.into_iter().filter(|queue| core.view.is_deleted(*queue)).take(DELETED_MAX);
+        for queue in deleted {
+            is_clean = false;
+            remove_shard(core, &replica, queue, revision).await;
+        }
+    }
+    is_clean
+}
+
+async fn remove_shard(core: &Core, replica: &Replica, queue: QueueId, revision: u64) {
+    let mut command = Vec::new();
+    Command::Delete { queue, revision }.encode_into(&mut command);
+    let call = CommandCall { queue, command: command.into(), promised_leases_ms: Vec::new() };
+    match core.router.command(replica.id(), call, Repeat::Safe).await {
+        Ok(_) => tracing::debug!(partition = replica.id().0, queue = queue.0, "the shard of a deleted queue is removed"),
+        Err(failure) => tracing::warn!(partition = replica.id().0, %failure, "a deleted queue's shard stays for now"),
+    }
+}

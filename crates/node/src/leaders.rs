@@ -1,0 +1,139 @@
+//! Who leads: elections at once when a node is gone, leaders spread as the catalogue prefers, and hand-over before a stop.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use leasehold_catalogue::NodeId;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::core::Core;
+use crate::lane::PeerEvent;
+use crate::raft::{Group, Role};
+
+/// The first survivor asks for votes at once, each next one this much later, so that they do not split the votes.
+const STAGGER: Duration = Duration::from_millis(40);
+/// A survivor that finds no new leader asks again.
+const CAMPAIGN_AGAIN: Duration = Duration::from_millis(400);
+const CAMPAIGNS_MAX: u32 = 5;
+
+/// How often leaders are compared with where they are best.
+const BALANCE_INTERVAL: Duration = Duration::from_secs(2);
+/// A node that came back leads again after this long.
+const UP_FOR: Duration = Duration::from_secs(5);
+/// A transfer that did not succeed is tried again after this long.
+const TRANSFER_AGAIN: Duration = Duration::from_secs(10);
+const HAND_OVER_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Reacts to nodes that go down, until the node stops.
+pub async fn watch_peers(core: Arc<Core>, mut events: mpsc::UnboundedReceiver<PeerEvent>) {
+    while let Some(event) = events.recv().await {
+        match event {
+            PeerEvent::Down(node) => {
+                tracing::warn!(node = node.0, "a node is down");
+                replace_leaders(&core, node);
+            }
+            PeerEvent::Up(node) => tracing::info!(node = node.0, "a node is up"),
+        }
+    }
+}
+
+fn replace_leaders(core: &Arc<Core>, gone: NodeId) {
+    let partitions = core.router.replicas().into_iter().map(|replica| replica.group().clone());
+    for group in partitions.chain([core.catalogue.group.clone()]) {
+        let is_led_there = matches!(&*group.role().borrow(), Role::Follower { leader: Some(leader) } if leader.node_id == gone.0);
+        if is_led_there {
+            tokio::spawn(campaign_in_turn(core.clone(), group, gone));
+        }
+    }
+}
+
+/// Asks for votes when it is this replica's turn among the survivors, and until somebody leads.
+async fn campaign_in_turn(core: Arc<Core>, group: Group, gone: NodeId) {
+    let mut survivors = group.members().voters_beyond(gone);
+    // A different order for every group spreads what the lost node led.
+    survivors.sort_by_key(|replica| (replica.wrapping_add(u64::from(group.id().0))) % 7);
+    let Some(turn) = survivors.iter().position(|replica| *replica == group.replica()) else { return };
+    sleep(STAGGER * turn as u32).await;
+    for _ in 0..CAMPAIGNS_MAX {
+        let is_led = match &*group.role().borrow() {
+            Role::Leader { .. } | Role::Stopped => true,
+            Role::Follower { leader } => leader.as_ref().is_some_and(|leader| leader.node_id != gone.0),
+        };
+        if is_led || core.lanes.is_reachable(gone) {
+            return;
+        }
+        group.campaign().await;
+        sleep(CAMPAIGN_AGAIN + STAGGER * turn as u32).await;
+    }
+}
+
+/// Hands partitions to the nodes that the catalogue prefers as their leaders, until the node stops.
+pub async fn balance(core: Arc<Core>) {
+    let mut up_since = HashMap::new();
+    let mut tried = HashMap::new();
+    loop {
+        sleep(BALANCE_INTERVAL).await;
+        let now = Instant::now();
+        let nodes = core.view.look(|catalogue| catalogue.nodes().map(|node| NodeId(node.id)).collect::<Vec<_>>());
+        for node in nodes {
+            if core.lanes.is_reachable(node) {
+                up_since.entry(node).or_insert(now);
+            } else {
+                up_since.remove(&node);
+            }
+        }
+        for replica in core.router.replicas() {
+            if !matches!(*replica.role().borrow(), Role::Leader { .. }) {
+                continue;
+            }
+            let preferred = core.view.look(|catalogue| {
+                let partition = catalogue.partition(replica.id()).filter(|partition| partition.is_settled)?;
+                partition.replicas.first().copied()
+            });
+            let Some(preferred) = preferred.filter(|preferred| preferred.node_id() != core.view.here()) else { continue };
+            let is_up = up_since.get(&preferred.node_id()).is_some_and(|since| now.duration_since(*since) >= UP_FOR);
+            let is_too_soon = tried.get(&replica.id()).is_some_and(|at| now.duration_since(*at) < TRANSFER_AGAIN);
+            if is_up && !is_too_soon {
+                tried.insert(replica.id(), now);
+                hand_over(replica.group(), preferred.id).await;
+            }
+        }
+    }
+}
+
+async fn hand_over(group: &Group, to: u64) {
+    tracing::info!(group = group.id().0, to, "hands leadership over");
+    if let Err(error) = group.transfer(to).await {
+        tracing::warn!(group = group.id().0, to, error, "leadership cannot be handed over");
+    }
+}
+
+/// Gives away everything that this node leads, before it stops.
+pub async fn hand_over_all(core: &Core) {
+    let groups = core.router.replicas().into_iter().map(|replica| replica.group().clone()).collect::<Vec<_>>();
+    let led = groups.into_iter().chain([core.catalogue.group.clone()]);
+    let led = led.filter(|group| matches!(*group.role().borrow(), Role::Leader { .. })).collect::<Vec<_>>();
+    for group in &led {
+        let members = group.members();
+        let is_reachable = |replica: &u64| {
+            members.nodes.get(replica).is_some_and(|node| core.lanes.is_reachable(NodeId(node.node_id)))
+        };
+        let others = members.voters_beyond(core.view.here());
+        let reachable = others.iter().copied().filter(is_reachable).collect::<Vec<_>>();
+        if let Some(to) = reachable.get(group.id().0 as usize % reachable.len().max(1)) {
+            hand_over(group, *to).await;
+        }
+    }
+    let all_gone = async {
+        for group in &led {
+            let mut role = group.role();
+            // A group that has stopped leads nothing either.
+            let _ = role.wait_for(|role| !matches!(role, Role::Leader { .. })).await;
+        }
+    };
+    if timeout(HAND_OVER_PATIENCE, all_gone).await.is_err() {
+        tracing::warn!("some partitions found no new leader before this node stops");
+    }
+}

@@ -1,0 +1,394 @@
+//! A node as a process holds it: listeners, the log, and, once it belongs to a cluster, the core.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use leasehold_proto::peer::peer_server::PeerServer;
+use leasehold_proto::peer::{IdentifyResponse, JoinRequest};
+use leasehold_proto::v1::Reason;
+use leasehold_proto::v1::cluster_server::ClusterServer;
+use leasehold_proto::v1::messages_server::MessagesServer;
+use leasehold_proto::v1::queues_server::QueuesServer;
+use leasehold_raft_log::{Log, OpenError, Options, RealFileSystem};
+use tokio::net::TcpListener;
+use tokio::sync::{Mutex as AsyncMutex, watch};
+use tokio::task::JoinSet;
+use tonic::transport::Server;
+
+use crate::admin_http::{self, AdminState, NotReady, Readiness};
+use crate::config::{AddressError, Config};
+use crate::core::{Core, CoreParts};
+use crate::failure::Failure;
+use crate::identity::{FORMAT_VERSION, Identity, IdentityError};
+use crate::limits::{CLIENT_MESSAGE_BYTES_MAX, CONNECTION_WINDOW_BYTES, PEER_MESSAGE_BYTES_MAX, STREAM_WINDOW_BYTES};
+use crate::raft::ReplicaNode;
+use crate::services::{ClusterService, MessagesService, PeerService, QueuesService};
+use crate::telemetry::{self, TelemetryError};
+
+/// How long a stop waits for calls that are being answered.
+const DRAIN_PATIENCE: Duration = Duration::from_secs(2);
+const STREAMS_MAX: u32 = 1_024;
+
+/// Why a node cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("cannot {action} {what}: {error}")]
+    Io { action: &'static str, what: String, error: std::io::Error },
+    #[error(transparent)]
+    Log(#[from] OpenError),
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    #[error(transparent)]
+    Telemetry(#[from] TelemetryError),
+    #[error("the address {address} cannot be told to others ({error}): set `client_advertise` and `peer_advertise`")]
+    Advertise { address: SocketAddr, error: AddressError },
+    #[error("the node cannot take up its place in the cluster: {0}")]
+    Core(String),
+}
+
+/// What every service of a node shares, in a cluster or not.
+pub struct Shell {
+    pub config: Arc<Config>,
+    log: Log,
+    peer_address: String,
+    client_address: String,
+    core: OnceLock<Arc<Core>>,
+    joining: AsyncMutex<()>,
+    tasks: Mutex<JoinSet<()>>,
+}
+
+impl Shell {
+    /// What this node does in its cluster.
+    ///
+    /// # Errors
+    /// `NOT_INITIALISED` while it belongs to none.
+    pub fn core(&self) -> Result<Arc<Core>, Failure> {
+        self.core.get().cloned().ok_or_else(|| {
+            let detail = "this node belongs to no cluster: run `leasehold cluster init`, or add it to one";
+            Failure::not_done(Reason::NotInitialised, detail)
+        })
+    }
+
+    pub fn identify(&self) -> IdentifyResponse {
+        let identity = self.core.get().map(|core| &core.identity);
+        IdentifyResponse {
+            name: self.config.name.clone(),
+            cluster_id: identity.map(|identity| identity.cluster_id.to_vec().into()).unwrap_or_default(),
+            node_id: identity.map_or(0, |identity| identity.node_id),
+            client_address: self.client_address.clone(),
+            peer_address: self.peer_address.clone(),
+            machine_version_max: leasehold_partition::limits::MACHINE_VERSION_MAX,
+        }
+    }
+
+    /// Makes this node a member of a cluster; to be told the same twice changes nothing.
+    ///
+    /// # Errors
+    /// When it is a member of another one, or cannot start.
+    pub async fn join(&self, join: JoinRequest) -> Result<(), Failure> {
+        let _one_at_a_time = self.joining.lock().await;
+        let invalid = |detail: String| Failure::not_done(Reason::InvalidArgument, detail);
+        let cluster_id: [u8; 16] =
+            join.cluster_id[..].try_into().map_err(|_| invalid("a cluster id has 16 bytes".to_owned()))?;
+        if join.node_id == 0 || join.catalogue_replica == 0 {
+            return Err(invalid("node_id and catalogue_replica are above 0".to_owned()));
+        }
+        let identity = Identity {
+            cluster_id,
+            node_id: join.node_id,
+            catalogue_replica: join.catalogue_replica,
+            name: self.config.name.clone(),
+            format_version: FORMAT_VERSION,
+        };
+        if let Some(core) = self.core.get() {
+            if core.identity == identity {
+                return Ok(());
+            }
+            return Err(Failure::not_done(Reason::AlreadyInitialised, "this node belongs to a cluster already"));
+        }
+        let failed = |detail: String| Failure::try_again(Reason::NodeFailed, detail);
+        identity.store(&self.config.data_dir).map_err(|error| failed(error.to_string()))?;
+        let core = self.start_core(identity).await.map_err(failed)?;
+        if join.founders.first().is_some_and(|first| first.node == join.node_id) {
+            let members = join.founders.into_iter().map(|founder| {
+                (founder.replica, ReplicaNode { node_id: founder.node, address: founder.address })
+            });
+            core.found_catalogue(members).await.map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    async fn start_core(&self, identity: Identity) -> Result<Arc<Core>, String> {
+        let mut tasks = JoinSet::new();
+        let parts = CoreParts {
+            config: self.config.clone(),
+            catalogue_replica: identity.catalogue_replica,
+            identity,
+            log: self.log.clone(),
+            peer_address: self.peer_address.clone(),
+            client_address: self.client_address.clone(),
+        };
+        let core = Core::start(parts, &mut tasks).await?;
+        *self.tasks.lock().unwrap_or_else(PoisonError::into_inner) = tasks;
+        Ok(self.core.get_or_init(|| core).clone())
+    }
+
+    /// Whether this node can serve its clients.
+    ///
+    /// # Errors
+    /// Says what is missing.
+    pub fn readiness_of_core(&self) -> Result<(), NotReady> {
+        let not_ready = |reason: &'static str, detail: String| Err(NotReady { reason, detail });
+        if let Some(failure) = self.log.failure() {
+            return not_ready("LOG_FAILED", failure.to_string());
+        }
+        let Some(core) = self.core.get() else {
+            return not_ready("NOT_INITIALISED", "the node belongs to no cluster".to_owned());
+        };
+        if !core.view.is_founded() {
+            return not_ready("NO_CATALOGUE", "the node has not heard of the cluster's catalogue yet".to_owned());
+        }
+        let partitions = core.view.look(|catalogue| {
+            catalogue.partitions().map(|partition| partition.partition_id()).collect::<Vec<_>>()
+        });
+        let is_led = |partition: &leasehold_catalogue::PartitionId| match core.router.replica(*partition) {
+            Some(replica) => replica.leader_node(core.view.here()).is_some(),
+            None => !core.view.nodes_of(*partition).contains(&core.view.here()),
+        };
+        match partitions.iter().find(|partition| !is_led(partition)) {
+            Some(partition) => not_ready("NO_LEADER", format!("partition {partition} has no leader that this node knows")),
+            None => Ok(()),
+        }
+    }
+
+    /// The failure of anything this node cannot go on without.
+    async fn failed(&self) -> String {
+        self.log.failed().await.to_string()
+    }
+}
+
+struct ShellReadiness(Arc<Shell>);
+
+impl Readiness for ShellReadiness {
+    fn readiness(&self) -> Result<(), NotReady> {
+        self.0.readiness_of_core()
+    }
+}
+
+/// A running node.
+pub struct Node {
+    shell: Arc<Shell>,
+    client_address: SocketAddr,
+    peer_address: SocketAddr,
+    admin_address: Option<SocketAddr>,
+    stopping: watch::Sender<bool>,
+    servers: JoinSet<()>,
+}
+
+struct Listeners {
+    client: TcpListener,
+    peer: TcpListener,
+    admin: Option<TcpListener>,
+}
+
+impl Node {
+    /// Opens the data folder, binds the listeners and takes up the place in the cluster that the folder says.
+    ///
+    /// # Errors
+    /// When a listener is taken, the log or the identity cannot be used, or a replica cannot be started.
+    pub async fn start(config: Config) -> Result<Self, StartError> {
+        config.log_warnings();
+        let metrics = telemetry::metrics()?;
+        create_dir(&config.data_dir)?;
+        let identity = Identity::load(&config.data_dir, &config.name)?;
+        let log = open_log(&config)?;
+        let listeners = Listeners::bind(&config).await?;
+        let (client_address, peer_address) = (local(&listeners.client)?, local(&listeners.peer)?);
+        let admin_address = listeners.admin.as_ref().map(local).transpose()?;
+        let advertise = |address| move |error| StartError::Advertise { address, error };
+        let client = config.client_advertised(client_address).map_err(advertise(client_address))?;
+        let peer = config.peer_advertised(peer_address).map_err(advertise(peer_address))?;
+        let shell = Arc::new(Shell {
+            config: Arc::new(config),
+            log,
+            peer_address: peer.to_string(),
+            client_address: client.to_string(),
+            core: OnceLock::new(),
+            joining: AsyncMutex::new(()),
+            tasks: Mutex::new(JoinSet::new()),
+        });
+        if let Some(identity) = identity {
+            shell.start_core(identity).await.map_err(StartError::Core)?;
+        }
+        let (stopping, stop) = watch::channel(false);
+        let mut servers = JoinSet::new();
+        if let Some(admin) = listeners.admin {
+            let state = AdminState { metrics, readiness: Arc::new(ShellReadiness(shell.clone())) };
+            servers.spawn(admin_http::serve(admin, state, until(stop.clone())));
+        }
+        servers.spawn(metrics.run_upkeep());
+        servers.spawn(serve_peers(shell.clone(), listeners.peer, stop.clone()));
+        servers.spawn(serve_clients(shell.clone(), listeners.client, stop));
+        tracing::info!(node = %shell.config.name, client = %client_address, peer = %peer_address, "serves");
+        Ok(Self { shell, client_address, peer_address, admin_address, stopping, servers })
+    }
+
+    /// Where clients reach it.
+    pub fn client_address(&self) -> SocketAddr {
+        self.client_address
+    }
+
+    /// Where other nodes reach it.
+    pub fn peer_address(&self) -> SocketAddr {
+        self.peer_address
+    }
+
+    /// Where metrics, health and readiness are served.
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin_address
+    }
+
+    /// Whether it can serve its clients.
+    pub fn is_ready(&self) -> bool {
+        self.shell.readiness_of_core().is_ok()
+    }
+
+    /// Waits until it cannot go on; returns why.
+    pub async fn failed(&self) -> String {
+        self.shell.failed().await
+    }
+
+    /// Hands over what it leads, answers what it was asked, and stops.
+    pub async fn shutdown(mut self) {
+        if let Some(core) = self.shell.core.get() {
+            core.stop().await;
+        }
+        self.stopping.send_replace(true);
+        let drained = async {
+            // The upkeep of metrics never ends by itself.
+            while self.servers.len() > 1 {
+                self.servers.join_next().await;
+            }
+        };
+        if tokio::time::timeout(DRAIN_PATIENCE, drained).await.is_err() {
+            tracing::debug!("some connections stayed open until the end");
+        }
+        self.servers.shutdown().await;
+        let tasks = std::mem::take(&mut *self.shell.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        drop(tasks);
+        if let Ok(metrics) = telemetry::metrics() {
+            metrics.forget_queues(&self.shell.config.name);
+        }
+        let log = self.shell.log.clone();
+        // The log waits for its last batch.
+        if let Err(error) = tokio::task::spawn_blocking(move || log.close()).await {
+            tracing::error!(%error, "the log did not close cleanly");
+        }
+    }
+}
+
+impl Listeners {
+    async fn bind(config: &Config) -> Result<Self, StartError> {
+        let admin = match config.admin_listen {
+            Some(address) => Some(bind(address).await?),
+            None => None,
+        };
+        Ok(Self { client: bind(config.client_listen).await?, peer: bind(config.peer_listen).await?, admin })
+    }
+}
+
+async fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
+    let failed = |error| StartError::Io { action: "listen on", what: address.to_string(), error };
+    TcpListener::bind(address).await.map_err(failed)
+}
+
+fn local(listener: &TcpListener) -> Result<SocketAddr, StartError> {
+    let failed = |error| StartError::Io { action: "learn the address of", what: "a listener".to_owned(), error };
+    listener.local_addr().map_err(failed)
+}
+
+fn create_dir(dir: &Path) -> Result<(), StartError> {
+    let failed = |error| StartError::Io { action: "create", what: dir.display().to_string(), error };
+    std::fs::create_dir_all(dir).map_err(failed)
+}
+
+fn open_log(config: &Config) -> Result<Log, StartError> {
+    let options = Options {
+        segment_bytes: config.log.segment_bytes,
+        cache_bytes: config.limits.cache_bytes as usize,
+        disk_low_bytes: config.limits.disk_low_bytes,
+        ..Options::default()
+    };
+    let (log, recovered) = Log::open(Arc::new(RealFileSystem), &config.data_dir.join("log"), options)?;
+    tracing::info!(records = recovered.records, bytes = recovered.bytes, "the log is open");
+    Ok(log)
+}
+
+fn until(mut stop: watch::Receiver<bool>) -> impl Future<Output = ()> + Send {
+    async move {
+        // A sender that is gone stops the node too.
+        let _ = stop.wait_for(|stop| *stop).await;
+    }
+}
+
+fn server() -> Server {
+    Server::builder()
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_concurrent_streams(STREAMS_MAX)
+        .http2_keepalive_interval(Some(Duration::from_secs(10)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+        .tcp_nodelay(true)
+}
+
+fn incoming(listener: TcpListener) -> tonic::transport::server::TcpIncoming {
+    tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true))
+}
+
+async fn serve_peers(shell: Arc<Shell>, listener: TcpListener, stop: watch::Receiver<bool>) {
+    let peer = PeerServer::new(PeerService::new(shell))
+        .max_decoding_message_size(PEER_MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(PEER_MESSAGE_BYTES_MAX);
+    let served = server().add_service(peer).serve_with_incoming_shutdown(incoming(listener), until(stop)).await;
+    report("peers", served);
+}
+
+async fn serve_clients(shell: Arc<Shell>, listener: TcpListener, stop: watch::Receiver<bool>) {
+    let messages = MessagesServer::new(MessagesService::new(shell.clone()))
+        .max_decoding_message_size(CLIENT_MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(CLIENT_MESSAGE_BYTES_MAX);
+    let queues = QueuesServer::new(QueuesService::new(shell.clone()));
+    let cluster = ClusterServer::new(ClusterService::new(shell.clone()));
+    let (health_reporter, health) = tonic_health::server::health_reporter();
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(leasehold_proto::DESCRIPTORS)
+        .build_v1();
+    let reflection = match reflection {
+        Ok(reflection) => reflection,
+        Err(error) => return tracing::error!(%error, "the descriptors of the protocol are damaged"),
+    };
+    let report_health = tokio::spawn(async move {
+        loop {
+            let status = match shell.readiness_of_core() {
+                Ok(()) => tonic_health::ServingStatus::Serving,
+                Err(_) => tonic_health::ServingStatus::NotServing,
+            };
+            health_reporter.set_service_status("", status).await;
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    });
+    let router = server().add_service(messages).add_service(queues).add_service(cluster);
+    let router = router.add_service(health).add_service(reflection);
+    let served = router.serve_with_incoming_shutdown(incoming(listener), until(stop)).await;
+    report_health.abort();
+    report("clients", served);
+}
+
+fn report(whom: &str, served: Result<(), tonic::transport::Error>) {
+    if let Err(error) = served {
+        tracing::error!(%error, whom, "the server ended");
+    }
+}

@@ -1,0 +1,234 @@
+//! Moves messages between queues: dead ones to their dead-letter queue, redriven ones back.
+//!
+//! ```text
+//!   outbox (source partition) ─Transfer, numbered─▶ target partition      remembers the last number of each source
+//!            ▲                                            │
+//!            └────────────────TransferDone◀───────────────┘               only then is it removed here
+//! ```
+//!
+//! A crash between the two steps sends a message again, and the target recognises its number: it is never in neither queue and
+//! never twice in the second.
+
+use std::collections::BTreeMap;
+use std::sync::Weak;
+use std::time::Duration;
+
+use bytes::Bytes;
+use leasehold_catalogue::PartitionId;
+use leasehold_partition::{
+    Command, Content, NewMessage, Origin, OutboxItem, QueueId, RedriveState, Refusal, Reply, Source, TransferMessage,
+};
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::cluster::QueueInfo;
+use crate::core::Core;
+use crate::failure::Failure;
+use crate::raft::Role;
+use crate::replica::{CommandCall, Replica, refusal};
+use crate::router::Repeat;
+
+/// Messages and bytes of one transfer.
+const ITEMS_MAX: usize = 256;
+const ITEMS_BYTES_MAX: usize = 512 * 1024;
+/// Messages that a redrive puts into the outbox at once, and how many may wait there.
+const STEP_ITEMS_MAX: u32 = 256;
+const WAITING_MAX: u64 = 1_024;
+/// How often it looks when it was not woken.
+const INTERVAL: Duration = Duration::from_millis(500);
+const RETRY_PAUSE: Duration = Duration::from_millis(200);
+/// A redrive with a rate moves something this often.
+const PACE: Duration = Duration::from_millis(100);
+
+/// Serves the outboxes of one replica while it leads, until the replica goes away.
+pub async fn run(core: Weak<Core>, replica: Weak<Replica>) {
+    let mut paces = BTreeMap::new();
+    loop {
+        let Some((core, replica)) = core.upgrade().zip(replica.upgrade()) else { return };
+        let pause = match pass(&core, &replica, &mut paces).await {
+            Ok(Progress::More) => continue,
+            Ok(Progress::Paced) => PACE,
+            Ok(Progress::None) => INTERVAL,
+            Err(failure) => {
+                tracing::debug!(partition = replica.id().0, %failure, "an outbox waits");
+                sleep(RETRY_PAUSE).await;
+                continue;
+            }
+        };
+        let woken = replica.outbox().notified();
+        // It looks again either way.
+        let _ = timeout(pause, woken).await;
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Progress {
+    None,
+    /// A redrive waits for its next share.
+    Paced,
+    More,
+}
+
+/// When each redrive with a rate moved something last.
+type Paces = BTreeMap<QueueId, Instant>;
+
+async fn pass(core: &Core, replica: &Replica, paces: &mut Paces) -> Result<Progress, Failure> {
+    if !matches!(*replica.role().borrow(), Role::Leader { .. }) {
+        paces.clear();
+        return Ok(Progress::None);
+    }
+    let (waiting, redrives) = {
+        let state = replica.machine().read();
+        let waiting = state.outbox_queues().collect::<Vec<_>>();
+        let waiting = waiting.into_iter().map(|queue| (queue, state.outbox_targets(queue))).collect::<Vec<_>>();
+        (waiting, state.redrive_queues().collect::<Vec<_>>())
+    };
+    let mut progress = Progress::None;
+    let mut failed = None;
+    for (queue, targets) in waiting {
+        for (target, _) in targets {
+            // One target that is away holds back nobody else.
+            match move_some(core, replica, queue, target).await {
+                Ok(true) => progress = Progress::More,
+                Ok(false) => {}
+                Err(failure) => failed = Some(failure),
+            }
+        }
+    }
+    for queue in redrives {
+        progress = progress.max(redrive_some(core, replica, queue, paces).await?);
+    }
+    match (progress, failed) {
+        (Progress::None | Progress::Paced, Some(failure)) => Err(failure),
+        (progress, _) => Ok(progress),
+    }
+}
+
+/// Moves one batch from the outbox of `queue` to `target`; false when nothing could be moved.
+async fn move_some(core: &Core, replica: &Replica, queue: QueueId, target: QueueId) -> Result<bool, Failure> {
+    let Some(info) = core.view.queue_by_id(target) else {
+        if !core.view.is_deleted(target) {
+            return Ok(false);
+        }
+        let command = Command::TransferReturn { queue, target, items_max: ITEMS_MAX as u32 };
+        return own(core, replica, queue, &command).await.map(|_| true);
+    };
+    let items = replica.machine().read().outbox(queue, target, ITEMS_MAX);
+    let contents = read_contents(core, replica, &items).await?;
+    let items = &items[..contents.len()];
+    let mut by_shard: BTreeMap<PartitionId, Vec<TransferMessage<'_>>> = BTreeMap::new();
+    let mut shards = Vec::with_capacity(items.len());
+    for (item, bytes) in items.iter().zip(&contents) {
+        let message = message_of(replica, queue, item, bytes)?;
+        let shard = shard_for(&info, item.number, &message.content)?;
+        shards.push(shard);
+        by_shard.entry(shard).or_default().push(TransferMessage { number: item.number, message });
+    }
+    let mut through = BTreeMap::new();
+    let mut refused = None;
+    for (shard, messages) in by_shard {
+        let source = Source { partition: replica.id().0, queue };
+        let command = Command::Transfer { queue: target, source, messages };
+        match core.router.command(shard, call(target, &command), Repeat::Safe).await? {
+            Reply::Transferred { through_number, refused: reason } => {
+                through.insert(shard, through_number);
+                refused = refused.or(reason);
+            }
+            Reply::Refused { reason } => refused = Some(reason),
+            other => return Err(unexpected(&other)),
+        }
+    }
+    let has_arrived = |at: &usize| through.get(&shards[*at]).is_some_and(|number| *number >= items[*at].number);
+    let arrived = (0..items.len()).take_while(has_arrived).count();
+    if arrived > 0 {
+        let through_number = items[arrived - 1].number;
+        own(core, replica, queue, &Command::TransferDone { queue, target, through_number }).await?;
+    }
+    match refused {
+        Some(reason) if arrived == 0 => Err(refusal(reason)),
+        _ => Ok(arrived > 0),
+    }
+}
+
+async fn read_contents(core: &Core, replica: &Replica, items: &[OutboxItem]) -> Result<Vec<Bytes>, Failure> {
+    let mut contents = Vec::with_capacity(items.len());
+    let mut bytes = 0;
+    for item in items {
+        bytes += item.content.len as usize;
+        if !contents.is_empty() && bytes > ITEMS_BYTES_MAX {
+            break;
+        }
+        contents.push(core.router.answers().content(replica, item.content).await?);
+    }
+    Ok(contents)
+}
+
+fn message_of<'a>(
+    replica: &Replica,
+    queue: QueueId,
+    item: &OutboxItem,
+    bytes: &'a Bytes,
+) -> Result<NewMessage<'a>, Failure> {
+    let content = Content::decode(bytes).map_err(|error| {
+        Failure::unknown(leasehold_proto::v1::Reason::NodeFailed, format!("a content is malformed: {error}"))
+    })?;
+    let partition = replica.id().0;
+    let origin = Origin { queue, partition, sequence: item.key.sequence, receive_count: item.receive_count };
+    Ok(NewMessage { delay_ms: None, expiry_ms: None, content: Content { origin: Some(origin), ..content } })
+}
+
+/// Always the same for one message, or its number would not be recognised.
+fn shard_for(info: &QueueInfo, number: u64, content: &Content<'_>) -> Result<PartitionId, Failure> {
+    let by_group = content.group.filter(|_| info.is_fifo()).and_then(|group| info.shard_of_group(group));
+    let by_number = || info.shards.get((number % info.shards.len().max(1) as u64) as usize).copied();
+    by_group.or_else(by_number).ok_or_else(|| refusal(Refusal::UnknownQueue))
+}
+
+async fn redrive_some(core: &Core, replica: &Replica, queue: QueueId, paces: &mut Paces) -> Result<Progress, Failure> {
+    let (redrive, waiting) = {
+        let state = replica.machine().read();
+        let waiting = state.outbox_targets(queue).iter().map(|(_, count)| count).sum::<u64>();
+        (state.shard(queue).and_then(|shard| shard.redrive), waiting)
+    };
+    let Some(redrive) = redrive.filter(|redrive| redrive.state == RedriveState::Running) else {
+        paces.remove(&queue);
+        return Ok(Progress::None);
+    };
+    if waiting >= WAITING_MAX {
+        return Ok(Progress::Paced);
+    }
+    let items_max = if redrive.rate_per_s == 0 {
+        STEP_ITEMS_MAX
+    } else {
+        let since = paces.get(&queue).map_or(PACE, Instant::elapsed);
+        let share = since.as_millis() as u64 * u64::from(redrive.rate_per_s) / 1_000;
+        (share.min(u64::from(STEP_ITEMS_MAX))) as u32
+    };
+    if items_max == 0 {
+        return Ok(Progress::Paced);
+    }
+    paces.insert(queue, Instant::now());
+    let reply = own(core, replica, queue, &Command::RedriveStep { queue, items_max }).await?;
+    match reply {
+        Reply::RedriveStepped { .. } if redrive.rate_per_s == 0 => Ok(Progress::More),
+        Reply::RedriveStepped { .. } => Ok(Progress::Paced),
+        other => Err(unexpected(&other)),
+    }
+}
+
+/// Has a command executed by this partition.
+async fn own(core: &Core, replica: &Replica, queue: QueueId, command: &Command<'_>) -> Result<Reply, Failure> {
+    match core.router.command(replica.id(), call(queue, command), Repeat::Safe).await? {
+        Reply::Refused { reason } => Err(refusal(reason)),
+        reply => Ok(reply),
+    }
+}
+
+fn call(queue: QueueId, command: &Command<'_>) -> CommandCall {
+    let mut bytes = Vec::new();
+    command.encode_into(&mut bytes);
+    CommandCall { queue, command: bytes.into(), promised_leases_ms: Vec::new() }
+}
+
+fn unexpected(reply: &Reply) -> Failure {
+    Failure::unknown(leasehold_proto::v1::Reason::None, format!("an unexpected reply: {reply:?}"))
+}

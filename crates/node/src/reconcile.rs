@@ -1,0 +1,182 @@
+//! Makes this node be what the catalogue says: starts and stops replicas, founds new groups, and, where it leads, changes members.
+//!
+//! Everything here is idempotent and repeated: after a crash at any point the next pass goes on from what it finds.
+
+use std::collections::{BTreeSet, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use leasehold_catalogue::{ForgetNode, Kind, NodeId, Partition, PartitionId, SettlePartition};
+use tokio::time::timeout;
+
+use crate::core::Core;
+use crate::raft::{ReplicaNode, Role};
+use crate::replica::{Replica, group_of};
+
+/// How often a pass is made when nothing is known to have changed.
+const INTERVAL: Duration = Duration::from_millis(500);
+/// Passes are at least this far apart.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Partitions whose members are being changed by a task of their own.
+#[derive(Default)]
+pub struct Moving(Mutex<HashSet<PartitionId>>);
+
+impl Moving {
+    fn start(&self, partition: PartitionId) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(partition)
+    }
+
+    fn end(&self, partition: PartitionId) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&partition);
+    }
+}
+
+/// Works until the node stops.
+pub async fn run(core: Arc<Core>) {
+    let mut changes = core.view.changes();
+    let mut catalogue_role = core.catalogue.group.role();
+    loop {
+        changes.mark_unchanged();
+        pass(&core).await;
+        tokio::time::sleep(PAUSE).await;
+        let changed = async {
+            tokio::select! {
+                changed = changes.changed() => drop(changed),
+                changed = catalogue_role.changed() => drop(changed),
+            }
+        };
+        // The next pass is due either way.
+        let _ = timeout(INTERVAL, changed).await;
+    }
+}
+
+async fn pass(core: &Arc<Core>) {
+    let partitions = core.view.look(|catalogue| catalogue.partitions().cloned().collect::<Vec<_>>());
+    follow_addresses(core);
+    for partition in &partitions {
+        match core.router.replica(partition.partition_id()) {
+            Some(replica) => retire_if_gone(core, partition, &replica).await,
+            None => start_if_wanted(core, partition).await,
+        }
+        found_if_first(core, partition).await;
+        change_members_if_leading(core, partition);
+    }
+    if core.catalogue.leads().is_some() {
+        if let Err(error) = core.catalogue.follow_nodes().await {
+            tracing::warn!(error, "the catalogue's members cannot be changed at this moment");
+        }
+        forget_empty_nodes(core).await;
+    }
+}
+
+/// Links go where the catalogue says a node is now.
+fn follow_addresses(core: &Core) {
+    let nodes = core.view.look(|catalogue| {
+        catalogue.nodes().map(|node| (NodeId(node.id), node.peer_address.clone())).collect::<Vec<_>>()
+    });
+    for (node, address) in &nodes {
+        if *node != core.view.here() {
+            core.lanes.follow_address(*node, address);
+        }
+    }
+    if !nodes.is_empty() {
+        core.lanes.retain(|node| nodes.iter().any(|(known, _)| *known == node));
+    }
+}
+
+async fn start_if_wanted(core: &Arc<Core>, partition: &Partition) {
+    let Some(replica) = partition.replica_on(core.view.here()) else { return };
+    if let Err(error) = core.start_replica(partition.partition_id(), replica).await {
+        tracing::error!(partition = partition.id, error, "a replica cannot be started; it will be tried again");
+    }
+}
+
+/// Ends a replica that has no place here any more, once the group can do without it.
+async fn retire_if_gone(core: &Core, partition: &Partition, replica: &Arc<Replica>) {
+    let wanted = partition.replica_on(core.view.here());
+    if wanted.is_some_and(|wanted| wanted.0 == replica.group().replica()) {
+        return;
+    }
+    let id = partition.partition_id();
+    tracing::info!(partition = id.0, replica = replica.group().replica(), "the replica has moved away");
+    core.router.remove_replica(id);
+    replica.stop().await;
+    if let Err(error) = core.log.remove_group(group_of(id)).await {
+        tracing::error!(partition = id.0, %error, "what the replica left cannot be removed");
+    }
+}
+
+/// A partition's group is founded once, by the node of its first replica.
+async fn found_if_first(core: &Core, partition: &Partition) {
+    let is_first = partition.replicas.first().is_some_and(|first| first.node_id() == core.view.here());
+    if partition.is_founded || !is_first {
+        return;
+    }
+    let Some(replica) = core.router.replica(partition.partition_id()) else { return };
+    let members = partition.replicas.iter().map(|replica| (replica.id, core.replica_node(replica.node_id())));
+    if let Err(error) = replica.group().initialise(members.collect()).await {
+        tracing::warn!(partition = partition.id, error, "the group cannot be founded; it will be tried again");
+    }
+}
+
+fn change_members_if_leading(core: &Arc<Core>, partition: &Partition) {
+    let id = partition.partition_id();
+    let Some(replica) = core.router.replica(id) else { return };
+    let leads = matches!(*replica.role().borrow(), Role::Leader { .. });
+    if !leads || partition.is_settled || !core.moving.start(id) {
+        return;
+    }
+    let (core, partition) = (core.clone(), partition.clone());
+    tokio::spawn(async move {
+        if let Err(error) = change_members(&core, &partition, &replica).await {
+            tracing::warn!(partition = id.0, error, "the partition's members cannot be changed at this moment");
+        }
+        core.moving.end(id);
+    });
+}
+
+async fn change_members(core: &Core, partition: &Partition, replica: &Replica) -> Result<(), String> {
+    let group = replica.group();
+    let members = group.members();
+    for wanted in &partition.replicas {
+        if !members.nodes.contains_key(&wanted.id) {
+            let node = core.replica_node(wanted.node_id());
+            tracing::info!(partition = partition.id, replica = wanted.id, %node, "a new replica catches up");
+            group.add_learner(wanted.id, node).await?;
+        }
+    }
+    let wanted = partition.replicas.iter().map(|replica| replica.id).collect::<BTreeSet<_>>();
+    let voters = members.voters.iter().copied().collect::<BTreeSet<_>>();
+    if voters != wanted || !members.is_settled {
+        group.set_voters(&wanted.iter().copied().collect::<Vec<_>>()).await?;
+    }
+    let settle = SettlePartition { partition: partition.id, replicas: wanted.into_iter().collect() };
+    core.catalogue.propose(Kind::SettlePartition(settle)).await.map(drop).map_err(|failure| failure.to_string())
+}
+
+/// A leaving node is forgotten when nothing is on it and the catalogue does not need its vote.
+async fn forget_empty_nodes(core: &Core) {
+    let voters = core.catalogue.group.members().voters;
+    let gone = core.view.look(|catalogue| {
+        let holds = |id: u64| {
+            let mut all = catalogue.partitions().flat_map(|partition| partition.replicas.iter().chain(&partition.previous));
+            all.any(|replica| replica.node == id)
+        };
+        let leaving = catalogue.nodes().filter(|node| node.is_leaving && !voters.contains(&node.catalogue_replica));
+        leaving.filter(|node| !holds(node.id)).map(|node| node.id).collect::<Vec<_>>()
+    });
+    for id in gone {
+        match core.catalogue.propose(Kind::ForgetNode(ForgetNode { id })).await {
+            Ok(_) => tracing::info!(node = id, "the node has left the cluster"),
+            Err(failure) => tracing::warn!(node = id, %failure, "the node cannot be forgotten at this moment"),
+        }
+    }
+}
+
+impl Core {
+    /// Where a replica on a node is reached.
+    pub fn replica_node(&self, node: NodeId) -> ReplicaNode {
+        ReplicaNode { node_id: node.0, address: self.view.peer_address(node).unwrap_or_default() }
+    }
+}

@@ -1,0 +1,18 @@
+//! What clients and other nodes call. Each call is checked here, split by shard, brought to the leaders, and put together again.
+
+mod cluster;
+mod lookup;
+mod messages;
+mod peer;
+mod publish;
+mod pull;
+mod queues;
+mod receive;
+mod send;
+mod settle;
+mod validate;
+
+pub use cluster::ClusterService;
+pub use messages::MessagesService;
+pub use peer::PeerService;
+pub use queues::QueuesService;

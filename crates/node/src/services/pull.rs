@@ -1,0 +1,220 @@
+//! Streaming delivery: the server leases messages against the credit that the consumer gave and pushes them; settlements travel
+//! on the same stream.
+//!
+//! ```text
+//!   credit ─▶ permits ─▶ one pump a shard: wait until it is ready, take permits, receive, push
+//!   settle ─▶ a task each ─▶ answer
+//! ```
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use leasehold_catalogue::PartitionId;
+use leasehold_proto::peer;
+use leasehold_proto::v1::{
+    Deliveries, Delivery, PullRequest, PullResponse, PullSettle, PullSettled, PullStart, ReleaseItem, pull_request, pull_response,
+};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{interval, sleep};
+use tonic::{Status, Streaming};
+
+use super::settle::{Settle, settle};
+use super::{lookup, validate};
+use crate::cluster::QueueInfo;
+use crate::core::Core;
+use crate::failure::Failure;
+use crate::limits::{RECEIVE_MESSAGES_MAX, RECEIVE_WAIT_MS_MAX};
+
+const BATCH_MAX: u32 = 256;
+/// More credit than this is of no use.
+const CREDIT_MAX: usize = 100_000;
+const RETRY_PAUSE: Duration = Duration::from_millis(50);
+/// How often it is looked which shards this node leads.
+const LEADERS_INTERVAL: Duration = Duration::from_millis(500);
+
+type Answers = mpsc::Sender<Result<PullResponse, Status>>;
+
+/// Serves a stream until the client ends it.
+pub async fn serve(core: Arc<Core>, mut requests: Streaming<PullRequest>, answers: Answers) {
+    if let Err(failure) = run(core, &mut requests, &answers).await {
+        // A client that has hung up needs no reason.
+        let _ = answers.send(Err(failure.into())).await;
+    }
+}
+
+async fn run(core: Arc<Core>, requests: &mut Streaming<PullRequest>, answers: &Answers) -> Result<(), Failure> {
+    let first = requests.message().await.ok().flatten().and_then(|first| first.kind);
+    let Some(pull_request::Kind::Start(start)) = first else {
+        return Err(validate::invalid("a pull begins with `start`"));
+    };
+    let pull = Arc::new(Pull::new(core, start, answers.clone()).await?);
+    // Pumps and settlements end with the stream.
+    let mut tasks = JoinSet::new();
+    tasks.spawn(run_pumps(pull.clone()));
+    loop {
+        let request = tokio::select! {
+            request = requests.message() => request,
+            () = answers.closed() => return Ok(()),
+        };
+        let Ok(Some(request)) = request else { return Ok(()) };
+        match request.kind {
+            Some(pull_request::Kind::Credit(credit)) => pull.give(credit.messages),
+            Some(pull_request::Kind::Settle(settle)) => drop(tasks.spawn(pull.clone().settle(settle))),
+            Some(pull_request::Kind::Start(_)) => return Err(validate::invalid("a pull has one `start`")),
+            None => return Err(validate::invalid("an empty request on a pull: is this node older than its client?")),
+        }
+        while tasks.try_join_next().is_some() {}
+    }
+}
+
+struct Pull {
+    core: Arc<Core>,
+    queue: Arc<QueueInfo>,
+    lease_ms: Option<u32>,
+    consumer: Vec<u8>,
+    batch_max: u32,
+    local_shards_only: bool,
+    credit: Semaphore,
+    answers: Answers,
+}
+
+impl Pull {
+    async fn new(core: Arc<Core>, start: PullStart, answers: Answers) -> Result<Self, Failure> {
+        let queue = lookup::queue(&core, &start.queue).await?;
+        validate::consumer(&start.consumer)?;
+        let pull = Self {
+            core,
+            queue,
+            lease_ms: start.lease_ms.map(validate::lease).transpose()?,
+            consumer: start.consumer.into_bytes(),
+            batch_max: if start.batch_max == 0 { BATCH_MAX } else { start.batch_max.min(RECEIVE_MESSAGES_MAX) },
+            local_shards_only: start.local_shards_only,
+            credit: Semaphore::new(0),
+            answers,
+        };
+        pull.give(start.credit.unwrap_or_default().messages);
+        Ok(pull)
+    }
+
+    fn give(&self, messages: u64) {
+        let room = CREDIT_MAX.saturating_sub(self.credit.available_permits());
+        self.credit.add_permits(room.min(usize::try_from(messages).unwrap_or(usize::MAX)));
+    }
+
+    /// The shards to deliver from at this moment.
+    fn shards(&self) -> Vec<PartitionId> {
+        let here = self.core.view.here();
+        let is_ours = |shard: &PartitionId| !self.local_shards_only || self.core.router.leader_of(*shard) == Some(here);
+        self.queue.shards.iter().copied().filter(is_ours).collect()
+    }
+
+    async fn settle(self: Arc<Self>, request: PullSettle) {
+        let PullSettle { tag, acks, extends, releases, request } = request;
+        let parts = [Settle::Ack(&acks), Settle::Extend(&extends), Settle::Release(&releases)];
+        let counts = [acks.len(), extends.len(), releases.len()];
+        let mut outcomes = Vec::with_capacity(counts.iter().sum());
+        let mut error = None;
+        for (part, count) in parts.into_iter().zip(counts) {
+            if count == 0 || error.is_some() {
+                continue;
+            }
+            // Each kind is a command of its own: they must not share a name.
+            let name = request.as_ref().filter(|_| counts.iter().filter(|count| **count > 0).count() == 1);
+            match settle(&self.core, &self.queue.name, part, name).await {
+                Ok(settled) => outcomes.extend(settled),
+                Err(failure) => error = Some(failure.to_call_error()),
+            }
+        }
+        let settled = PullSettled { tag, outcomes, error };
+        // A client that has hung up asks again elsewhere.
+        let _ = self.answers.send(Ok(PullResponse { kind: Some(pull_response::Kind::Settled(settled)) })).await;
+    }
+
+    /// Delivers from one shard for ever.
+    async fn pump(self: Arc<Self>, shard: PartitionId) {
+        let mut is_drained = false;
+        loop {
+            if is_drained {
+                let ready = peer::Ready { queue: self.queue.id.0, wait_ms: RECEIVE_WAIT_MS_MAX };
+                if self.core.router.ask(shard, ready).await.is_err() {
+                    sleep(RETRY_PAUSE).await;
+                    continue;
+                }
+            }
+            match self.deliver_some(shard).await {
+                Ok((asked, given)) => is_drained = given < asked,
+                Err(failure) => {
+                    tracing::debug!(shard = shard.0, %failure, "a pull waits");
+                    is_drained = true;
+                    sleep(RETRY_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Delivers one batch; returns how much credit it had and how many messages it found.
+    async fn deliver_some(&self, shard: PartitionId) -> Result<(usize, usize), Failure> {
+        let Ok(first) = self.credit.acquire().await else { return Ok((1, 0)) };
+        let wanted = self.credit.available_permits().min(self.batch_max as usize - 1);
+        let more = self.credit.try_acquire_many(wanted as u32).ok();
+        let asked = 1 + more.as_ref().map_or(0, |_| wanted);
+        let receive = peer::Receive {
+            queue: self.queue.id.0,
+            messages_max: asked as u32,
+            lease_ms: self.lease_ms,
+            consumer: self.consumer.clone().into(),
+            ..peer::Receive::default()
+        };
+        let deliveries = self.core.router.ask(shard, receive).await?.deliveries;
+        let given = deliveries.len();
+        // What was not used is credit again.
+        first.forget();
+        more.into_iter().for_each(tokio::sync::SemaphorePermit::forget);
+        self.credit.add_permits(asked.saturating_sub(given));
+        if given > 0 {
+            self.push(deliveries).await;
+        }
+        Ok((asked, given))
+    }
+
+    async fn push(&self, deliveries: Vec<Delivery>) {
+        let batch = PullResponse { kind: Some(pull_response::Kind::Deliveries(Deliveries { deliveries })) };
+        if let Err(mpsc::error::SendError(Ok(PullResponse { kind: Some(pull_response::Kind::Deliveries(lost)) }))) =
+            self.answers.send(Ok(batch)).await
+        {
+            // The consumer has gone: its messages must not wait for their leases to end.
+            let release = |delivery: Delivery| ReleaseItem { receipt: delivery.receipt, delay_ms: 0 };
+            let items = lost.deliveries.into_iter().map(release).collect::<Vec<_>>();
+            let (core, queue) = (self.core.clone(), self.queue.clone());
+            tokio::spawn(async move {
+                if let Err(failure) = settle(&core, &queue.name, Settle::Release(&items), None).await {
+                    tracing::debug!(%failure, "messages of a consumer that has gone stay leased until their time is over");
+                }
+            });
+        }
+    }
+}
+
+/// Keeps a pump at work on every shard that this stream delivers from.
+async fn run_pumps(pull: Arc<Pull>) {
+    let mut pumps = JoinSet::new();
+    let mut running: BTreeMap<PartitionId, AbortHandle> = BTreeMap::new();
+    let mut look = interval(LEADERS_INTERVAL);
+    loop {
+        look.tick().await;
+        let shards = pull.shards();
+        running.retain(|shard, pump| {
+            let stays = shards.contains(shard);
+            if !stays {
+                pump.abort();
+            }
+            stays
+        });
+        for shard in shards {
+            running.entry(shard).or_insert_with(|| pumps.spawn(pull.clone().pump(shard)));
+        }
+        while pumps.try_join_next().is_some() {}
+    }
+}

@@ -1,0 +1,100 @@
+//! Receiving: from one shard after another until one has something, or whichever is ready first.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use leasehold_catalogue::PartitionId;
+use leasehold_proto::peer;
+use leasehold_proto::v1::{Delivery, ReceiveRequest};
+use tokio::time::{Instant, timeout_at};
+
+use super::{lookup, validate};
+use crate::cluster::QueueInfo;
+use crate::core::Core;
+use crate::failure::Failure;
+use crate::limits::{RECEIVE_MESSAGES_MAX, RECEIVE_WAIT_MS_MAX};
+
+/// Grants leases, waiting for the first message as long as the request says.
+///
+/// # Errors
+/// When the request is wrong, or no shard could be asked.
+pub async fn receive(core: &Core, request: &ReceiveRequest) -> Result<Vec<Delivery>, Failure> {
+    let queue = lookup::queue(core, &request.queue).await?;
+    let wanted = wanted(&queue, request)?;
+    match queue.shards.as_slice() {
+        [] => Ok(Vec::new()),
+        [shard] => Ok(core.router.ask(*shard, wanted).await?.deliveries),
+        shards => receive_from_any(core, shards, wanted).await,
+    }
+}
+
+fn wanted(queue: &QueueInfo, request: &ReceiveRequest) -> Result<peer::Receive, Failure> {
+    validate::consumer(&request.consumer)?;
+    validate::attempt(request.attempt_id.as_deref())?;
+    if request.messages_max > RECEIVE_MESSAGES_MAX {
+        let asked = request.messages_max;
+        return Err(validate::invalid(format!("messages_max is {asked}: it can be 1 to {RECEIVE_MESSAGES_MAX}")));
+    }
+    if request.wait_ms > RECEIVE_WAIT_MS_MAX {
+        let asked = request.wait_ms;
+        return Err(validate::invalid(format!("wait_ms is {asked}: it can be 0 to {RECEIVE_WAIT_MS_MAX}")));
+    }
+    Ok(peer::Receive {
+        queue: queue.id.0,
+        messages_max: request.messages_max.max(1),
+        bytes_max: request.bytes_max,
+        lease_ms: request.lease_ms.map(validate::lease).transpose()?,
+        attempt: request.attempt_id.clone().map(Into::into),
+        consumer: request.consumer.clone().into(),
+        request: request.request.map(|request| peer::RequestName {
+            session: request.session,
+            sequence: request.sequence,
+            completed_below: request.completed_below,
+        }),
+        wait_ms: request.wait_ms,
+    })
+}
+
+async fn receive_from_any(core: &Core, shards: &[PartitionId], wanted: peer::Receive) -> Result<Vec<Delivery>, Failure> {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    let end = Instant::now() + Duration::from_millis(wanted.wait_ms);
+    let first = NEXT.fetch_add(1, Ordering::Relaxed);
+    let mut order = (0..shards.len()).map(|at| shards[(first + at) % shards.len()]).collect::<Vec<_>>();
+    loop {
+        let mut failed = None;
+        for shard in &order {
+            match core.router.ask(*shard, peer::Receive { wait_ms: 0, ..wanted.clone() }).await {
+                Ok(granted) if granted.deliveries.is_empty() => {}
+                Ok(granted) => return Ok(granted.deliveries),
+                Err(failure) => failed = Some(failure),
+            }
+        }
+        let Some(ready) = wait_for_any(core, shards, wanted.queue, end).await else {
+            return failed.map_or_else(|| Ok(Vec::new()), Err);
+        };
+        order = vec![ready];
+    }
+}
+
+/// The first shard that has something before `end`.
+async fn wait_for_any(core: &Core, shards: &[PartitionId], queue: u64, end: Instant) -> Option<PartitionId> {
+    let mut waits = shards
+        .iter()
+        .map(|shard| async move {
+            let wait_ms = end.saturating_duration_since(Instant::now()).as_millis() as u64;
+            let asked = core.router.ask(*shard, peer::Ready { queue, wait_ms }).await;
+            (*shard, asked.is_ok() && Instant::now() < end)
+        })
+        .collect::<FuturesUnordered<_>>();
+    let first = async {
+        while let Some((shard, is_ready)) = waits.next().await {
+            if is_ready {
+                return Some(shard);
+            }
+        }
+        None
+    };
+    timeout_at(end, first).await.ok().flatten()
+}

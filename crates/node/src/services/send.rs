@@ -1,0 +1,158 @@
+//! Sending: a batch is split by shard, each part is one command, and every message gets its own outcome.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use futures::future::join_all;
+use leasehold_catalogue::PartitionId;
+use leasehold_partition::{self as partition, Command, Content, Reply, Request};
+use leasehold_proto::v1::{MessageId, NewMessage, Outcome, RequestId, SendOutcome, SendRequest};
+use prost::Message as _;
+use siphasher::sip128::{Hasher128, SipHasher24};
+use std::hash::Hasher;
+
+use super::{lookup, validate};
+use crate::answers::StoredAttributes;
+use crate::cluster::QueueInfo;
+use crate::core::Core;
+use crate::failure::Failure;
+use crate::replica::refusal;
+use crate::router::Repeat;
+
+/// Messages of one batch that go to the same shard, by their places in the batch.
+type Parts = BTreeMap<PartitionId, Vec<usize>>;
+
+/// Sends a batch; one outcome for each message, in order.
+///
+/// # Errors
+/// When nothing of it was done, or all of it has an unknown outcome.
+pub async fn send(core: &Core, request: &SendRequest) -> Result<Vec<SendOutcome>, Failure> {
+    validate::send(&request.messages)?;
+    let queue = lookup::queue(core, &request.queue).await?;
+    let mut outcomes = vec![SendOutcome::default(); request.messages.len()];
+    let mut parts = Parts::new();
+    let contents = Contents::of(&queue, &request.messages);
+    let anywhere = any_shard(&queue, request.request.as_ref());
+    for (at, message) in request.messages.iter().enumerate() {
+        match validate::message(&queue, message) {
+            Ok(()) => parts.entry(contents.shard(&queue, message, at).unwrap_or(anywhere)).or_default().push(at),
+            Err(failure) => outcomes[at] = failed(&failure),
+        }
+    }
+    let sends = parts.iter().map(|(shard, places)| send_part(core, &queue, *shard, places, request, &contents));
+    let mut results = join_all(sends).await;
+    let was_split = parts.values().map(Vec::len).sum::<usize>() < outcomes.len() || results.len() > 1;
+    if !was_split && let Some(Err(failure)) = results.pop_if(|result| result.is_err()) {
+        return Err(failure);
+    }
+    for (places, result) in parts.values().zip(results) {
+        match result {
+            Ok(done) => places.iter().zip(done).for_each(|(at, outcome)| outcomes[*at] = outcome),
+            Err(failure) => places.iter().for_each(|at| outcomes[*at] = failed(&failure)),
+        }
+    }
+    Ok(outcomes)
+}
+
+/// What the messages of a batch need beside themselves.
+struct Contents {
+    attributes: Vec<Vec<u8>>,
+    deduplication_ids: Vec<Option<Vec<u8>>>,
+}
+
+impl Contents {
+    fn of(queue: &QueueInfo, messages: &[NewMessage]) -> Self {
+        let attributes = |message: &NewMessage| match message.attributes.as_slice() {
+            [] => Vec::new(),
+            attributes => StoredAttributes { attributes: attributes.to_vec() }.encode_to_vec(),
+        };
+        let deduplication_id = |message: &NewMessage| match &message.deduplication_id {
+            Some(id) => Some(id.clone().into_bytes()),
+            None => queue.content_deduplication.then(|| content_id(message)),
+        };
+        Self {
+            attributes: messages.iter().map(attributes).collect(),
+            deduplication_ids: messages.iter().map(deduplication_id).collect(),
+        }
+    }
+
+    /// The shard that a message must go to: that of its group, or where its deduplication id is remembered.
+    fn shard(&self, queue: &QueueInfo, message: &NewMessage, at: usize) -> Option<PartitionId> {
+        let group = message.group.as_deref().filter(|_| queue.is_fifo()).map(str::as_bytes);
+        let key = group.or(self.deduplication_ids[at].as_deref())?;
+        queue.shard_of_group(key)
+    }
+}
+
+/// The same for equal bodies, whatever their attributes.
+fn content_id(message: &NewMessage) -> Vec<u8> {
+    let mut hasher = SipHasher24::new_with_keys(0x636f_6e74, 0x656e_7420);
+    hasher.write(&message.body);
+    let hash = hasher.finish128();
+    format!("{:016x}{:016x}-{}", hash.h1, hash.h2, message.body.len()).into_bytes()
+}
+
+/// A shard for what may go anywhere. A request that may be repeated must meet the same shard again.
+fn any_shard(queue: &QueueInfo, request: Option<&RequestId>) -> PartitionId {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    let at = match request {
+        Some(request) => (request.session ^ request.sequence.wrapping_mul(0x9e37_79b9_7f4a_7c15)) as usize >> 7,
+        None => NEXT.fetch_add(1, Ordering::Relaxed),
+    };
+    queue.shards.get(at % queue.shards.len().max(1)).copied().unwrap_or(PartitionId(0))
+}
+
+async fn send_part(
+    core: &Core,
+    queue: &QueueInfo,
+    shard: PartitionId,
+    places: &[usize],
+    request: &SendRequest,
+    contents: &Contents,
+) -> Result<Vec<SendOutcome>, Failure> {
+    let messages = places.iter().map(|at| new_message(&request.messages[*at], contents, *at)).collect();
+    let command = Command::Send { queue: queue.id, messages };
+    let named = Request { id: lookup::request_id(request.request.as_ref()), command };
+    let repeat = if named.id.is_some() { Repeat::Safe } else { Repeat::Unsafe };
+    match core.router.command(shard, lookup::call(queue.id, &named), repeat).await? {
+        Reply::Sent { outcomes } => Ok(outcomes.into_iter().map(|outcome| sent(shard, outcome)).collect()),
+        Reply::Refused { reason } => Err(refusal(reason)),
+        other => Err(lookup::unexpected(&other)),
+    }
+}
+
+fn new_message<'a>(message: &'a NewMessage, contents: &'a Contents, at: usize) -> partition::NewMessage<'a> {
+    partition::NewMessage {
+        // Checked against limits that are below what the type holds.
+        delay_ms: message.delay_ms.and_then(|delay_ms| u32::try_from(delay_ms).ok()),
+        expiry_ms: message.expiry_ms,
+        content: Content {
+            group: message.group.as_deref().map(str::as_bytes),
+            dedup_id: contents.deduplication_ids[at].as_deref(),
+            attributes: &contents.attributes[at],
+            body: &message.body,
+            origin: None,
+        },
+    }
+}
+
+fn sent(shard: PartitionId, outcome: partition::SendOutcome) -> SendOutcome {
+    let id = |sequence| Some(MessageId { partition: shard.0, sequence });
+    match outcome {
+        partition::SendOutcome::Sent { key } => SendOutcome { id: id(key.sequence), ..SendOutcome::default() },
+        partition::SendOutcome::Duplicate { sequence } => {
+            SendOutcome { id: id(sequence), duplicate: true, ..SendOutcome::default() }
+        }
+        partition::SendOutcome::Refused { reason } => failed(&refusal(reason)),
+    }
+}
+
+pub fn failed(failure: &Failure) -> SendOutcome {
+    let outcome = if failure.outcome == Outcome::Done { Outcome::Unknown } else { failure.outcome };
+    SendOutcome {
+        outcome: outcome as i32,
+        reason: failure.reason as i32,
+        detail: failure.detail.clone(),
+        ..SendOutcome::default()
+    }
+}

@@ -1,0 +1,157 @@
+//! Ack, extend, release: receipts are opened, grouped by partition, and every one gets its own outcome.
+
+use std::collections::BTreeMap;
+
+use futures::future::join_all;
+use leasehold_catalogue::PartitionId;
+use leasehold_partition::{self as partition, Command, QueueId, Receipt, Reply, Request};
+use leasehold_proto::v1::{ExtendItem, Outcome, Reason, ReleaseItem, RequestId, SettleOutcome};
+use bytes::Bytes;
+
+use super::{lookup, validate};
+use crate::cluster::QueueInfo;
+use crate::core::Core;
+use crate::failure::Failure;
+use crate::receipt_token::{self, ReceiptToken};
+use crate::replica::refusal;
+use crate::router::Repeat;
+
+/// What is to be done with the lease of each receipt.
+pub enum Settle<'a> {
+    Ack(&'a [Bytes]),
+    Extend(&'a [ExtendItem]),
+    Release(&'a [ReleaseItem]),
+}
+
+impl Settle<'_> {
+    fn len(&self) -> usize {
+        match self {
+            Self::Ack(receipts) => receipts.len(),
+            Self::Extend(items) => items.len(),
+            Self::Release(items) => items.len(),
+        }
+    }
+
+    /// The receipt at a place, and the duration that goes with it.
+    fn item(&self, at: usize) -> Result<(&[u8], u32), Failure> {
+        Ok(match self {
+            Self::Ack(receipts) => (&receipts[at], 0),
+            Self::Extend(items) => (&items[at].receipt, validate::lease(items[at].lease_ms)?),
+            Self::Release(items) => (&items[at].receipt, validate::release_delay(items[at].delay_ms)?),
+        })
+    }
+
+    fn command(&self, queue: QueueId, items: &[Item]) -> Command<'static> {
+        let pairs = || items.iter().map(|item| (item.receipt, item.duration_ms)).collect();
+        match self {
+            Self::Ack(_) => Command::Ack { queue, receipts: items.iter().map(|item| item.receipt).collect() },
+            Self::Extend(_) => Command::Extend { queue, items: pairs() },
+            Self::Release(_) => Command::Release { queue, items: pairs() },
+        }
+    }
+}
+
+struct Item {
+    at: usize,
+    receipt: Receipt,
+    duration_ms: u32,
+}
+
+/// Settles a batch; one outcome for each receipt, in order.
+///
+/// # Errors
+/// When the queue is unknown, or there are too many or no receipts.
+pub async fn settle(
+    core: &Core,
+    queue: &str,
+    settle: Settle<'_>,
+    request: Option<&RequestId>,
+) -> Result<Vec<SettleOutcome>, Failure> {
+    validate::settle(settle.len())?;
+    let queue = lookup::queue(core, queue).await?;
+    let mut outcomes = vec![SettleOutcome::default(); settle.len()];
+    let mut parts: BTreeMap<PartitionId, Vec<Item>> = BTreeMap::new();
+    for (at, outcome) in outcomes.iter_mut().enumerate() {
+        match open(core, &queue, &settle, at) {
+            Ok((shard, item)) => parts.entry(shard).or_default().push(item),
+            Err(failure) => *outcome = failed(&failure),
+        }
+    }
+    let settled = parts.iter().map(|(shard, items)| settle_part(core, &queue, *shard, &settle, items, request));
+    let results = join_all(settled).await;
+    for (items, result) in parts.values().zip(results) {
+        match result {
+            Ok(done) => items.iter().zip(done).for_each(|(item, outcome)| outcomes[item.at] = outcome),
+            Err(failure) => items.iter().for_each(|item| outcomes[item.at] = failed(&failure)),
+        }
+    }
+    Ok(outcomes)
+}
+
+fn open(core: &Core, queue: &QueueInfo, settle: &Settle<'_>, at: usize) -> Result<(PartitionId, Item), Failure> {
+    let (bytes, duration_ms) = settle.item(at)?;
+    let key = core.view.receipt_key().ok_or_else(|| Failure::not_leader(None))?;
+    let forged = |detail: String| Failure::not_done(Reason::ReceiptForged, detail);
+    let token = receipt_token::open(&key, bytes).map_err(|error| forged(error.to_string()))?;
+    let ReceiptToken { partition, queue: of_queue, slot, sequence, grant } = token;
+    let shard = PartitionId(partition);
+    if of_queue != queue.id.0 {
+        let detail = format!("the receipt is not of queue {}, or of one that was deleted", queue.name);
+        return Err(Failure::not_done(Reason::MessageGone, detail));
+    }
+    if !queue.shards.contains(&shard) {
+        return Err(forged(format!("queue {} has no shard on partition {partition}", queue.name)));
+    }
+    Ok((shard, Item { at, receipt: Receipt { slot, sequence, grant }, duration_ms }))
+}
+
+async fn settle_part(
+    core: &Core,
+    queue: &QueueInfo,
+    shard: PartitionId,
+    settle: &Settle<'_>,
+    items: &[Item],
+    request: Option<&RequestId>,
+) -> Result<Vec<SettleOutcome>, Failure> {
+    let named = Request { id: lookup::request_id(request), command: settle.command(queue.id, items) };
+    let mut call = lookup::call(queue.id, &named);
+    if matches!(settle, Settle::Extend(_)) {
+        let mut promised = items.iter().map(|item| item.duration_ms).collect::<Vec<_>>();
+        promised.sort_unstable();
+        promised.dedup();
+        call.promised_leases_ms = promised;
+    }
+    // To settle twice does what settling once does; the second answer may say that the message is gone.
+    match core.router.command(shard, call, Repeat::Safe).await? {
+        Reply::Settled { outcomes } => Ok(outcomes.into_iter().map(settled).collect()),
+        Reply::Refused { reason } => Err(refusal(reason)),
+        other => Err(lookup::unexpected(&other)),
+    }
+}
+
+fn settled(outcome: partition::Outcome) -> SettleOutcome {
+    let not_done = |reason: Reason, detail: &str| SettleOutcome {
+        outcome: Outcome::NotDone as i32,
+        reason: reason as i32,
+        detail: detail.to_owned(),
+    };
+    match outcome {
+        partition::Outcome::Done => SettleOutcome::default(),
+        partition::Outcome::Gone => not_done(Reason::MessageGone, "the message is settled, expired or purged already"),
+        partition::Outcome::Stale => {
+            not_done(Reason::ReceiptStale, "the lease ended: the message may be with another consumer")
+        }
+        partition::Outcome::Invalid => not_done(Reason::ReceiptForged, "the partition never made this receipt"),
+        partition::Outcome::LeaseTooLong => {
+            not_done(Reason::LeaseTooLong, "a lease lasts at most 12 h from its receive: it stays as it was")
+        }
+    }
+}
+
+pub fn failed(failure: &Failure) -> SettleOutcome {
+    SettleOutcome {
+        outcome: failure.outcome as i32,
+        reason: failure.reason as i32,
+        detail: failure.detail.clone(),
+    }
+}
