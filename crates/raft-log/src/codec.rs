@@ -4,7 +4,7 @@
 //! entry body   [kind u8: 0 blank, 1 normal, 2 membership] payload, or membership
 //! membership   [configs u32] ([voters u32] [replica u64]*)*  [nodes u32] ([replica u64] [node u64] [bytes u32] address)*
 //! snapshot     [version u8] [log id?] [membership's log id?] membership
-//! state        [version u8] [flags u8: 1 removed] [vote?] [committed log id?] [purged log id?] [tail u64]
+//! state        [version u8] [flags u8: 1 removed] [vote?] [committed log id?] [purged log id?] [next u64]
 //! x?           [present u8] x;   log id [term u64] [index u64];   vote [term u64] [replica u64] [committed u8]
 //! ```
 
@@ -98,8 +98,8 @@ pub struct GroupState {
     pub vote: Option<Vote>,
     pub committed: Option<LogId>,
     pub purged: Option<LogId>,
-    /// Index of the last entry; entries after it in the log were truncated.
-    pub tail: u64,
+    /// Index after the last entry; entries from it on in the log were truncated.
+    pub next: u64,
 }
 
 pub fn encode_state(state: &GroupState) -> Bytes {
@@ -117,7 +117,7 @@ pub fn encode_state(state: &GroupState) -> Bytes {
     }
     put_log_id(&mut bytes, state.committed.as_ref());
     put_log_id(&mut bytes, state.purged.as_ref());
-    bytes.put_u64_le(state.tail);
+    bytes.put_u64_le(state.next);
     bytes.freeze()
 }
 
@@ -133,7 +133,7 @@ pub fn decode_state(mut bytes: Bytes) -> Result<GroupState, CodecError> {
     };
     let committed = take_log_id(&mut bytes)?;
     let purged = take_log_id(&mut bytes)?;
-    Ok(GroupState { is_removed: flags & REMOVED != 0, vote, committed, purged, tail: take_u64(&mut bytes)? })
+    Ok(GroupState { is_removed: flags & REMOVED != 0, vote, committed, purged, next: take_u64(&mut bytes)? })
 }
 
 fn expect_version(bytes: &mut Bytes) -> Result<(), CodecError> {
@@ -253,7 +253,7 @@ mod tests {
             vote: Some(Vote::new_committed(5, 2)),
             committed: Some(log_id(5, 100)),
             purged: Some(log_id(4, 80)),
-            tail: 120,
+            next: 121,
         };
         for state in [GroupState::default(), full] {
             assert_eq!(decode_state(encode_state(&state)).unwrap(), state);

@@ -39,7 +39,7 @@ enum Found {
 
 impl<C: LogTypes> GroupLog<C> {
     pub(crate) fn new(shared: Arc<Shared>, id: GroupId) -> Self {
-        shared.lock_index().group(id).is_removed = false;
+        shared.lock_index().group_in_use(id);
         Self { shared, id, types: PhantomData }
     }
 
@@ -127,7 +127,7 @@ impl<C: LogTypes> RaftLogStorage<C> for GroupLog<C> {
         self.refuse_when_failed()?;
         {
             let mut locked = self.shared.lock_index();
-            locked.group(self.id).vote = Some(*vote);
+            locked.group_in_use(self.id).vote = Some(*vote);
             locked.dirty.insert(self.id);
         }
         Ok(wait(self.shared.submit(Vec::new(), Vec::new())).await?)
@@ -135,6 +135,7 @@ impl<C: LogTypes> RaftLogStorage<C> for GroupLog<C> {
 
     /// Written with the next batch: an older mark than the true one only means that more is applied again after a restart.
     async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
+        self.refuse_when_failed()?;
         let mut locked = self.shared.lock_index();
         locked.group(self.id).committed = committed;
         locked.dirty.insert(self.id);

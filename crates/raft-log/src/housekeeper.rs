@@ -85,9 +85,11 @@ impl Housekeeper {
 pub fn run(shared: &Shared) {
     while let Some(saves) = shared.housekeeper.next() {
         for Save { group, meta, state, done } in saves {
-            let saved = snapshot::save(shared.fs.as_ref(), &shared.dir, group, &meta, &state);
-            // A failed sync leaves the state of the disk unknown: the log ends as it would for its own.
-            let outcome = saved.map_err(|error| shared.fail(&error));
+            let outcome = shared.failure().map_or(Ok(()), Err).and_then(|()| {
+                let saved = snapshot::save(shared.fs.as_ref(), &shared.dir, group, &meta, &state);
+                // A failed sync leaves the state of the disk unknown: the log ends as it would for its own.
+                saved.map_err(|error| shared.fail(&error))
+            });
             // Nobody may be waiting any more.
             let _ = done.send(outcome);
         }

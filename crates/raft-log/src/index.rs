@@ -99,9 +99,9 @@ impl GroupIndex {
     }
 
     pub fn state(&self) -> GroupState {
-        let tail = self.last_log_id().map_or(0, |last| last.index);
+        let next = self.last_log_id().map_or(0, |last| last.index + 1);
         let Self { is_removed, vote, committed, purged, .. } = *self;
-        GroupState { is_removed, vote, committed, purged, tail }
+        GroupState { is_removed, vote, committed, purged, next }
     }
 }
 
@@ -145,7 +145,15 @@ impl Index {
 
     /// The group, made if it is new.
     pub fn group(&mut self, id: GroupId) -> &mut GroupIndex {
-        self.groups.entry(id).or_insert_with(|| GroupIndex { first: 1, ..GroupIndex::default() })
+        self.groups.entry(id).or_default()
+    }
+
+    /// The group, which is on this node from now on if it was not.
+    pub fn group_in_use(&mut self, id: GroupId) -> &mut GroupIndex {
+        if std::mem::take(&mut self.group(id).is_removed) {
+            self.dirty.insert(id);
+        }
+        self.group(id)
     }
 
     /// Takes entries in; those at and after the first of them are replaced. They can be read at once.
@@ -154,8 +162,7 @@ impl Index {
         if first.index < self.group(id).next() {
             self.truncate_from(id, first.index);
         }
-        let group = self.group(id);
-        group.is_removed = false;
+        let group = self.group_in_use(id);
         if group.slots.is_empty() {
             group.first = first.index;
         }
@@ -331,7 +338,6 @@ impl Index {
         *group = GroupIndex {
             generation: group.generation + 1,
             is_removed: true,
-            first: 1,
             state_segment: group.state_segment,
             ..GroupIndex::default()
         };

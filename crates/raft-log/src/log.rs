@@ -391,7 +391,7 @@ impl Log {
         group: GroupId,
         contents: Vec<(u64, Vec<(u32, Bytes)>)>,
     ) -> Result<(), LogError> {
-        let generation = self.shared.lock_index().group(group).generation;
+        let generation = self.shared.lock_index().group_in_use(group).generation;
         let records = contents.into_iter().map(|(index, ranges)| {
             let table = ranges.iter().map(|(offset, bytes)| (*offset, bytes.len() as u32)).collect();
             let payload = encode_contents(&ranges);
@@ -401,11 +401,13 @@ impl Log {
         wait(self.shared.submit(records.collect(), Vec::new())).await
     }
 
-    /// Replaces the snapshot of a group, durably.
+    /// Replaces the snapshot of a group, durably, after everything that was handed over before: it may refer to it.
     ///
     /// # Errors
     /// When it cannot be written: the old one is still there.
     pub async fn save_snapshot(&self, group: GroupId, meta: Bytes, state: Bytes) -> Result<(), LogError> {
+        self.shared.lock_index().group_in_use(group);
+        wait(self.shared.submit(Vec::new(), Vec::new())).await?;
         let (sender, receiver) = oneshot::channel();
         self.shared.housekeeper.save(group, meta, state, sender);
         wait(receiver).await

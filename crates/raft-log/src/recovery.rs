@@ -1,7 +1,8 @@
 //! Reading a log back: every segment, every checksum. What is damaged stops the node; what was never finished is dropped.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -17,6 +18,7 @@ use crate::index::{GroupIndex, Index, Place, Retained, Segment, Slot, Source};
 use crate::limits::FORMAT_VERSION;
 use crate::payload::GroupId;
 use crate::segments::{Pool, find_files};
+use crate::snapshot;
 
 /// What a folder holds.
 pub struct Recovery {
@@ -39,33 +41,32 @@ pub fn recover(
         move |source| OpenError::Io { action, path, source }
     };
     let found = find_files(fs.as_ref(), dir).map_err(failed("list", dir))?;
+    let next_number = found.segments.last().map_or(1, |(number, _)| number + 1);
     let pool = Pool::new(Arc::clone(fs), dir.to_owned(), segment_bytes, found.spares)?;
     let mut replay = Replay::default();
     let mut segments = BTreeMap::new();
-    let last = found.segments.last().map(|(number, _)| *number);
-    let mut unwritten = Vec::new();
-    for (number, path) in &found.segments {
-        let file = fs.open(path).map_err(failed("open", path))?;
-        let bytes = read_whole(file.as_ref()).map_err(failed("read", path))?;
-        if !has_header(&bytes, *number, path)? {
-            unwritten.push((*number, path.clone(), file));
+    let (mut tail, mut unwritten) = (None::<Tail>, Vec::new());
+    for (number, path) in found.segments {
+        let file = fs.open(&path).map_err(failed("open", &path))?;
+        let bytes = read_whole(file.as_ref()).map_err(failed("read", &path))?;
+        if !has_header(&bytes, number, &path)? {
+            unwritten.push((number, path, file));
             continue;
         }
         // A segment is only begun when the one before it is sealed: none without a header can be before one with.
-        if let Some((_, path, _)) = unwritten.first() {
-            return Err(OpenError::Damaged { path: path.clone(), offset: 0 });
+        if let Some((_, path, _)) = unwritten.into_iter().next() {
+            return Err(OpenError::Damaged { path, offset: 0 });
         }
-        let (end, is_sealed) = replay.segment(&bytes, *number, path)?;
-        if !is_sealed {
-            let is_torn_tail = !has_batch_after(&bytes, *number, end);
-            if !is_torn_tail
-                || found.segments.iter().any(|(later, path)| later > number && starts(fs, path, *later))
-            {
-                return Err(OpenError::Damaged { path: path.clone(), offset: end });
-            }
-            seal(file.as_ref(), *number, end).map_err(failed("seal", path))?;
+        unwritten = Vec::new();
+        if let Some(Tail { path, batches, .. }) = tail.take_if(|before| !before.batches.is_sealed) {
+            return Err(OpenError::Damaged { path, offset: batches.end });
         }
-        segments.insert(*number, Segment::new(file, end));
+        let batches = replay.segment(&bytes, number, &path)?;
+        segments.insert(number, Segment::new(Arc::clone(&file), batches.end));
+        tail = Some(Tail { number, path, file, bytes, batches });
+    }
+    if let Some(tail) = tail {
+        tail.secure().map_err(failed("write", &tail.path))?;
     }
     for (number, path, file) in unwritten {
         pool.retire(number, file, 1).map_err(failed("recycle", &path))?;
@@ -74,38 +75,73 @@ pub fn recover(
     let mut index = Index::new(cache_bytes);
     index.segments = segments;
     replay.finish(&mut index, dir)?;
-    Ok(Recovery { index, pool, next_number: last.map_or(1, |number| number + 1), records, bytes })
+    clean_up(fs.as_ref(), dir, &index, found.unfinished).map_err(failed("clean up", dir))?;
+    Ok(Recovery { index, pool, next_number, records, bytes })
 }
 
-fn read_whole(file: &dyn File) -> std::io::Result<Vec<u8>> {
-    let len = usize::try_from(file.len_bytes()?).map_err(std::io::Error::other)?;
+/// Takes away what a crash left half done, and makes all changes of names durable that the last process may not have synced.
+fn clean_up(fs: &dyn FileSystem, dir: &Path, index: &Index, unfinished: Vec<PathBuf>) -> io::Result<()> {
+    for path in unfinished {
+        fs.remove(&path)?;
+    }
+    for (id, _) in index.groups.iter().filter(|(_, group)| group.is_removed) {
+        snapshot::remove(fs, dir, *id)?;
+    }
+    fs.sync_dir(dir)
+}
+
+fn read_whole(file: &dyn File) -> io::Result<Vec<u8>> {
+    let len = usize::try_from(file.len_bytes()?).map_err(io::Error::other)?;
     let mut bytes = vec![0; len];
     file.read_at(&mut bytes, 0)?;
     Ok(bytes)
 }
 
+/// Whether a segment was begun. If not, nothing in it was ever acknowledged.
 fn has_header(bytes: &[u8], number: u64, path: &Path) -> Result<bool, OpenError> {
-    let Some(header) = bytes.first_chunk() else { return Ok(false) };
-    match SegmentHeader::decode(header) {
-        Ok(header) => Ok(header.sequence == number),
-        Err(HeaderFault::Unwritten) => Ok(false),
+    let header = bytes.first_chunk().map_or(Err(HeaderFault::Unwritten), SegmentHeader::decode);
+    match header {
+        Ok(header) if header.sequence == number => Ok(true),
+        // The header reaches the disk with the first batch.
+        Ok(_) | Err(HeaderFault::Unwritten) if has_batch_after(bytes, number, SEGMENT_HEADER_BYTES) => {
+            Err(OpenError::Damaged { path: path.to_owned(), offset: 0 })
+        }
+        Ok(_) | Err(HeaderFault::Unwritten) => Ok(false),
         Err(HeaderFault::NewerVersion(found)) => {
             Err(OpenError::NewerVersion { path: path.to_owned(), found, known: FORMAT_VERSION })
         }
     }
 }
 
-/// Whether a later segment was begun.
-fn starts(fs: &Arc<dyn FileSystem>, path: &Path, number: u64) -> bool {
-    let mut header = [0; SEGMENT_HEADER_BYTES as usize];
-    let read = fs.open(path).and_then(|file| file.read_at(&mut header, 0));
-    read.is_ok() && has_header(&header, number, path).unwrap_or(true)
+/// Where the batches of a segment stand.
+#[derive(Clone, Copy)]
+struct Batches {
+    last: u64,
+    end: u64,
+    is_sealed: bool,
 }
 
-/// Ends a segment that a crash cut off, so that what stands behind its end is never looked at again.
-fn seal(file: &dyn File, number: u64, end: u64) -> std::io::Result<()> {
-    file.write_at(&BatchWriter::new().finish(number, end), end)?;
-    file.sync_data()
+/// The segment that was written last.
+struct Tail {
+    number: u64,
+    path: PathBuf,
+    file: Arc<dyn File>,
+    bytes: Vec<u8>,
+    batches: Batches,
+}
+
+impl Tail {
+    /// Seals the segment, so that what stands behind its end is never looked at again, and writes its last batch once more: after a
+    /// sync that failed, or that a kill cut off, a batch that can be read may be in the memory of the kernel alone, and count as
+    /// clean there. The batches before it were synced before it was written.
+    fn secure(&self) -> io::Result<()> {
+        let Batches { last, end, .. } = self.batches;
+        let from = if last == SEGMENT_HEADER_BYTES { 0 } else { last };
+        let mut bytes = self.bytes[from as usize..end as usize].to_vec();
+        bytes.extend(BatchWriter::new().finish(self.number, end));
+        self.file.write_at(&bytes, from)?;
+        self.file.sync_data()
+    }
 }
 
 #[derive(Default)]
@@ -124,28 +160,30 @@ struct ReplayedGroup {
 }
 
 impl Replay {
-    /// Takes in all batches of a segment; returns where they end, and whether a seal says that this is the end.
-    fn segment(&mut self, bytes: &[u8], number: u64, path: &Path) -> Result<(u64, bool), OpenError> {
-        let mut at = SEGMENT_HEADER_BYTES;
-        loop {
-            let Parsed::Batch { records, end } = parse_batch(bytes, number, at) else {
-                return Ok((at, false));
-            };
+    /// Takes in all batches of a segment.
+    fn segment(&mut self, bytes: &[u8], number: u64, path: &Path) -> Result<Batches, OpenError> {
+        let (mut last, mut at) = (SEGMENT_HEADER_BYTES, SEGMENT_HEADER_BYTES);
+        while let Parsed::Batch { records, end } = parse_batch(bytes, number, at) {
             if records.is_empty() {
-                return Ok((at, true));
+                return Ok(Batches { last, end: at, is_sealed: true });
+            }
+            // The payload of a record may be torn off while its header, in another sector, is there.
+            if records.iter().any(|record| !record.is_sound) {
+                break;
             }
             for record in records {
                 self.record(&record, bytes, number, path)?;
             }
-            at = end;
+            (last, at) = (at, end);
         }
+        if has_batch_after(bytes, number, at) {
+            return Err(OpenError::Damaged { path: path.to_owned(), offset: at });
+        }
+        Ok(Batches { last, end: at, is_sealed: false })
     }
 
     fn record(&mut self, record: &Placed, bytes: &[u8], segment: u64, path: &Path) -> Result<(), OpenError> {
         self.records += 1;
-        if !record.is_sound {
-            return Err(OpenError::Damaged { path: path.to_owned(), offset: record.offset });
-        }
         let payload = &bytes[record.offset as usize..record.offset as usize + record.payload_bytes as usize];
         let place = Place { segment, offset: record.offset as u32, len: record.payload_bytes };
         let group = self.groups.entry(record.group).or_default();
@@ -201,7 +239,7 @@ impl ReplayedGroup {
             self.entries.clear();
             self.contents.clear();
         }
-        self.entries.split_off(&(state.tail + 1));
+        self.entries.split_off(&state.next);
         self.state = state;
         self.state_segment = Some(segment);
     }
@@ -213,7 +251,9 @@ impl ReplayedGroup {
         dir: &Path,
     ) -> Result<GroupIndex, OpenError> {
         let GroupState { is_removed, vote, mut committed, purged, .. } = self.state;
-        let first = purged.map_or(1, |purged| purged.index + 1);
+        // Raft begins at 0; some of openraft's own tests begin at 1.
+        let begin = self.entries.first_key_value().map_or(0, |(index, _)| (*index).min(1));
+        let first = purged.map_or(begin, |purged| purged.index + 1);
         let kept = self.entries.split_off(&first);
         let mut group = GroupIndex {
             generation: self.generation,

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::OpenError;
 use crate::filesystem::{File, FileSystem};
+use crate::snapshot;
 
 const SEGMENT_PREFIX: &str = "segment-";
 const SPARE_PREFIX: &str = "spare-";
@@ -32,10 +33,12 @@ pub struct Pool {
 pub struct Found {
     pub segments: Vec<(u64, PathBuf)>,
     pub spares: Vec<PathBuf>,
+    /// Snapshots that were being written.
+    pub unfinished: Vec<PathBuf>,
 }
 
 pub fn find_files(fs: &dyn FileSystem, dir: &Path) -> io::Result<Found> {
-    let (mut segments, mut spares) = (Vec::new(), Vec::new());
+    let (mut segments, mut spares, mut unfinished) = (Vec::new(), Vec::new(), Vec::new());
     for path in fs.list(dir)? {
         let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
         if let Some(number) =
@@ -44,11 +47,13 @@ pub fn find_files(fs: &dyn FileSystem, dir: &Path) -> io::Result<Found> {
             segments.push((number, path));
         } else if name.starts_with(SPARE_PREFIX) {
             spares.push(path);
+        } else if snapshot::is_unfinished(name) {
+            unfinished.push(path);
         }
     }
     segments.sort();
     spares.sort();
-    Ok(Found { segments, spares })
+    Ok(Found { segments, spares, unfinished })
 }
 
 impl Pool {

@@ -25,8 +25,16 @@ pub struct SavedSnapshot {
     pub bytes: Bytes,
 }
 
+const PREFIX: &str = "snapshot-";
+const UNFINISHED: &str = "tmp";
+
+/// Whether a file of this name is a snapshot that has not become one.
+pub fn is_unfinished(name: &str) -> bool {
+    name.starts_with(PREFIX) && name.ends_with(UNFINISHED)
+}
+
 fn path_of(dir: &Path, group: GroupId) -> PathBuf {
-    dir.join(format!("snapshot-{:08}", group.0))
+    dir.join(format!("{PREFIX}{:08}", group.0))
 }
 
 /// Replaces the snapshot of a group; after a crash the old one or the new one is there, whole.
@@ -41,7 +49,7 @@ pub fn save(fs: &dyn FileSystem, dir: &Path, group: GroupId, meta: &[u8], state:
     bytes.extend_from_slice(state);
     bytes.extend_from_slice(&crc32c::crc32c(&bytes).to_le_bytes());
     let path = path_of(dir, group);
-    let unfinished = path.with_extension("tmp");
+    let unfinished = path.with_extension(UNFINISHED);
     let file = fs.create(&unfinished)?;
     file.write_at(&bytes, 0)?;
     file.sync_data()?;

@@ -1,5 +1,7 @@
 //! openraft's own tests of a storage, run on ours.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
