@@ -15,7 +15,7 @@ use crate::cluster::ClusterView;
 use crate::config::{Config, HistoryMode};
 use crate::history::{Detail, HistoryStore, HistoryWriter};
 use crate::identity::Identity;
-use crate::lane::Lanes;
+use crate::lane::{ClusterName, Lanes};
 use crate::raft::{Group, GroupOptions, Machine, Network, ReplicaNode};
 use crate::reconcile::Moving;
 use crate::replica::{PartitionMachine, Replica, ReplicaParts, group_of};
@@ -59,7 +59,7 @@ impl Core {
         let CoreParts { config, identity, catalogue_replica, log, peer_address, client_address } = parts;
         let here = NodeId(identity.node_id);
         let (events, peer_events) = mpsc::unbounded_channel();
-        let lanes = Arc::new(Lanes::new(Duration::from_millis(config.raft.liveness_timeout_ms), events));
+        let lanes = Arc::new(Lanes::new(ClusterName::of(&identity.cluster_id), Duration::from_millis(config.raft.liveness_timeout_ms), events));
         let view = Arc::new(ClusterView::new(here));
         let (store, history) = open_history(&config)?;
         let answers = LocalAnswers { log: log.clone(), view: view.clone(), history: store };
@@ -132,12 +132,6 @@ impl Core {
     /// When the group has stopped.
     pub async fn found_catalogue(&self, members: impl IntoIterator<Item = (u64, ReplicaNode)>) -> Result<(), String> {
         self.catalogue.group.initialise(members.into_iter().collect()).await
-    }
-
-    /// Hands over what this node leads and stops all groups.
-    pub async fn stop(&self) {
-        leaders::hand_over_all(self).await;
-        self.halt().await;
     }
 
     /// Stops all groups as they are.

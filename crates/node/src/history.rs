@@ -42,6 +42,9 @@ struct Record {
     sequence: u64,
     #[prost(message, optional, tag = "3")]
     event: Option<LifeEvent>,
+    /// It concerns every message of the queue up to `sequence`: a purge, a deletion.
+    #[prost(bool, tag = "4")]
+    concerns_all: bool,
 }
 
 struct Noted {
@@ -70,15 +73,14 @@ impl HistoryWriter {
         match self.entries.try_send(Noted { partition, log_index, events }) {
             Ok(()) => {}
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
-                self.dropped.fetch_add(count, Ordering::Relaxed);
+                let before = self.dropped.fetch_add(count, Ordering::Relaxed);
+                if before == 0 {
+                    tracing::warn!("the history of messages cannot keep up: some events will be missing from `why`");
+                }
             }
         }
     }
 
-    /// Events that were not written down because the store could not keep up.
-    pub fn dropped(&self) -> u64 {
-        self.dropped.load(Ordering::Relaxed)
-    }
 }
 
 fn is_unusual(event: &Event) -> bool {
@@ -133,8 +135,10 @@ impl HistoryStore {
             let (_, bytes) = chunk?;
             let records = Chunk::decode(&bytes[..]).map(|chunk| chunk.records).unwrap_or_default();
             let of_queue = records.into_iter().filter(|record| record.queue == queue.0);
-            // Sequence 0 concerns every message of the queue: a purge, a deletion.
-            let of_message = of_queue.filter(|record| record.sequence == sequence || record.sequence == 0);
+            let is_of_message = |record: &Record| {
+                record.sequence == sequence || (record.concerns_all && record.sequence > sequence)
+            };
+            let of_message = of_queue.filter(is_of_message);
             life.extend(of_message.filter_map(|record| record.event));
         }
         Ok(life)
@@ -202,7 +206,8 @@ fn record_of(log_index: u64, event: &Event) -> Record {
         detail,
         fencing_token: grant,
     };
-    Record { queue: event.queue.0, sequence: event.sequence, event: Some(life) }
+    let concerns_all = matches!(event.kind, EventKind::Purged | EventKind::Deleted);
+    Record { queue: event.queue.0, sequence: event.sequence, event: Some(life), concerns_all }
 }
 
 fn describe(kind: &EventKind) -> (&'static str, String, u64) {

@@ -64,13 +64,6 @@ pub enum IdentityError {
         path.display()
     )]
     OtherName { path: PathBuf, found: String, wanted: String },
-
-    #[error(
-        "the data directory of {} belongs to cluster {found}, not to {wanted}: point `data_dir` to an empty directory to join \
-         that one",
-        path.display()
-    )]
-    OtherCluster { path: PathBuf, found: String, wanted: String },
 }
 
 impl Identity {
@@ -102,15 +95,6 @@ impl Identity {
         fs::rename(&path_new, &path).map_err(failed("replace", &path))?;
         let directory = File::open(data_dir).map_err(failed("open", data_dir))?;
         directory.sync_all().map_err(failed("sync", data_dir))
-    }
-
-    /// Refuses a cluster that is not this directory's own.
-    pub fn check_cluster(&self, data_dir: &Path, cluster_id: &[u8; 16]) -> Result<(), IdentityError> {
-        if self.cluster_id == *cluster_id {
-            return Ok(());
-        }
-        let (found, wanted) = (to_hex(&self.cluster_id), to_hex(cluster_id));
-        Err(IdentityError::OtherCluster { path: data_dir.join(FILE), found, wanted })
     }
 }
 
@@ -274,10 +258,6 @@ mod tests {
         identity().store(dir.path()).unwrap();
         let error = Identity::load(dir.path(), "b").unwrap_err();
         assert!(matches!(&error, IdentityError::OtherName { found, .. } if found == "a"), "{error}");
-
-        assert!(identity().check_cluster(dir.path(), &identity().cluster_id).is_ok());
-        let error = identity().check_cluster(dir.path(), &[1; 16]).unwrap_err();
-        assert!(error.to_string().contains("01010101"), "{error}");
     }
 
     #[test]

@@ -115,6 +115,7 @@ pub async fn hand_over_all(core: &Core) {
     let groups = core.router.replicas().into_iter().map(|replica| replica.group().clone()).collect::<Vec<_>>();
     let led = groups.into_iter().chain([core.catalogue.group.clone()]);
     let led = led.filter(|group| matches!(*group.role().borrow(), Role::Leader { .. })).collect::<Vec<_>>();
+    let mut given = Vec::new();
     for group in &led {
         let members = group.members();
         let is_reachable = |replica: &u64| {
@@ -124,10 +125,11 @@ pub async fn hand_over_all(core: &Core) {
         let reachable = others.iter().copied().filter(is_reachable).collect::<Vec<_>>();
         if let Some(to) = reachable.get(group.id().0 as usize % reachable.len().max(1)) {
             hand_over(group, *to).await;
+            given.push(group);
         }
     }
     let all_gone = async {
-        for group in &led {
+        for group in given {
             let mut role = group.role();
             // A group that has stopped leads nothing either.
             let _ = role.wait_for(|role| !matches!(role, Role::Leader { .. })).await;

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
+use leasehold_catalogue::NodeId;
 use leasehold_proto::peer::peer_server::PeerServer;
 use leasehold_proto::peer::{IdentifyResponse, JoinRequest};
 use leasehold_proto::v1::Reason;
@@ -15,13 +16,14 @@ use leasehold_proto::v1::queues_server::QueuesServer;
 use leasehold_raft_log::{Log, OpenError, Options, RealFileSystem};
 use tokio::net::TcpListener;
 use tokio::sync::{Mutex as AsyncMutex, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 use tonic::transport::Server;
 
 use crate::admin_http::{self, AdminState, NotReady, Readiness};
 use crate::config::{AddressError, Config};
 use crate::core::{Core, CoreParts};
 use crate::failure::Failure;
+use crate::leaders;
 use crate::identity::{FORMAT_VERSION, Identity, IdentityError};
 use crate::limits::{CLIENT_MESSAGE_BYTES_MAX, CONNECTION_WINDOW_BYTES, PEER_MESSAGE_BYTES_MAX, STREAM_WINDOW_BYTES};
 use crate::raft::ReplicaNode;
@@ -29,7 +31,9 @@ use crate::services::{ClusterService, MessagesService, PeerService, QueuesServic
 use crate::telemetry::{self, TelemetryError};
 
 /// How long a stop waits for calls that are being answered.
-const DRAIN_PATIENCE: Duration = Duration::from_secs(2);
+const DRAIN_PATIENCE: Duration = Duration::from_millis(500);
+/// How long the first founder waits for the others before it asks for their votes.
+const FOUNDERS_PATIENCE: Duration = Duration::from_secs(2);
 const STREAMS_MAX: u32 = 1_024;
 
 /// Why a node cannot start.
@@ -112,10 +116,15 @@ impl Shell {
         let failed = |detail: String| Failure::try_again(Reason::NodeFailed, detail);
         identity.store(&self.config.data_dir).map_err(|error| failed(error.to_string()))?;
         let core = self.start_core(identity).await.map_err(failed)?;
+        for founder in join.founders.iter().filter(|founder| founder.node != join.node_id) {
+            core.lanes.follow_address(NodeId(founder.node), &founder.address);
+        }
         if join.founders.first().is_some_and(|first| first.node == join.node_id) {
             let members = join.founders.into_iter().map(|founder| {
                 (founder.replica, ReplicaNode { node_id: founder.node, address: founder.address })
             });
+            let members = members.collect::<Vec<_>>();
+            wait_for_links(&core, &members).await;
             core.found_catalogue(members).await.map_err(failed)?;
         }
         Ok(())
@@ -178,6 +187,18 @@ impl Readiness for ShellReadiness {
     }
 }
 
+/// Votes that are asked for before there is a link cost an election time-out.
+async fn wait_for_links(core: &Core, members: &[(u64, ReplicaNode)]) {
+    let others = || members.iter().map(|(_, node)| NodeId(node.node_id)).filter(|node| *node != core.view.here());
+    let linked = async {
+        while !others().all(|node| core.lanes.is_reachable(node)) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    // Without all of them the group is founded all the same, only later.
+    let _ = tokio::time::timeout(FOUNDERS_PATIENCE, linked).await;
+}
+
 /// A running node.
 pub struct Node {
     shell: Arc<Shell>,
@@ -185,6 +206,7 @@ pub struct Node {
     peer_address: SocketAddr,
     admin_address: Option<SocketAddr>,
     stopping: watch::Sender<bool>,
+    clients: JoinHandle<()>,
     servers: JoinSet<()>,
 }
 
@@ -231,9 +253,9 @@ impl Node {
         }
         servers.spawn(metrics.run_upkeep());
         servers.spawn(serve_peers(shell.clone(), listeners.peer, stop.clone()));
-        servers.spawn(serve_clients(shell.clone(), listeners.client, stop));
+        let clients = tokio::spawn(serve_clients(shell.clone(), listeners.client, stop));
         tracing::info!(node = %shell.config.name, client = %client_address, peer = %peer_address, "serves");
-        Ok(Self { shell, client_address, peer_address, admin_address, stopping, servers })
+        Ok(Self { shell, client_address, peer_address, admin_address, stopping, clients, servers })
     }
 
     /// Where clients reach it.
@@ -263,20 +285,19 @@ impl Node {
 
     /// Hands over what it leads, answers what it was asked, and stops.
     pub async fn shutdown(mut self) {
-        if let Some(core) = self.shell.core.get() {
-            core.stop().await;
+        let core = self.shell.core.get().cloned();
+        if let Some(core) = &core {
+            leaders::hand_over_all(core).await;
         }
         self.stopping.send_replace(true);
-        let drained = async {
-            // The upkeep of metrics never ends by itself.
-            while self.servers.len() > 1 {
-                self.servers.join_next().await;
-            }
-        };
-        if tokio::time::timeout(DRAIN_PATIENCE, drained).await.is_err() {
-            tracing::debug!("some connections stayed open until the end");
+        if tokio::time::timeout(DRAIN_PATIENCE, &mut self.clients).await.is_err() {
+            tracing::debug!("some clients stayed connected until the end");
+            self.clients.abort();
         }
         self.servers.shutdown().await;
+        if let Some(core) = &core {
+            core.halt().await;
+        }
         let tasks = std::mem::take(&mut *self.shell.tasks.lock().unwrap_or_else(PoisonError::into_inner));
         drop(tasks);
         if let Ok(metrics) = telemetry::metrics() {

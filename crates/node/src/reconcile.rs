@@ -15,6 +15,7 @@ use crate::replica::{Replica, group_of};
 
 /// How often a pass is made when nothing is known to have changed.
 const INTERVAL: Duration = Duration::from_millis(500);
+const FOUNDING_INTERVAL: Duration = Duration::from_millis(100);
 /// Passes are at least this far apart.
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -38,7 +39,7 @@ pub async fn run(core: Arc<Core>) {
     let mut catalogue_role = core.catalogue.group.role();
     loop {
         changes.mark_unchanged();
-        pass(&core).await;
+        let is_founding = pass(&core).await;
         tokio::time::sleep(PAUSE).await;
         let changed = async {
             tokio::select! {
@@ -47,11 +48,12 @@ pub async fn run(core: Arc<Core>) {
             }
         };
         // The next pass is due either way.
-        let _ = timeout(INTERVAL, changed).await;
+        let _ = timeout(if is_founding { FOUNDING_INTERVAL } else { INTERVAL }, changed).await;
     }
 }
 
-async fn pass(core: &Arc<Core>) {
+/// Makes one pass; true while new partitions are being founded.
+async fn pass(core: &Arc<Core>) -> bool {
     let partitions = core.view.look(|catalogue| catalogue.partitions().cloned().collect::<Vec<_>>());
     follow_addresses(core);
     for partition in &partitions {
@@ -68,6 +70,7 @@ async fn pass(core: &Arc<Core>) {
         }
         forget_empty_nodes(core).await;
     }
+    partitions.iter().any(|partition| !partition.is_founded)
 }
 
 /// Links go where the catalogue says a node is now.
@@ -117,6 +120,11 @@ async fn found_if_first(core: &Core, partition: &Partition) {
     let members = partition.replicas.iter().map(|replica| (replica.id, core.replica_node(replica.node_id())));
     if let Err(error) = replica.group().initialise(members.collect()).await {
         tracing::warn!(partition = partition.id, error, "the group cannot be founded; it will be tried again");
+    }
+    let is_led = !matches!(*replica.role().borrow(), Role::Follower { leader: None });
+    if !is_led {
+        // The other replicas may have started only after they were asked for their votes.
+        replica.group().campaign().await;
     }
 }
 

@@ -67,10 +67,6 @@ impl Router {
         &self.answers
     }
 
-    pub fn here(&self) -> NodeId {
-        self.here
-    }
-
     pub fn add_replica(&self, replica: Arc<Replica>) {
         self.replicas.write().unwrap_or_else(PoisonError::into_inner).insert(replica.id(), replica);
     }

@@ -12,6 +12,7 @@
 
 mod batch;
 mod inbound;
+mod cluster_name;
 mod outbound;
 
 use std::collections::BTreeMap;
@@ -22,6 +23,7 @@ use leasehold_catalogue::NodeId;
 use leasehold_proto::peer::Failure;
 use tokio::sync::mpsc;
 
+pub use cluster_name::ClusterName;
 pub use inbound::{Answers, Dispatch, LaneServer};
 pub use outbound::{Link, PendingAnswer, open_channel};
 
@@ -56,6 +58,7 @@ pub struct Peer {
 
 /// The links of this node to all its peers.
 pub struct Lanes {
+    cluster: ClusterName,
     liveness_timeout: Duration,
     events: mpsc::UnboundedSender<PeerEvent>,
     peers: Mutex<BTreeMap<NodeId, Arc<Peer>>>,
@@ -63,8 +66,12 @@ pub struct Lanes {
 
 impl Lanes {
     /// `events` hears of peers that go down or come back.
-    pub fn new(liveness_timeout: Duration, events: mpsc::UnboundedSender<PeerEvent>) -> Self {
-        Self { liveness_timeout, events, peers: Mutex::new(BTreeMap::new()) }
+    pub fn new(cluster: ClusterName, liveness_timeout: Duration, events: mpsc::UnboundedSender<PeerEvent>) -> Self {
+        Self { cluster, liveness_timeout, events, peers: Mutex::new(BTreeMap::new()) }
+    }
+
+    pub fn cluster(&self) -> &ClusterName {
+        &self.cluster
     }
 
     /// The links to a node, opened at the first use; `address` is host:port.
@@ -74,8 +81,8 @@ impl Lanes {
             return peer.clone();
         }
         let peer = Arc::new(Peer {
-            control: Link::open_control(node, address, self.liveness_timeout, self.events.clone()),
-            bulk: Link::open_bulk(node, address),
+            control: Link::open_control(node, address, &self.cluster, self.liveness_timeout, self.events.clone()),
+            bulk: Link::open_bulk(node, address, &self.cluster),
         });
         peers.insert(node, peer.clone());
         peer

@@ -17,7 +17,7 @@ use tonic::Streaming;
 use tonic::transport::{Channel, Endpoint};
 
 use super::batch::Batches;
-use super::{CallFailure, PeerEvent};
+use super::{CallFailure, ClusterName, PeerEvent};
 use crate::limits::{
     CONNECT_TIMEOUT_MS, CONNECTION_WINDOW_BYTES, LIVENESS_INTERVAL_MS, PEER_MESSAGE_BYTES_MAX, RECONNECT_PAUSE_MS_MAX,
     RECONNECT_PAUSE_MS_MIN, STREAM_WINDOW_BYTES,
@@ -31,6 +31,7 @@ pub struct Link {
 
 struct Shared {
     node: NodeId,
+    cluster: ClusterName,
     address: Mutex<String>,
     connected: AtomicBool,
     next_call: AtomicU64,
@@ -73,20 +74,22 @@ impl Link {
     pub fn open_control(
         node: NodeId,
         address: &str,
+        cluster: &ClusterName,
         liveness_timeout: Duration,
         events: mpsc::UnboundedSender<PeerEvent>,
     ) -> Self {
-        Self::open(node, address, Watch::Liveness { timeout: liveness_timeout, events })
+        Self::open(node, address, cluster, Watch::Liveness { timeout: liveness_timeout, events })
     }
 
     /// Opens a link that leaves watching to the other one.
-    pub fn open_bulk(node: NodeId, address: &str) -> Self {
-        Self::open(node, address, Watch::None)
+    pub fn open_bulk(node: NodeId, address: &str, cluster: &ClusterName) -> Self {
+        Self::open(node, address, cluster, Watch::None)
     }
 
-    fn open(node: NodeId, address: &str, watch: Watch) -> Self {
+    fn open(node: NodeId, address: &str, cluster: &ClusterName, watch: Watch) -> Self {
         let shared = Arc::new(Shared {
             node,
+            cluster: cluster.clone(),
             address: Mutex::new(address.to_owned()),
             connected: AtomicBool::new(false),
             next_call: AtomicU64::new(1),
@@ -268,7 +271,7 @@ async fn connect(shared: &Arc<Shared>) -> Result<Connection, Box<dyn std::error:
     let mut client = PeerClient::new(channel)
         .max_decoding_message_size(PEER_MESSAGE_BYTES_MAX)
         .max_encoding_message_size(PEER_MESSAGE_BYTES_MAX);
-    let answers = timeout(patience, client.lane(Batches::new(queue))).await??.into_inner();
+    let answers = timeout(patience, client.lane(shared.cluster.label(Batches::new(queue)))).await??.into_inner();
     Ok((frames, answers))
 }
 

@@ -210,7 +210,7 @@ impl NetSnapshot<TypeConfig> for ReplicaLink {
         let network = &self.network;
         let known = network.lanes.address(NodeId(self.node.node_id));
         let address = known.unwrap_or_else(|| self.node.address.clone());
-        let sending = send_snapshot(&network.log, network.group, self.target, &address, &vote, snapshot);
+        let sending = send_snapshot(&network.log, network.group, self.target, &address, network.lanes.cluster(), &vote, snapshot);
         tokio::select! {
             closed = cancel => Err(StreamingError::Closed(closed)),
             answer = sending => answer.map(SnapshotResponse::new).map_err(|error| {

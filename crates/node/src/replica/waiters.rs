@@ -17,7 +17,6 @@ pub struct Waiters {
     ready: BTreeMap<QueueId, Vec<ReplySender<()>>>,
     /// When the waits end, with the queue to look at; entries of waiters that have gone are harmless.
     ends: BinaryHeap<Reverse<(Instant, QueueId)>>,
-    count: usize,
 }
 
 impl Waiters {
@@ -25,7 +24,6 @@ impl Waiters {
         if let Some(end) = receive.wait_until {
             self.ends.push(Reverse((end, receive.queue)));
         }
-        self.count += 1;
         self.receives.entry(receive.queue).or_default().push_back(receive);
     }
 
@@ -40,7 +38,6 @@ impl Waiters {
         let waiting = self.receives.get_mut(&queue)?;
         let found = loop {
             let Some(receive) = waiting.pop_front() else { break None };
-            self.count -= 1;
             if !receive.reply.is_closed() {
                 break Some(receive);
             }
@@ -81,7 +78,6 @@ impl Waiters {
                 Some(receive)
             });
             *waiting = kept.collect();
-            self.count -= before - waiting.len();
             if waiting.is_empty() {
                 self.receives.remove(&queue);
             }
@@ -96,10 +92,5 @@ impl Waiters {
             let _ = reply.send(Err(failure.clone()));
         }
         self.ends.clear();
-        self.count = 0;
-    }
-
-    pub fn len(&self) -> usize {
-        self.count
     }
 }

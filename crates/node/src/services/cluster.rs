@@ -67,7 +67,8 @@ impl ClusterService {
             address: founder.peer_address.clone(),
         });
         let members = members.collect::<Vec<_>>();
-        for (met, founder) in met.iter_mut().zip(&found.founders) {
+        // The first founder comes last: it asks the others for their votes.
+        for (met, founder) in met.iter_mut().zip(&found.founders).rev() {
             let join = JoinRequest {
                 cluster_id: cluster_id.to_vec().into(),
                 node_id: founder.node,

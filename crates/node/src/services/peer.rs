@@ -32,6 +32,7 @@ impl Peer for PeerService {
 
     async fn lane(&self, request: Request<Streaming<FrameBatch>>) -> Result<Response<Self::LaneStream>, Status> {
         let core = self.shell.core()?;
+        core.lanes.cluster().check(request.metadata())?;
         let server = LaneServer::new(move || Inbound::new(core.clone()));
         Ok(Response::new(server.serve(request.into_inner())))
     }
@@ -41,6 +42,7 @@ impl Peer for PeerService {
         request: Request<Streaming<SnapshotChunk>>,
     ) -> Result<Response<SnapshotAnswer>, Status> {
         let core = self.shell.core()?;
+        core.lanes.cluster().check(request.metadata())?;
         let answer = receive_snapshot(&*core, &core.log, request.into_inner()).await?;
         Ok(Response::new(answer))
     }

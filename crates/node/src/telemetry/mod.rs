@@ -57,7 +57,9 @@ fn subscriber<W>(format: LogFormat, ansi: Ansi, level: &str, writer: W) -> Resul
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    let filter = EnvFilter::try_new(level)
+    // The Raft library tells much of what is normal here: it is heard when it is named.
+    let quiet = if level.contains("openraft") { "" } else { ",openraft=off" };
+    let filter = EnvFilter::try_new(format!("{level}{quiet}"))
         .map_err(|error| TelemetryError::Level { level: level.to_owned(), detail: error.to_string() })?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
     Ok(match format {
