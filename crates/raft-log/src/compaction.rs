@@ -7,18 +7,23 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::executor::block_on;
 
 use crate::codec::NORMAL_PREFIX_BYTES;
+use crate::filesystem::File;
 use crate::format::{Kind, Parsed, Placed, Record, SEGMENT_HEADER_BYTES, parse_batch};
-use crate::index::Place;
+use crate::index::{Place, Segment};
 use crate::limits::MOVE_BYTES_MAX;
-use crate::log::{Shared, wait};
+use crate::log::{LiveRanges, Shared, wait};
 use crate::payload::GroupId;
 use crate::recovery::decode_ranges;
 use crate::writer::{Note, Queued, encode_contents};
+
+/// After this time it is tried again to move what could not be moved.
+const RETRY_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Frees the segments that hold nothing that is needed.
 pub fn free_idle(shared: &Shared) -> io::Result<()> {
@@ -52,15 +57,54 @@ pub fn free_idle(shared: &Shared) -> io::Result<()> {
     Ok(())
 }
 
-/// Moves the live contents of the sparsest segment to the head of the log; [`free_idle`] takes the segment the next time.
-pub fn empty_sparse(shared: &Shared) -> io::Result<()> {
-    let Some((number, file, end)) = sparsest(shared) else { return Ok(()) };
-    let Some(live_ranges) = shared.live_ranges.get() else { return Ok(()) };
+/// Segments from which nothing could be moved when it was last tried: how much was live in them, and when that was.
+#[derive(Default)]
+pub struct Stuck(BTreeMap<u64, (u64, Instant)>);
+
+impl Stuck {
+    fn is_worth_a_try(&self, sparse: &Sparse) -> bool {
+        let same = self.0.get(&sparse.number).filter(|(live_bytes, _)| *live_bytes == sparse.live_bytes);
+        same.is_none_or(|(_, tried)| tried.elapsed() > RETRY_INTERVAL)
+    }
+}
+
+struct Sparse {
+    number: u64,
+    file: Arc<dyn File>,
+    end: u64,
+    live_bytes: u64,
+}
+
+/// Moves the live contents of sparse segments to the head of the log, those with the least first; returns how many bytes.
+/// [`free_idle`] takes the segments.
+pub fn empty_sparse(shared: &Shared, stuck: &mut Stuck) -> io::Result<usize> {
+    let Some(live_ranges) = shared.live_ranges.get() else { return Ok(0) };
+    let sparse = sparse_segments(shared);
+    stuck.0.retain(|number, _| sparse.iter().any(|sparse| sparse.number == *number));
+    let mut moved_bytes = 0;
+    for sparse in &sparse {
+        if moved_bytes >= MOVE_BYTES_MAX {
+            break;
+        }
+        if !stuck.is_worth_a_try(sparse) {
+            continue;
+        }
+        let moved = move_contents(shared, sparse, live_ranges.as_ref())?;
+        if moved == 0 {
+            stuck.0.insert(sparse.number, (sparse.live_bytes, Instant::now()));
+        }
+        moved_bytes += moved;
+    }
+    Ok(moved_bytes)
+}
+
+/// Moves the live contents of one segment.
+fn move_contents(shared: &Shared, sparse: &Sparse, live_ranges: &LiveRanges) -> io::Result<usize> {
+    let Sparse { number, end, .. } = *sparse;
     let mut bytes = vec![0; usize::try_from(end).map_err(io::Error::other)?];
-    file.read_at(&mut bytes, 0)?;
+    sparse.file.read_at(&mut bytes, 0)?;
     let bytes = Bytes::from(bytes);
-    let mut moving = Vec::new();
-    let mut moving_bytes = 0;
+    let mut moves = Moves { shared, records: Vec::new(), bytes: 0, moved_bytes: 0 };
     let mut at = SEGMENT_HEADER_BYTES;
     while let Parsed::Batch { records, end } = parse_batch(&bytes, number, at) {
         for record in records {
@@ -73,38 +117,62 @@ pub fn empty_sparse(shared: &Shared) -> io::Result<()> {
                 );
                 continue;
             }
-            let wanted = live_ranges(record.group, record.index);
-            let ranges = cut(&bytes, &record, &wanted);
-            if ranges.is_empty() {
-                // Being released at this moment.
-                continue;
-            }
-            moving_bytes += ranges.iter().map(|(_, bytes)| bytes.len()).sum::<usize>();
-            moving.push(contents_record(number, &record, generation, &ranges));
-            if moving_bytes >= MOVE_BYTES_MAX {
-                shared.stats.moved_bytes.fetch_add(moving_bytes as u64, Ordering::Relaxed);
-                block_on(wait(shared.submit(std::mem::take(&mut moving), Vec::new())))?;
-                moving_bytes = 0;
+            let ranges = cut(&bytes, &record, &live_ranges(record.group, record.index));
+            // Without any it is being released at this moment, or its state machine is not there.
+            if !ranges.is_empty() {
+                moves.push(contents_record(number, &record, generation, &ranges), &ranges)?;
             }
         }
         at = end;
     }
-    shared.stats.moved_bytes.fetch_add(moving_bytes as u64, Ordering::Relaxed);
-    block_on(wait(shared.submit(moving, Vec::new())))?;
-    Ok(())
+    moves.submit()?;
+    Ok(moves.moved_bytes)
 }
 
-/// The segment with the smallest live share below the threshold, among those that nothing pins.
-fn sparsest(shared: &Shared) -> Option<(u64, Arc<dyn crate::filesystem::File>, u64)> {
+/// Contents on their way to the head of the log.
+struct Moves<'a> {
+    shared: &'a Shared,
+    records: Vec<Queued>,
+    bytes: usize,
+    moved_bytes: usize,
+}
+
+impl Moves<'_> {
+    fn push(&mut self, record: Queued, ranges: &[(u32, Bytes)]) -> io::Result<()> {
+        self.bytes += ranges.iter().map(|(_, bytes)| bytes.len()).sum::<usize>();
+        self.records.push(record);
+        if self.bytes >= MOVE_BYTES_MAX { self.submit() } else { Ok(()) }
+    }
+
+    /// Waits until they are durable.
+    fn submit(&mut self) -> io::Result<()> {
+        let bytes = std::mem::take(&mut self.bytes);
+        self.moved_bytes += bytes;
+        self.shared.stats.moved_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        Ok(block_on(wait(self.shared.submit(std::mem::take(&mut self.records), Vec::new())))?)
+    }
+}
+
+/// The segments with a live share below the threshold that nothing pins, those with the least first.
+fn sparse_segments(shared: &Shared) -> Vec<Sparse> {
     let index = shared.lock_index();
-    let last = index.segments.keys().next_back().copied()?;
-    let is_sparse = |segment: &crate::index::Segment| {
+    let last = index.segments.keys().next_back().copied();
+    let is_sparse = |segment: &Segment| {
         let limit = segment.end * u64::from(shared.options.live_percent_min) / 100;
         segment.pins == 0 && segment.live_bytes > 0 && segment.live_bytes < limit
     };
-    let candidates = index.segments.iter().filter(|(number, segment)| **number != last && is_sparse(segment));
-    let (number, segment) = candidates.min_by_key(|(_, segment)| segment.live_bytes)?;
-    Some((*number, Arc::clone(&segment.file), segment.end))
+    let candidates = index.segments.iter();
+    let candidates = candidates.filter(|(number, segment)| Some(**number) != last && is_sparse(segment));
+    let mut sparse = candidates
+        .map(|(number, segment)| Sparse {
+            number: *number,
+            file: Arc::clone(&segment.file),
+            end: segment.end,
+            live_bytes: segment.live_bytes,
+        })
+        .collect::<Vec<_>>();
+    sparse.sort_by_key(|sparse| sparse.live_bytes);
+    sparse
 }
 
 fn place_of(segment: u64, record: &Placed) -> Place {

@@ -18,6 +18,7 @@ pub trait File: Send + Sync {
 
 /// What the log asks of a file system.
 pub trait FileSystem: Send + Sync {
+    /// Makes a folder and those it is in, durably; one that is there is fine.
     fn create_dir(&self, dir: &Path) -> io::Result<()>;
     /// Keeps other processes out of a folder until the guard is dropped; `WouldBlock` when one is in.
     fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>>;
@@ -58,7 +59,17 @@ impl File for fs::File {
 
 impl FileSystem for RealFileSystem {
     fn create_dir(&self, dir: &Path) -> io::Result<()> {
-        fs::create_dir_all(dir)
+        if dir.is_dir() {
+            return Ok(());
+        }
+        let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty());
+        if let Some(parent) = parent {
+            self.create_dir(parent)?;
+        }
+        match fs::create_dir(dir) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+            Ok(()) | Err(_) => self.sync_dir(parent.unwrap_or(Path::new("."))),
+        }
     }
 
     fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>> {

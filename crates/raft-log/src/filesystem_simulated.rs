@@ -158,14 +158,13 @@ impl SimulatedFileSystem {
         disk.names.get(path).map(|file| disk.files[*file].cached.clone()).unwrap_or_default()
     }
 
-    /// Replaces what a file holds, on the disk too.
-    pub fn replace(&self, path: &Path, bytes: &[u8]) {
+    /// Changes what a file holds, on the disk too, behind the back of who has it open.
+    pub fn corrupt(&self, path: &Path, offset: u64, bytes: &[u8]) {
         let mut disk = self.lock();
-        let content = Content { cached: bytes.to_vec(), durable: bytes.to_vec(), unsynced: Vec::new() };
-        let file = disk.files.len();
-        disk.files.push(content);
-        disk.names.insert(path.to_owned(), file);
-        disk.durable_names.insert(path.to_owned(), file);
+        if let Some(file) = disk.names.get(path).copied() {
+            put(&mut disk.files[file].cached, offset, bytes);
+            put(&mut disk.files[file].durable, offset, bytes);
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Disk> {

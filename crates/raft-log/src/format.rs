@@ -6,7 +6,8 @@
 //! record   [crc u32 | payload bytes u32 | kind u8, 3 B zero | group u32 | generation u32, 4 B zero | index u64 | term u64] payload, 0-7 B zero
 //! ```
 //!
-//! A batch without records seals a segment: nothing follows it. Every segment but the last is sealed.
+//! A batch without records seals a segment: nothing follows it. Every segment but the last is sealed; the last one is while nothing
+//! is being written.
 //!
 //! A record's crc covers the rest of its header and its payload; the batch's crc covers the rest of the batch header and the crcs of
 //! its records, so every byte is summed once. The segment's number and the batch's own offset are in the batch: bytes that an earlier
@@ -238,9 +239,11 @@ fn parse_record(bytes: &[u8], at: usize, end: usize) -> Option<(Placed, u32, usi
     Some((placed, crc, payload_end.next_multiple_of(8)))
 }
 
-/// Checks a record that was read back, header and payload.
-pub fn is_sound(record: &[u8]) -> bool {
-    record.len() >= RECORD_HEADER_BYTES && crc32c::crc32c(&record[4..]) == read_u32(record, 0)
+/// Whether bytes that were read back are a whole record, and the one that was looked for: its segment may have been used again since.
+pub fn is_record_of(bytes: &[u8], kind: Kind, group: GroupId, index: u64) -> bool {
+    bytes.len() >= RECORD_HEADER_BYTES
+        && crc32c::crc32c(&bytes[4..]) == read_u32(bytes, 0)
+        && (bytes[8], read_u32(bytes, 12), read_u64(bytes, 24)) == (kind as u8, group.0, index)
 }
 
 pub fn read_u32(bytes: &[u8], at: usize) -> u32 {

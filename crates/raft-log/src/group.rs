@@ -45,8 +45,16 @@ impl<C: LogTypes> GroupLog<C> {
 
     /// Entries of [start, end), of about `bytes_max` bytes and at least one.
     fn read(&self, start: u64, end: u64, bytes_max: usize) -> io::Result<Vec<Entry>> {
-        let found = self.find(start, end, bytes_max);
-        found.into_iter().map(|(log_id, found)| self.load(log_id, found)).collect()
+        // What is purged while it is read may be gone from where it was: look again.
+        let mut tries_left = 3;
+        loop {
+            let found = self.find(start, end, bytes_max);
+            let read = found.into_iter().map(|(log_id, found)| self.load(log_id, found)).collect();
+            tries_left -= 1;
+            if io::Result::is_ok(&read) || tries_left == 0 {
+                return read;
+            }
+        }
     }
 
     fn find(&self, start: u64, end: u64, bytes_max: usize) -> Vec<(LogId, Found)> {
@@ -68,7 +76,7 @@ impl<C: LogTypes> GroupLog<C> {
     fn load(&self, log_id: LogId, found: Found) -> io::Result<Entry> {
         let body = match found {
             Found::Cached(body) => body,
-            Found::At(place) => self.shared.read_record(self.id, log_id.index, place)?,
+            Found::At(place) => self.shared.read_record(Kind::Entry, self.id, log_id.index, place)?,
         };
         decode_entry_body(log_id, body).map_err(io::Error::other)
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::channel::oneshot;
 
-use crate::compaction;
+use crate::compaction::{self, Stuck};
 use crate::error::LogError;
 use crate::log::Shared;
 use crate::payload::GroupId;
@@ -83,6 +83,7 @@ impl Housekeeper {
 }
 
 pub fn run(shared: &Shared) {
+    let mut stuck = Stuck::default();
     while let Some(saves) = shared.housekeeper.next() {
         for Save { group, meta, state, done } in saves {
             let outcome = shared.failure().map_or(Ok(()), Err).and_then(|()| {
@@ -93,13 +94,13 @@ pub fn run(shared: &Shared) {
             // Nobody may be waiting any more.
             let _ = done.send(outcome);
         }
-        if let Err(error) = tidy(shared) {
+        if let Err(error) = tidy(shared, &mut stuck) {
             tracing::warn!(dir = %shared.dir.display(), %error, "cannot tidy the log up; it will be tried again");
         }
     }
 }
 
-fn tidy(shared: &Shared) -> io::Result<()> {
+fn tidy(shared: &Shared, stuck: &mut Stuck) -> io::Result<()> {
     if shared.failure().is_some() {
         return Ok(());
     }
@@ -108,7 +109,9 @@ fn tidy(shared: &Shared) -> io::Result<()> {
         tracing::warn!(dir = %shared.dir.display(), is_low, "free space crossed the low-water mark");
     }
     compaction::free_idle(shared)?;
-    compaction::empty_sparse(shared)?;
+    if compaction::empty_sparse(shared, stuck)? > 0 {
+        compaction::free_idle(shared)?;
+    }
     if !is_low {
         shared.pool.fill(shared.options.spare_segments)?;
     }

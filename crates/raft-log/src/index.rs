@@ -273,6 +273,9 @@ impl Index {
             (Some(_), Some(held)) => held.live_bytes,
             (None, _) => ranges.iter().map(|(_, len)| *len).sum(),
         };
+        if let Some(slot) = group.slot_mut(index) {
+            slot.live_bytes = 0;
+        }
         if let Some(old) = group.retained.insert(index, Retained { live_bytes, source: new }) {
             self.change_live(old.source.place(), -i64::from(old.live_bytes));
         }
@@ -284,7 +287,10 @@ impl Index {
         let group = self.group(id);
         if let Some(held) = group.retained.get_mut(&index) {
             // It came with a snapshot or was moved, and is counted already.
-            held.live_bytes = held.live_bytes.max(bytes);
+            let added = bytes.saturating_sub(held.live_bytes);
+            held.live_bytes += added;
+            let place = held.source.place();
+            self.change_live(place, i64::from(added));
         } else if let Some(slot) = group.slot_mut(index) {
             slot.live_bytes += bytes;
         }
@@ -315,9 +321,6 @@ impl Index {
             u32::try_from(live[found].1).ok()
         };
         let group = self.group(id);
-        for (at, slot) in group.slots.iter_mut().enumerate() {
-            slot.live_bytes = bytes_of(group.first + at as u64).unwrap_or(0);
-        }
         let mut changes = Vec::new();
         group.retained.retain(|index, held| {
             let bytes = bytes_of(*index).unwrap_or(0);
@@ -325,6 +328,10 @@ impl Index {
             held.live_bytes = bytes;
             bytes > 0
         });
+        for (index, slot) in (group.first..).zip(&mut group.slots) {
+            let is_held_apart = group.retained.contains_key(&index);
+            slot.live_bytes = if is_held_apart { 0 } else { bytes_of(index).unwrap_or(0) };
+        }
         for (place, change) in changes {
             self.change_live(place, change);
         }
@@ -341,8 +348,10 @@ impl Index {
             state_segment: group.state_segment,
             ..GroupIndex::default()
         };
-        for held in retained.values() {
+        for (index, held) in retained {
             self.change_live(held.source.place(), -i64::from(held.live_bytes));
+            // Purged, but not written yet: it is pinned.
+            self.cache.remove(Key::Entry(id, index));
         }
         self.dirty.insert(id);
     }

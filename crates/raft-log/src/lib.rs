@@ -15,6 +15,7 @@
 mod cache;
 mod codec;
 mod compaction;
+mod contents;
 mod error;
 mod filesystem;
 #[cfg(any(test, feature = "testing"))]

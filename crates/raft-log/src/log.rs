@@ -10,20 +10,18 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::channel::oneshot;
 
-use crate::cache::Key;
-use crate::codec::NORMAL_PREFIX_BYTES;
 use crate::error::{LogError, OpenError, ReadError};
 use crate::filesystem::FileSystem;
-use crate::format::{Kind, RECORD_HEADER_BYTES, Record, is_sound};
+use crate::format::{Kind, RECORD_HEADER_BYTES, is_record_of};
 use crate::group::GroupLog;
 use crate::housekeeper::{self, Housekeeper};
-use crate::index::{Index, Place, Source};
+use crate::index::{Index, Place};
 use crate::limits::SEGMENT_BYTES_MIN;
 use crate::payload::{GroupId, LogTypes};
 use crate::recovery::recover;
 use crate::segments::Pool;
 use crate::snapshot::{self, SavedSnapshot};
-use crate::writer::{Note, Op, Queue, Queued, Writer, encode_contents};
+use crate::writer::{Op, Queue, Queued, Writer};
 
 /// How a log is kept.
 #[derive(Debug, Clone)]
@@ -93,7 +91,8 @@ impl Counters {
     }
 }
 
-type LiveRanges = dyn Fn(GroupId, u64) -> Vec<(u32, u32)> + Send + Sync;
+/// The ranges that a state machine refers to, by group and entry.
+pub type LiveRanges = dyn Fn(GroupId, u64) -> Vec<(u32, u32)> + Send + Sync;
 
 /// What the threads of a log share.
 pub struct Shared {
@@ -153,14 +152,20 @@ impl Shared {
     }
 
     /// The payload of a record, checked.
-    pub fn read_record(&self, group: GroupId, index: u64, place: Place) -> Result<Bytes, ReadError> {
+    pub fn read_record(
+        &self,
+        kind: Kind,
+        group: GroupId,
+        index: u64,
+        place: Place,
+    ) -> Result<Bytes, ReadError> {
         let file = self.lock_index().segments.get(&place.segment).map(|segment| Arc::clone(&segment.file));
         let missing = ReadError::Missing { group, index, offset: 0, end: u64::from(place.len) };
         let file = file.ok_or(missing)?;
         let mut record = vec![0; RECORD_HEADER_BYTES + place.len as usize];
         file.read_at(&mut record, u64::from(place.offset) - RECORD_HEADER_BYTES as u64)
             .map_err(|source| ReadError::Io { path: self.pool.segment_path(place.segment), source })?;
-        if !is_sound(&record) {
+        if !is_record_of(&record, kind, group, index) {
             return Err(ReadError::Damaged { group, index });
         }
         Ok(Bytes::from(record).slice(RECORD_HEADER_BYTES..))
@@ -195,15 +200,9 @@ impl Drop for Threads {
 /// The write-ahead log of a node. Cheap to clone.
 #[derive(Clone)]
 pub struct Log {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     threads: Arc<Threads>,
     _lock: Arc<dyn Send + Sync>,
-}
-
-/// What stands where a content is looked for.
-enum Found {
-    Bytes(Bytes, u32),
-    At(Place, u32),
 }
 
 impl Log {
@@ -273,132 +272,11 @@ impl Log {
     /// # Errors
     /// When the log has failed.
     pub async fn remove_group(&self, id: GroupId) -> Result<(), LogError> {
+        self.shared.failure().map_or(Ok(()), Err)?;
         self.shared.lock_index().remove_group(id);
         wait(self.shared.submit(Vec::new(), vec![id])).await?;
         snapshot::remove(self.shared.fs.as_ref(), &self.shared.dir, id)
             .map_err(|error| self.shared.fail(&error))
-    }
-
-    /// Part of an entry's payload.
-    ///
-    /// # Errors
-    /// When it was released, or cannot be read.
-    pub fn read_content(
-        &self,
-        group: GroupId,
-        index: u64,
-        offset: u32,
-        len: u32,
-    ) -> Result<Bytes, ReadError> {
-        let missing = || ReadError::Missing { group, index, offset, end: u64::from(offset) + u64::from(len) };
-        // A record that is moved or freed while it is read fails its checksum: look again.
-        let mut tries_left = 3;
-        loop {
-            let (place, at) = match self.find_content(group, index, offset, len).ok_or_else(missing)? {
-                Found::Bytes(record, at) => return slice(&record, at, len).ok_or_else(missing),
-                Found::At(place, at) => (place, at),
-            };
-            tries_left -= 1;
-            match self.shared.read_record(group, index, place) {
-                Ok(record) => {
-                    let mut locked = self.shared.lock_index();
-                    locked.cache.keep(Key::Record(place.segment, place.offset), record.clone());
-                    return slice(&record, at, len).ok_or_else(missing);
-                }
-                Err(error) if tries_left == 0 => return Err(error),
-                Err(_) => {}
-            }
-        }
-    }
-
-    /// Part of an entry's payload, if no disk has to be read for it.
-    pub fn try_read_cached(&self, group: GroupId, index: u64, offset: u32, len: u32) -> Option<Bytes> {
-        match self.find_content(group, index, offset, len)? {
-            Found::Bytes(record, at) => slice(&record, at, len),
-            Found::At(..) => None,
-        }
-    }
-
-    /// The record with a content, and where in the record's payload it begins.
-    fn find_content(&self, id: GroupId, index: u64, offset: u32, len: u32) -> Option<Found> {
-        let locked = self.shared.lock_index();
-        let group = locked.groups.get(&id)?;
-        let in_entry = offset.checked_add(NORMAL_PREFIX_BYTES)?;
-        let (place, at) = match group.retained.get(&index).map(|held| &held.source) {
-            Some(Source::Entry(place)) => (*place, in_entry),
-            Some(Source::Contents { place, ranges }) => (*place, find_range(ranges, offset, len)?),
-            None => (group.slot(index)?.place, in_entry),
-        };
-        let keys = [Key::Entry(id, index), Key::Record(place.segment, place.offset)];
-        let is_entry = at == in_entry
-            && !matches!(group.retained.get(&index), Some(held) if matches!(held.source, Source::Contents { .. }));
-        let cached = if is_entry {
-            keys.iter().find_map(|key| locked.cache.get(*key))
-        } else {
-            locked.cache.get(keys[1])
-        };
-        Some(cached.map_or(Found::At(place, at), |record| Found::Bytes(record, at)))
-    }
-
-    /// The state machine refers to `bytes` of the entry's payload from now on.
-    pub fn retain(&self, group: GroupId, index: u64, bytes: u64) {
-        self.shared.lock_index().retain(group, index, u32::try_from(bytes).unwrap_or(u32::MAX));
-    }
-
-    /// The state machine no longer refers to `bytes` of the entry's payload.
-    pub fn release(&self, group: GroupId, index: u64, bytes: u64) {
-        self.shared.lock_index().release(group, index, u32::try_from(bytes).unwrap_or(u32::MAX));
-    }
-
-    /// Says what the state machine refers to after a restart or a snapshot: entries and bytes of each, sorted. All else is freed.
-    pub fn restore_live(&self, group: GroupId, live: &[(u64, u64)]) {
-        self.shared.lock_index().restore_live(group, live);
-    }
-
-    /// The ranges that a state machine refers to, by group and entry; compaction asks for them.
-    pub fn set_live_ranges_source(&self, source: Arc<LiveRanges>) {
-        // The first one stays: a node has one.
-        let _ = self.shared.live_ranges.set(source);
-    }
-
-    /// All ranges of entries through `through` that the state machine refers to.
-    pub fn live_contents(&self, group: GroupId, through: u64) -> Vec<(u64, Vec<(u32, u32)>)> {
-        let indexes = {
-            let locked = self.shared.lock_index();
-            let Some(found) = locked.groups.get(&group) else { return Vec::new() };
-            let retained = found.retained.range(..=through).map(|(index, _)| *index);
-            let slots = (found.first..=through)
-                .filter(|index| found.slot(*index).is_some_and(|slot| slot.live_bytes > 0));
-            let mut indexes = retained.chain(slots).collect::<Vec<_>>();
-            indexes.sort_unstable();
-            indexes.dedup();
-            indexes
-        };
-        let Some(ranges) = self.shared.live_ranges.get() else { return Vec::new() };
-        indexes
-            .into_iter()
-            .map(|index| (index, ranges(group, index)))
-            .filter(|(_, ranges)| !ranges.is_empty())
-            .collect()
-    }
-
-    /// Stores contents that came with a snapshot, durably: by entry, ranges sorted by offset.
-    ///
-    /// # Errors
-    /// When the log has failed.
-    pub async fn put_contents(
-        &self,
-        group: GroupId,
-        contents: Vec<(u64, Vec<(u32, Bytes)>)>,
-    ) -> Result<(), LogError> {
-        let generation = self.shared.lock_index().group_in_use(group).generation;
-        let records = contents.into_iter().map(|(index, ranges)| {
-            let table = ranges.iter().map(|(offset, bytes)| (*offset, bytes.len() as u32)).collect();
-            let payload = encode_contents(&ranges);
-            let record = Record { kind: Kind::Contents, group, generation, index, term: 0, payload };
-            Queued { record, note: Note::Contents { ranges: table, moved_from: None } }
-        });
-        wait(self.shared.submit(records.collect(), Vec::new())).await
     }
 
     /// Replaces the snapshot of a group, durably, after everything that was handed over before: it may refer to it.
@@ -482,24 +360,40 @@ impl Log {
     }
 }
 
-/// Where a range begins in the payload of its contents record.
-fn find_range(ranges: &[(u32, u32)], offset: u32, len: u32) -> Option<u32> {
-    let mut at = 4 + 8 * ranges.len() as u32;
-    for (start, range_len) in ranges {
-        if offset >= *start && u64::from(offset) + u64::from(len) <= u64::from(*start) + u64::from(*range_len)
-        {
-            return Some(at + (offset - start));
-        }
-        at += range_len;
-    }
-    None
-}
-
-fn slice(record: &Bytes, at: u32, len: u32) -> Option<Bytes> {
-    let end = (at as usize).checked_add(len as usize)?;
-    (end <= record.len()).then(|| record.slice(at as usize..end))
-}
-
 pub async fn wait(answer: oneshot::Receiver<Result<(), LogError>>) -> Result<(), LogError> {
     answer.await.unwrap_or(Err(LogError::Closed))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::filesystem_simulated::SimulatedFileSystem;
+    use crate::format::Record;
+    use crate::index::NewEntry;
+    use crate::writer::Note;
+
+    const GROUP: GroupId = GroupId(1);
+
+    fn append(log: &Log, index: u64, body: Bytes) {
+        log.shared.lock_index().append(GROUP, &[NewEntry { index, term: 1, body: body.clone() }]);
+        let record = Record { kind: Kind::Entry, group: GROUP, generation: 0, index, term: 1, payload: body };
+        let answer = log.shared.submit(vec![Queued { record, note: Note::Entry }], Vec::new());
+        futures::executor::block_on(wait(answer)).unwrap();
+    }
+
+    /// A segment may be used again while somebody reads it, and what stands there then is as sound as what stood there before.
+    #[test]
+    fn a_record_is_not_taken_for_another_that_stands_in_its_place() {
+        let fs = Arc::new(SimulatedFileSystem::new());
+        let options = Options { segment_bytes: SEGMENT_BYTES_MIN, ..Options::default() };
+        let (log, _) = Log::open(fs, Path::new("log"), options).unwrap();
+        append(&log, 0, Bytes::from_static(b"zero"));
+        append(&log, 1, Bytes::from_static(b"one."));
+        let place = |index| log.shared.lock_index().groups[&GROUP].slot(index).unwrap().place;
+        let read = |kind, group, index, place| log.shared.read_record(kind, group, index, place);
+        assert_eq!(read(Kind::Entry, GROUP, 1, place(1)).unwrap(), "one.");
+        assert!(matches!(read(Kind::Entry, GROUP, 0, place(1)), Err(ReadError::Damaged { .. })));
+        assert!(matches!(read(Kind::Contents, GROUP, 1, place(1)), Err(ReadError::Damaged { .. })));
+        assert!(matches!(read(Kind::Entry, GroupId(2), 1, place(1)), Err(ReadError::Damaged { .. })));
+    }
 }

@@ -132,6 +132,15 @@ impl Pool {
     fn make(&self) -> io::Result<Spare> {
         let path = self.spare_path();
         let file = self.fs.create(&path)?;
+        if let Err(error) = self.write_through(file.as_ref()) {
+            // What is there of it would take space that is missing. If it cannot be removed, the next start does it.
+            let _ = self.fs.remove(&path);
+            return Err(error);
+        }
+        Ok(Spare { path, file })
+    }
+
+    fn write_through(&self, file: &dyn File) -> io::Result<()> {
         let zeros = vec![0; ZEROS_BYTES.min(self.segment_bytes as usize)];
         let mut at = 0;
         while at < self.segment_bytes {
@@ -139,7 +148,6 @@ impl Pool {
             file.write_at(&zeros[..len], at)?;
             at += len as u64;
         }
-        file.sync_data()?;
-        Ok(Spare { path, file })
+        file.sync_data()
     }
 }

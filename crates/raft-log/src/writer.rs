@@ -69,6 +69,10 @@ impl Queue {
         self.changed.notify_one();
     }
 
+    fn is_empty(&self) -> bool {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).ops.is_empty()
+    }
+
     /// Waits for operations and takes as many as one batch holds; `None` when the log was closed and all are done.
     fn take(&self) -> Option<Vec<Op>> {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -133,7 +137,29 @@ impl Writer {
             for done in dones {
                 done(outcome.clone());
             }
+            if self.shared.queue.is_empty() {
+                self.while_healthy(Self::seal);
+            }
         }
+        self.while_healthy(|writer| {
+            writer.seal()?;
+            writer.head.as_ref().map_or(Ok(()), |head| head.file.sync_data())
+        });
+    }
+
+    fn while_healthy(&self, work: impl FnOnce(&Self) -> io::Result<()>) {
+        if self.shared.failure().is_none()
+            && let Err(error) = work(self)
+        {
+            self.shared.fail(&error);
+        }
+    }
+
+    /// Ends the head where it ends now; the next batch takes the place of the seal. That a batch is followed by anything shows that
+    /// it had been synced: damage to it is not taken for a write that was cut off.
+    fn seal(&self) -> io::Result<()> {
+        let Some(head) = &self.head else { return Ok(()) };
+        head.file.write_at(&BatchWriter::new().finish(head.number, head.end), head.end)
     }
 
     fn commit(&mut self, mut records: Vec<Queued>, states: &[GroupId]) -> io::Result<()> {
@@ -209,8 +235,8 @@ impl Writer {
 
     /// Seals the segment that is full and begins the next one with this batch, which is not synced yet.
     fn rotate(&mut self, batch: BatchWriter) -> io::Result<(Head, usize)> {
+        self.seal()?;
         if let Some(full) = self.head.take() {
-            full.file.write_at(&BatchWriter::new().finish(full.number, full.end), full.end)?;
             full.file.sync_data()?;
         }
         let number = self.next_number;

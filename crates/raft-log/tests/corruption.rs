@@ -1,0 +1,183 @@
+//! Every byte of a log is changed, one at a time: the change is refused or does not matter, and what is read is what was written.
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::executor::block_on;
+use leasehold_raft_log::{
+    Entry, GroupId, Log, LogId, OpenError, ReadError, SimulatedFileSystem, Survival, Vote, log_id,
+};
+use openraft::storage::{RaftLogReader as _, RaftLogStorage as _};
+use support::{append, entry, group, open, read_all};
+
+const GROUPS: [GroupId; 2] = [GroupId(1), GroupId(2)];
+/// The entries whose first bytes stay live when they are purged.
+const LIVE: [u64; 3] = [2, 7, 15];
+
+#[derive(Debug, Clone, PartialEq)]
+struct Seen {
+    vote: Option<Vote>,
+    committed: Option<LogId>,
+    purged: Option<LogId>,
+    entries: Vec<Entry>,
+    contents: Vec<Bytes>,
+}
+
+fn see(log: &Log) -> Vec<Seen> {
+    let see = |id: GroupId| {
+        let mut group: support::Group = log.group(id);
+        let state = block_on(group.get_log_state()).unwrap();
+        let content = |index: &u64| log.read_content(id, *index, 0, 20).unwrap();
+        Seen {
+            vote: block_on(group.read_vote()).unwrap(),
+            committed: block_on(group.read_committed()).unwrap(),
+            purged: state.last_purged_log_id,
+            entries: read_all(&mut group).unwrap(),
+            contents: LIVE.iter().map(content).collect(),
+        }
+    };
+    GROUPS.into_iter().map(see).collect()
+}
+
+fn payload(id: GroupId, index: u64) -> Bytes {
+    (0..150).map(|at| (at * 3 + index * 7 + u64::from(id.0)) as u8).collect()
+}
+
+fn appended(id: GroupId, range: std::ops::Range<u64>) -> Vec<Entry> {
+    range.map(|index| entry(1, index, payload(id, index))).collect()
+}
+
+/// Several segments of two groups, with purged entries that are live and moved ones, still open.
+fn written(fs: &SimulatedFileSystem) -> Log {
+    let log = open(fs).unwrap();
+    log.set_live_ranges_source(Arc::new(
+        |_, index| {
+            if LIVE.contains(&index) { vec![(0, 20)] } else { Vec::new() }
+        },
+    ));
+    for id in GROUPS {
+        let mut group: support::Group = log.group(id);
+        block_on(group.save_vote(&Vote::new(1, 2))).unwrap();
+        for first in (0..30).step_by(5) {
+            append(&mut group, appended(id, first..first + 5)).unwrap();
+        }
+        LIVE.iter().for_each(|index| log.retain(id, *index, 20));
+        block_on(group.save_committed(Some(log_id(1, 22)))).unwrap();
+        block_on(group.purge(log_id(1, 19))).unwrap();
+    }
+    for _ in 0..4 {
+        for id in GROUPS {
+            let mut group: support::Group = log.group(id);
+            let next = support::last_log_id(&mut group).unwrap().index + 1;
+            append(&mut group, appended(id, next..next + 2)).unwrap();
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    log
+}
+
+fn segments(fs: &SimulatedFileSystem) -> Vec<PathBuf> {
+    fs.paths().into_iter().filter(|path| path.to_str().unwrap().contains("segment-")).collect()
+}
+
+/// Flips bits of each byte of a file and hands what opening says, and the byte's offset, to `judge`.
+fn flip_each(fs: &SimulatedFileSystem, path: &Path, judge: impl Fn(usize, Result<Log, OpenError>) + Sync) {
+    let bytes = fs.read(path);
+    let half = |odd: usize| {
+        for at in (odd..bytes.len()).step_by(2) {
+            let mask = [0x01, 0x80, 0xff, 0x10][at / 2 % 4];
+            let changed = fs.after_kill();
+            changed.corrupt(path, at as u64, &[bytes[at] ^ mask]);
+            judge(at, open(&changed));
+        }
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| half(0));
+        scope.spawn(|| half(1));
+    });
+}
+
+fn is_refusal(error: &OpenError) -> bool {
+    matches!(error, OpenError::Damaged { .. } | OpenError::Unreadable { .. } | OpenError::Gap { .. })
+}
+
+#[test]
+fn a_changed_byte_of_a_closed_log_is_refused_or_does_not_matter() {
+    let fs = SimulatedFileSystem::new();
+    let log = written(&fs);
+    let right = see(&log);
+    assert!(log.stats().moved_bytes > 0 && log.stats().segments > 2, "{:?}", log.stats());
+    drop(log);
+    let mut refused = 0;
+    for path in segments(&fs) {
+        let count = std::sync::atomic::AtomicU32::new(0);
+        flip_each(&fs, &path, |at, opened| match opened {
+            Ok(log) => assert_eq!(see(&log), right, "{path:?} byte {at}"),
+            Err(error) => {
+                assert!(is_refusal(&error), "{path:?} byte {at}: {error}");
+                count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            }
+        });
+        refused += count.into_inner();
+    }
+    assert!(refused > 6_000, "only {refused} changes were refused");
+}
+
+/// The last batch cannot be told from one that was torn, until something was written behind it: it is there whole, or not at all.
+#[test]
+fn a_changed_byte_of_a_log_that_lost_power_is_never_read() {
+    let fs = SimulatedFileSystem::new();
+    let log = written(&fs);
+    let before = see(&log);
+    append(&mut group(&log, 2), appended(GROUPS[1], 38..40)).unwrap();
+    let right = see(&log);
+    let fs = fs.after_power_loss(Survival::Nothing, 0);
+    drop(log);
+    let path = segments(&fs).pop().unwrap();
+    flip_each(&fs, &path, |at, opened| match opened {
+        Ok(log) => {
+            let seen = see(&log);
+            assert!(seen == right || seen == before, "byte {at}: {seen:#?}");
+        }
+        Err(error) => assert!(is_refusal(&error), "byte {at}: {error}"),
+    });
+}
+
+#[test]
+fn a_changed_byte_of_a_snapshot_is_refused() {
+    let fs = SimulatedFileSystem::new();
+    let log = open(&fs).unwrap();
+    let state = Bytes::from(vec![3; 700]);
+    block_on(log.save_snapshot(GROUPS[0], Bytes::from_static(b"meta"), state)).unwrap();
+    let path = Path::new("log/snapshot-00000001");
+    let bytes = fs.read(path);
+    for (at, byte) in bytes.iter().enumerate() {
+        fs.corrupt(path, at as u64, &[byte ^ 0x20]);
+        let found = log.load_snapshot(GROUPS[0]);
+        assert!(matches!(found, Err(ReadError::DamagedFile { .. })), "byte {at}");
+        fs.corrupt(path, at as u64, &[*byte]);
+    }
+    assert_eq!(log.load_snapshot(GROUPS[0]).unwrap().unwrap().meta, "meta");
+}
+
+#[test]
+fn a_changed_byte_under_an_open_log_is_noticed_by_who_reads_it() {
+    let fs = SimulatedFileSystem::new();
+    drop(written(&fs));
+    let log = open(&fs).unwrap();
+    let right = see(&log);
+    for path in segments(&fs) {
+        for (at, byte) in fs.read(&path).iter().enumerate().step_by(7) {
+            fs.corrupt(&path, at as u64, &[byte ^ 0x04]);
+            for (id, right) in GROUPS.into_iter().zip(&right) {
+                let found = read_all(&mut log.group(id));
+                assert!(found.is_err() || found.unwrap() == right.entries, "{path:?} byte {at}");
+            }
+            fs.corrupt(&path, at as u64, &[*byte]);
+        }
+    }
+}

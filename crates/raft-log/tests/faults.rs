@@ -1,0 +1,143 @@
+//! What the log says and does when the disk, the folder or another process is not as it should be.
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::executor::block_on;
+use leasehold_raft_log::{
+    Fault, GroupId, Log, LogError, OpenError, ReadError, RealFileSystem, SimulatedFileSystem, Survival, Vote,
+    log_id,
+};
+use openraft::storage::RaftLogStorage as _;
+use support::{DIR, append, entry, group, open, options, read_all};
+
+const GROUP: GroupId = GroupId(1);
+
+fn entries(term: u64, range: std::ops::Range<u64>) -> Vec<leasehold_raft_log::Entry> {
+    range.map(|index| entry(term, index, vec![index as u8; 100])).collect()
+}
+
+/// Waits for what the housekeeper does.
+fn eventually(what: &str, is_so: impl Fn() -> bool) {
+    for _ in 0..3_000 {
+        if is_so() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    panic!("never: {what}");
+}
+
+fn assert_refuses_everything(log: &Log) {
+    let mut group = group(log, 1);
+    assert!(append(&mut group, entries(1, 9..10)).is_err());
+    assert!(block_on(group.save_vote(&Vote::new(9, 1))).is_err());
+    assert!(block_on(group.save_committed(Some(log_id(1, 1)))).is_err());
+    assert!(block_on(group.truncate_after(Some(log_id(1, 1)))).is_err());
+    assert!(block_on(group.purge(log_id(1, 1))).is_err());
+    assert!(block_on(log.put_contents(GROUP, vec![(1, vec![(0, Bytes::from_static(b"x"))])])).is_err());
+    assert!(block_on(log.save_snapshot(GROUP, Bytes::new(), Bytes::new())).is_err());
+    assert!(block_on(log.remove_group(GROUP)).is_err());
+}
+
+#[test]
+fn a_failed_sync_closes_the_log_for_good() {
+    let fs = SimulatedFileSystem::new();
+    let log = open(&fs).unwrap();
+    let mut one = group(&log, 1);
+    append(&mut one, entries(1, 0..3)).unwrap();
+    let failed = std::thread::spawn({
+        let log = log.clone();
+        move || block_on(log.failed())
+    });
+    fs.fail_at(0, Fault::SyncFails);
+    let error = append(&mut one, entries(1, 3..6)).unwrap_err();
+    assert_eq!(error.to_string(), "the log failed and is closed for good: the device does not answer");
+    assert!(matches!(failed.join().unwrap(), LogError::Failed(_)));
+    assert!(matches!(log.failure(), Some(LogError::Failed(_))));
+    assert_refuses_everything(&log);
+    assert!(block_on(log.failed()).to_string().contains("does not answer"));
+    assert_eq!(read_all(&mut one).unwrap()[..3], entries(1, 0..3));
+    drop((one, log));
+    for found in [fs.after_kill(), fs.after_power_loss(Survival::Everything, 0)] {
+        let log = open(&found).unwrap();
+        let found = read_all(&mut group(&log, 1)).unwrap();
+        assert!(found == entries(1, 0..3) || found == entries(1, 0..6), "{found:?}");
+        assert_eq!(log.load_snapshot(GROUP).unwrap(), None);
+    }
+}
+
+#[test]
+fn a_full_disk_closes_the_log_and_loses_nothing_acknowledged() {
+    let fs = SimulatedFileSystem::new();
+    let log = open(&fs).unwrap();
+    append(&mut group(&log, 1), entries(1, 0..3)).unwrap();
+    eventually("a spare", || fs.paths().iter().any(|path| path.starts_with("log/spare-00000001")));
+    fs.fail_at(0, Fault::NoSpace);
+    let error = append(&mut group(&log, 1), entries(1, 3..6)).unwrap_err();
+    assert!(error.to_string().contains("no storage space"), "{error}");
+    assert_refuses_everything(&log);
+    drop(log);
+    let log = open(&fs).unwrap();
+    assert_eq!(read_all(&mut group(&log, 1)).unwrap(), entries(1, 0..3));
+    append(&mut group(&log, 1), entries(1, 3..6)).unwrap();
+}
+
+#[test]
+fn a_file_that_does_not_fit_does_not_keep_the_space_it_got() {
+    let fs = SimulatedFileSystem::new();
+    let log = open(&fs).unwrap();
+    fs.fail_at(0, Fault::NoSpace);
+    assert!(append(&mut group(&log, 1), entries(1, 0..1)).is_err());
+    assert_eq!(fs.paths(), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn one_process_at_a_time_opens_a_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = || Log::open(Arc::new(RealFileSystem), &dir.path().join("a/b"), options()).map(|(log, _)| log);
+    let log = open().unwrap();
+    append(&mut group(&log, 1), entries(1, 0..3)).unwrap();
+    let error = open().err().unwrap();
+    assert!(matches!(error, OpenError::Locked(_)));
+    assert!(error.to_string().ends_with("is in use by another process: stop it, or choose another folder"));
+    drop(log);
+    assert_eq!(read_all(&mut group(&open().unwrap(), 1)).unwrap(), entries(1, 0..3));
+}
+
+#[test]
+fn a_log_of_a_newer_version_is_refused_and_left_alone() {
+    let fs = SimulatedFileSystem::new();
+    let log = open(&fs).unwrap();
+    append(&mut group(&log, 1), entries(1, 0..3)).unwrap();
+    block_on(log.save_snapshot(GROUP, Bytes::from_static(b"meta"), Bytes::from_static(b"state"))).unwrap();
+    drop(log);
+    let path = Path::new(DIR).join("segment-0000000000000001");
+    let mut header = fs.read(&path)[..60].to_vec();
+    header[8] = 2;
+    header.extend(crc32c::crc32c(&header).to_le_bytes());
+    let newer = fs.after_kill();
+    newer.corrupt(&path, 0, &header);
+    let before = newer.operations();
+    let error = open(&newer).err().unwrap();
+    assert!(matches!(error, OpenError::NewerVersion { found: 2, known: 1, .. }));
+    let message = "log/segment-0000000000000001 was written by a newer version (format 2, this one knows 1)";
+    assert_eq!(error.to_string(), format!("{message}: upgrade this node"));
+    assert_eq!(newer.operations(), before, "it is left as it is");
+
+    let path = Path::new(DIR).join("snapshot-00000001");
+    let mut snapshot = fs.read(&path);
+    let end = snapshot.len() - 4;
+    snapshot[8] = 2;
+    let crc = crc32c::crc32c(&snapshot[..end]).to_le_bytes();
+    snapshot[end..].copy_from_slice(&crc);
+    fs.corrupt(&path, 0, &snapshot);
+    let log = open(&fs).unwrap();
+    let error = log.load_snapshot(GROUP).unwrap_err();
+    assert!(matches!(error, ReadError::NewerVersion { found: 2, known: 1, .. }), "{error}");
+}
