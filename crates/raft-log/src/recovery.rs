@@ -42,7 +42,6 @@ pub fn recover(
     };
     let found = find_files(fs.as_ref(), dir).map_err(failed("list", dir))?;
     let next_number = found.segments.last().map_or(1, |(number, _)| number + 1);
-    let pool = Pool::new(Arc::clone(fs), dir.to_owned(), segment_bytes, found.spares)?;
     let mut replay = Replay::default();
     let mut segments = BTreeMap::new();
     let (mut tail, mut unwritten) = (None::<Tail>, Vec::new());
@@ -65,6 +64,7 @@ pub fn recover(
         segments.insert(number, Segment::new(Arc::clone(&file), batches.end));
         tail = Some(Tail { number, path, file, bytes, batches });
     }
+    let pool = Pool::new(Arc::clone(fs), dir.to_owned(), segment_bytes, found.spares)?;
     if let Some(tail) = tail {
         tail.secure().map_err(failed("write", &tail.path))?;
     }

@@ -5,13 +5,12 @@ mod support;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures::executor::block_on;
 use leasehold_raft_log::{
-    Fault, GroupId, Log, LogError, OpenError, ReadError, RealFileSystem, SimulatedFileSystem, Survival, Vote,
-    log_id,
+    Fault, FileSystem as _, GroupId, Log, LogError, OpenError, Options, ReadError, RealFileSystem,
+    SimulatedFileSystem, Survival, Vote, log_id,
 };
 use openraft::storage::RaftLogStorage as _;
 use support::{DIR, append, entry, group, open, options, read_all};
@@ -22,15 +21,9 @@ fn entries(term: u64, range: std::ops::Range<u64>) -> Vec<leasehold_raft_log::En
     range.map(|index| entry(term, index, vec![index as u8; 100])).collect()
 }
 
-/// Waits for what the housekeeper does.
-fn eventually(what: &str, is_so: impl Fn() -> bool) {
-    for _ in 0..3_000 {
-        if is_so() {
-            return;
-        }
-        std::thread::sleep(Duration::from_millis(2));
-    }
-    panic!("never: {what}");
+/// A log in which the next write or sync is that of the next batch.
+fn open_without_spares(fs: &SimulatedFileSystem) -> Log {
+    support::open_with(fs, Options { spare_segments: 0, ..options() }).unwrap()
 }
 
 fn assert_refuses_everything(log: &Log) {
@@ -48,7 +41,7 @@ fn assert_refuses_everything(log: &Log) {
 #[test]
 fn a_failed_sync_closes_the_log_for_good() {
     let fs = SimulatedFileSystem::new();
-    let log = open(&fs).unwrap();
+    let log = open_without_spares(&fs);
     let mut one = group(&log, 1);
     append(&mut one, entries(1, 0..3)).unwrap();
     let failed = std::thread::spawn({
@@ -75,9 +68,8 @@ fn a_failed_sync_closes_the_log_for_good() {
 #[test]
 fn a_full_disk_closes_the_log_and_loses_nothing_acknowledged() {
     let fs = SimulatedFileSystem::new();
-    let log = open(&fs).unwrap();
+    let log = open_without_spares(&fs);
     append(&mut group(&log, 1), entries(1, 0..3)).unwrap();
-    eventually("a spare", || fs.paths().iter().any(|path| path.starts_with("log/spare-00000001")));
     fs.fail_at(0, Fault::NoSpace);
     let error = append(&mut group(&log, 1), entries(1, 3..6)).unwrap_err();
     assert!(error.to_string().contains("no storage space"), "{error}");
@@ -123,6 +115,7 @@ fn a_log_of_a_newer_version_is_refused_and_left_alone() {
     header.extend(crc32c::crc32c(&header).to_le_bytes());
     let newer = fs.after_kill();
     newer.corrupt(&path, 0, &header);
+    drop(newer.create(&Path::new(DIR).join("spare-00000099")).unwrap());
     let before = newer.operations();
     let error = open(&newer).err().unwrap();
     assert!(matches!(error, OpenError::NewerVersion { found: 2, known: 1, .. }));
