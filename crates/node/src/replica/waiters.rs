@@ -68,7 +68,6 @@ impl Waiters {
             }
             self.ends.pop();
             let Some(waiting) = self.receives.get_mut(&queue) else { continue };
-            let before = waiting.len();
             let kept = std::mem::take(waiting).into_iter().filter_map(|receive| {
                 let over = receive.wait_until.is_some_and(|end| end <= now);
                 if over || receive.reply.is_closed() {

@@ -1,0 +1,111 @@
+//! Sending and full cycles, as fast as the machine goes.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use futures::future::join_all;
+use leasehold_client::v1::QueueSettings;
+use leasehold_client::{Client, NewMessage, ReceiveOptions};
+use leasehold_cluster_tests::{Plan, TestCluster};
+use serde_json::{Value, json};
+
+/// What is asked of the cluster.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Load {
+    #[arg(long, default_value_t = 10)]
+    seconds: u64,
+    /// Bytes of each body.
+    #[arg(long, default_value_t = 128)]
+    bytes: usize,
+    /// Messages of one send.
+    #[arg(long, default_value_t = 250)]
+    batch: usize,
+    /// Senders at the same time, and as many receivers.
+    #[arg(long, default_value_t = 8)]
+    clients: usize,
+    /// Partitions that the queue spreads over.
+    #[arg(long, default_value_t = 4)]
+    shards: u32,
+}
+
+const QUEUE: &str = "bench";
+
+async fn cluster(load: &Load) -> TestCluster {
+    let settings = vec![("history.mode".to_owned(), "unusual".to_owned())];
+    let cluster = TestCluster::start(Plan { partitions: load.shards, settings, ..Plan::default() }).await;
+    let created = cluster.client().create_queue(QUEUE, QueueSettings::default(), load.shards).await;
+    created.unwrap_or_else(|error| panic!("{error}"));
+    cluster
+}
+
+/// Sends until the time is over.
+async fn sender(client: Client, load: Load, end: Instant, sent: Arc<AtomicU64>) {
+    let body = vec![b'x'; load.bytes];
+    while Instant::now() < end {
+        let messages = (0..load.batch).map(|_| NewMessage::new(body.clone())).collect();
+        let outcomes = client.send(QUEUE, messages).await.unwrap_or_else(|error| panic!("{error}"));
+        sent.fetch_add(outcomes.iter().filter(|outcome| outcome.is_ok()).count() as u64, Ordering::Relaxed);
+    }
+}
+
+/// Receives and acknowledges until the time is over.
+async fn receiver(client: Client, load: Load, end: Instant, acked: Arc<AtomicU64>) {
+    let wait = Duration::from_millis(500);
+    while Instant::now() < end {
+        let options = ReceiveOptions { messages_max: load.batch as u32, wait, ..ReceiveOptions::default() };
+        let messages = client.receive(QUEUE, options).await.unwrap_or_else(|error| panic!("{error}"));
+        let receipts = messages.into_iter().map(|message| message.receipt).collect::<Vec<_>>();
+        if receipts.is_empty() {
+            continue;
+        }
+        let outcomes = client.ack(QUEUE, &receipts).await.unwrap_or_else(|error| panic!("{error}"));
+        acked.fetch_add(outcomes.iter().filter(|outcome| outcome.is_ok()).count() as u64, Ordering::Relaxed);
+    }
+}
+
+/// CPU time of this process so far, in seconds.
+fn cpu_s() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let after_name = stat.rsplit(')').next().unwrap_or_default();
+    let ticks = after_name.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<f64>().ok());
+    ticks.sum::<f64>() / 100.0
+}
+
+/// Messages sent a second.
+pub async fn send(load: &Load) -> Value {
+    let cluster = cluster(load).await;
+    let sent = Arc::new(AtomicU64::new(0));
+    let (started, cpu) = (Instant::now(), cpu_s());
+    let end = started + Duration::from_secs(load.seconds);
+    let senders = (0..load.clients).map(|_| tokio::spawn(sender(cluster.client(), load.clone(), end, sent.clone())));
+    join_all(senders).await;
+    let (seconds, cpu) = (started.elapsed().as_secs_f64(), cpu_s() - cpu);
+    let sent = sent.load(Ordering::Relaxed);
+    cluster.end().await;
+    json!({
+        "what": "send", "messages_per_s": (sent as f64 / seconds) as u64, "messages": sent,
+        "cpu_us_per_message": cpu * 1e6 / sent as f64, "bytes": load.bytes, "batch": load.batch,
+        "clients": load.clients, "shards": load.shards, "seconds": seconds,
+    })
+}
+
+/// Messages through their whole life a second.
+pub async fn cycle(load: &Load) -> Value {
+    let cluster = cluster(load).await;
+    let (sent, acked) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let (started, cpu) = (Instant::now(), cpu_s());
+    let end = started + Duration::from_secs(load.seconds);
+    let senders = (0..load.clients).map(|_| tokio::spawn(sender(cluster.client(), load.clone(), end, sent.clone())));
+    let receivers =
+        (0..load.clients).map(|_| tokio::spawn(receiver(cluster.client(), load.clone(), end, acked.clone())));
+    join_all(senders.chain(receivers)).await;
+    let (seconds, cpu) = (started.elapsed().as_secs_f64(), cpu_s() - cpu);
+    let (sent, acked) = (sent.load(Ordering::Relaxed), acked.load(Ordering::Relaxed));
+    cluster.end().await;
+    json!({
+        "what": "cycle", "messages_per_s": (acked as f64 / seconds) as u64, "sent": sent, "acked": acked,
+        "cpu_us_per_message": cpu * 1e6 / acked.max(1) as f64, "bytes": load.bytes, "batch": load.batch,
+        "clients": load.clients, "shards": load.shards, "seconds": seconds,
+    })
+}

@@ -1,0 +1,161 @@
+//! A cluster of nodes in one process, on loopback, for tests.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use leasehold_client::Client;
+use leasehold_client::v1::InitNode;
+use leasehold_node::Node;
+use leasehold_node::config::Config;
+use tempfile::TempDir;
+use tokio::time::{Instant, sleep};
+
+/// Longer than anything takes that works, on a machine that is busy with other things.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How a cluster is made.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    pub nodes: usize,
+    pub partitions: u32,
+    /// Configuration over the defaults, by key.
+    pub settings: Vec<(String, String)>,
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        Self { nodes: 3, partitions: 4, settings: Vec::new() }
+    }
+}
+
+/// Nodes that can be stopped and started again; all of them end with this value.
+pub struct TestCluster {
+    dir: TempDir,
+    settings: Vec<(String, String)>,
+    nodes: Vec<(String, Option<Node>)>,
+}
+
+impl TestCluster {
+    /// Starts and founds a cluster, and waits until it is ready.
+    pub async fn start(plan: Plan) -> Self {
+        let mut cluster = Self::empty(plan.settings);
+        for number in 1..=plan.nodes {
+            cluster.add_process(&format!("n{number}")).await;
+        }
+        let nodes = cluster.nodes.iter().filter_map(|(name, node)| Some(init_node(name, node.as_ref()?))).collect();
+        cluster.client().init_cluster(nodes, plan.partitions, 0).await.unwrap_or_else(|error| panic!("{error}"));
+        cluster.wait_until_ready().await;
+        cluster
+    }
+
+    /// No node yet.
+    pub fn empty(settings: Vec<(String, String)>) -> Self {
+        let dir = tempfile::tempdir().unwrap_or_else(|error| panic!("{error}"));
+        Self { dir, settings, nodes: Vec::new() }
+    }
+
+    /// Starts a node that belongs to no cluster.
+    pub async fn add_process(&mut self, name: &str) {
+        let node = self.start_node(name).await;
+        self.nodes.push((name.to_owned(), Some(node)));
+    }
+
+    async fn start_node(&self, name: &str) -> Node {
+        let dir = self.dir_of(name);
+        let mut overrides = vec![
+            ("name".to_owned(), name.to_owned()),
+            ("data_dir".to_owned(), dir.display().to_string()),
+            ("client_listen".to_owned(), "127.0.0.1:0".to_owned()),
+            ("peer_listen".to_owned(), "127.0.0.1:0".to_owned()),
+            ("admin_listen".to_owned(), "127.0.0.1:0".to_owned()),
+            ("log.segment_bytes".to_owned(), (16 << 20).to_string()),
+            ("limits.disk_low_bytes".to_owned(), (64 << 20).to_string()),
+        ];
+        overrides.extend(self.settings.iter().cloned());
+        let config = Config::load(None, std::iter::empty(), &overrides).unwrap_or_else(|error| panic!("{error}"));
+        Node::start(config).await.unwrap_or_else(|error| panic!("{name}: {error}"))
+    }
+
+    pub fn dir_of(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub fn node(&self, name: &str) -> &Node {
+        let found = self.nodes.iter().find(|(other, _)| other == name);
+        found.and_then(|(_, node)| node.as_ref()).unwrap_or_else(|| panic!("{name} does not run"))
+    }
+
+    /// As `cluster init` and `cluster add-node` want it.
+    pub fn init_node(&self, name: &str) -> InitNode {
+        init_node(name, self.node(name))
+    }
+
+    /// A client that knows every running node.
+    pub fn client(&self) -> Client {
+        self.client_of(self.nodes.iter().filter_map(|(_, node)| node.as_ref()))
+    }
+
+    /// A client that knows one node only.
+    pub fn client_at(&self, name: &str) -> Client {
+        self.client_of([self.node(name)].into_iter())
+    }
+
+    fn client_of<'a>(&self, nodes: impl Iterator<Item = &'a Node>) -> Client {
+        let endpoints = nodes.map(|node| endpoint(node.client_address())).collect::<Vec<_>>();
+        Client::connect(endpoints).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// Stops a node in good order.
+    pub async fn stop(&mut self, name: &str) {
+        if let Some(node) = self.slot(name).take() {
+            node.shutdown().await;
+        }
+    }
+
+    /// Starts a stopped node again, on other ports.
+    pub async fn restart(&mut self, name: &str) {
+        let node = self.start_node(name).await;
+        *self.slot(name) = Some(node);
+    }
+
+    fn slot(&mut self, name: &str) -> &mut Option<Node> {
+        let found = self.nodes.iter_mut().find(|(other, _)| other == name);
+        found.map(|(_, node)| node).unwrap_or_else(|| panic!("there is no node {name}"))
+    }
+
+    /// Waits until every running node can serve.
+    pub async fn wait_until_ready(&self) {
+        let nodes = || self.nodes.iter().filter_map(|(_, node)| node.as_ref());
+        eventually("every node is ready", async || nodes().all(Node::is_ready)).await;
+    }
+
+    /// Stops everything in good order.
+    pub async fn end(mut self) {
+        for (_, node) in &mut self.nodes {
+            if let Some(node) = node.take() {
+                node.shutdown().await;
+            }
+        }
+    }
+}
+
+fn init_node(name: &str, node: &Node) -> InitNode {
+    InitNode { name: name.to_owned(), peer_address: node.peer_address().to_string() }
+}
+
+pub fn endpoint(address: SocketAddr) -> String {
+    format!("http://{address}")
+}
+
+/// Waits until something holds.
+///
+/// # Panics
+/// When it does not within [`PATIENCE`].
+pub async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !holds().await {
+        assert!(Instant::now() < end, "{what}: not within {PATIENCE:?}");
+        sleep(Duration::from_millis(20)).await;
+    }
+}
