@@ -78,7 +78,8 @@ pub async fn send(load: &Load) -> Value {
     let sent = Arc::new(AtomicU64::new(0));
     let (started, cpu) = (Instant::now(), cpu_s());
     let end = started + Duration::from_secs(load.seconds);
-    let senders = (0..load.clients).map(|_| tokio::spawn(sender(cluster.client(), load.clone(), end, sent.clone())));
+    let senders =
+        (0..load.clients).map(|_| tokio::spawn(sender(cluster.client(), load.clone(), end, sent.clone())));
     join_all(senders).await;
     let (seconds, cpu) = (started.elapsed().as_secs_f64(), cpu_s() - cpu);
     let sent = sent.load(Ordering::Relaxed);
@@ -96,7 +97,8 @@ pub async fn cycle(load: &Load) -> Value {
     let (sent, acked) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
     let (started, cpu) = (Instant::now(), cpu_s());
     let end = started + Duration::from_secs(load.seconds);
-    let senders = (0..load.clients).map(|_| tokio::spawn(sender(cluster.client(), load.clone(), end, sent.clone())));
+    let senders =
+        (0..load.clients).map(|_| tokio::spawn(sender(cluster.client(), load.clone(), end, sent.clone())));
     let receivers =
         (0..load.clients).map(|_| tokio::spawn(receiver(cluster.client(), load.clone(), end, acked.clone())));
     join_all(senders.chain(receivers)).await;

@@ -1,2 +1,108 @@
-//! Placeholder.
-fn main() {}
+//! The `leasehold` command.
+//!
+//! Exit codes: 0 done, 1 not done, 2 wrong usage, 3 the outcome is unknown.
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+mod cluster;
+mod demo;
+mod dev;
+mod input;
+mod messages;
+mod output;
+mod queue;
+mod server;
+
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use leasehold_client::Client;
+
+use crate::output::{Failure, Output};
+
+#[derive(Parser)]
+#[command(
+    name = "leasehold",
+    version,
+    about = "A distributed work queue whose leases survive the death of a node"
+)]
+struct Arguments {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Args)]
+struct Global {
+    /// A node of the cluster; repeat it to name several.
+    #[arg(
+        long,
+        global = true,
+        env = "LEASEHOLD_ENDPOINT",
+        value_delimiter = ',',
+        default_value = "http://127.0.0.1:7400"
+    )]
+    endpoint: Vec<String>,
+    /// One JSON object a line instead of text.
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Runs one node.
+    Server(server::Arguments),
+    /// Runs a cluster in this process, for development.
+    Dev(dev::Arguments),
+    /// Shows, on real processes, that a crash loses no message and shortens no lease.
+    Demo(demo::Arguments),
+    /// Founds a cluster, shows it, and changes its members.
+    #[command(subcommand)]
+    Cluster(cluster::Command),
+    /// Makes and manages queues.
+    #[command(subcommand)]
+    Queue(queue::Command),
+    /// Sends messages: the argument, or the lines of a file or of stdin.
+    Send(messages::Send),
+    /// Receives messages.
+    Receive(messages::Receive),
+    /// Looks at messages without leasing them.
+    Peek(messages::Peek),
+    /// Tells the life of one message.
+    Why(messages::Why),
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let output = Output::new(arguments.global.json);
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => return output.failed(&Failure::from(error)),
+    };
+    let outcome = runtime.block_on(run(arguments.command, &arguments.global, output));
+    // What is still under way, such as a read of stdin, must not hold up the end.
+    runtime.shutdown_background();
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => output.failed(&failure),
+    }
+}
+
+async fn run(command: Command, global: &Global, output: Output) -> Result<(), Failure> {
+    let client = || Client::connect(global.endpoint.iter().map(with_scheme)).map_err(Failure::from);
+    match command {
+        Command::Server(arguments) => server::run(arguments, output).await,
+        Command::Dev(arguments) => dev::run(arguments, output).await,
+        Command::Demo(arguments) => demo::run(arguments, output).await,
+        Command::Cluster(command) => cluster::run(command, &client()?, output).await,
+        Command::Queue(command) => queue::run(command, &client()?, output).await,
+        Command::Send(arguments) => messages::send(arguments, &client()?, output).await,
+        Command::Receive(arguments) => messages::receive(arguments, &client()?, output).await,
+        Command::Peek(arguments) => messages::peek(arguments, &client()?, output).await,
+        Command::Why(arguments) => messages::why(arguments, &client()?, output).await,
+    }
+}
+
+fn with_scheme(endpoint: &String) -> String {
+    if endpoint.contains("://") { endpoint.clone() } else { format!("http://{endpoint}") }
+}

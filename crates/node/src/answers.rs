@@ -11,8 +11,8 @@ use leasehold_partition::{
 };
 use leasehold_proto::peer::{self, query::Kind};
 use leasehold_proto::v1::{
-    Attribute, Delivery, MessageId, MessageState, Origin, PeekResponse, Peeked, QueueCounters, Reason, ReceiveResponse,
-    RedriveProgress, ShardDescription, WhyResponse,
+    Attribute, Delivery, MessageId, MessageState, Origin, PeekResponse, Peeked, QueueCounters, Reason,
+    ReceiveResponse, RedriveProgress, ShardDescription, WhyResponse,
 };
 use leasehold_raft_log::{GroupId, Log};
 use prost::Message;
@@ -53,11 +53,17 @@ impl LocalAnswers {
             Some(Kind::Describe(describe)) => encoded(&self.describe(replica, describe)?),
             Some(Kind::Why(why)) => encoded(&self.why(replica, why).await?),
             Some(Kind::HandOver(to)) => encoded(&self.hand_over(replica, to).await?),
-            None => return Err(Failure::not_done(Reason::InvalidArgument, "a question this node does not know")),
+            None => {
+                return Err(Failure::not_done(Reason::InvalidArgument, "a question this node does not know"));
+            }
         })
     }
 
-    pub async fn receive(&self, replica: &Replica, receive: &peer::Receive) -> Result<ReceiveResponse, Failure> {
+    pub async fn receive(
+        &self,
+        replica: &Replica,
+        receive: &peer::Receive,
+    ) -> Result<ReceiveResponse, Failure> {
         let wait_ms = receive.wait_ms.min(RECEIVE_WAIT_MS_MAX);
         let options = ReceiveOptions {
             messages_max: receive.messages_max.max(1),
@@ -73,9 +79,8 @@ impl LocalAnswers {
         };
         let queue = QueueId(receive.queue);
         let wait_until = (wait_ms > 0).then(|| Instant::now() + Duration::from_millis(wait_ms));
-        let granted = replica
-            .ask(|reply| Request::Receive(Receive { queue, options, wait_until, reply }))
-            .await?;
+        let granted =
+            replica.ask(|reply| Request::Receive(Receive { queue, options, wait_until, reply })).await?;
         let mut deliveries = Vec::with_capacity(granted.deliveries.len());
         for grant in granted.deliveries {
             deliveries.push(self.delivery(replica, queue, &grant).await?);

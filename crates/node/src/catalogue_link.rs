@@ -124,7 +124,8 @@ impl CatalogueLink {
 
     async fn ask_node(&self, node: NodeId, body: Bytes) -> Result<Answer, Failure> {
         let address = self.view.peer_address(node).unwrap_or_default();
-        let call = self.lanes.peer(node, &address).control.call(FrameKind::Catalogue, CATALOGUE_GROUP.0, 0, body)?;
+        let call =
+            self.lanes.peer(node, &address).control.call(FrameKind::Catalogue, CATALOGUE_GROUP.0, 0, body)?;
         let mut answer = call.wait().await?;
         let malformed = || Failure::unknown(Reason::None, "a peer's answer is malformed");
         let log_index = answer.try_get_u64_le().map_err(|_| malformed())?;
@@ -166,12 +167,15 @@ impl CatalogueLink {
         then.sort_unstable();
         if now != then {
             self.group.set_voters(&then).await?;
-            let demoted = now.iter().filter(|replica| !then.contains(replica) && wanted.contains_key(replica));
+            let demoted =
+                now.iter().filter(|replica| !then.contains(replica) && wanted.contains_key(replica));
             for replica in demoted {
                 self.group.add_follower(*replica, wanted[replica].clone()).await?;
             }
         }
-        for replica in members.nodes.keys().filter(|replica| !wanted.contains_key(replica) && !then.contains(replica)) {
+        for replica in
+            members.nodes.keys().filter(|replica| !wanted.contains_key(replica) && !then.contains(replica))
+        {
             self.group.remove_learner(*replica).await?;
         }
         Ok(())
@@ -182,7 +186,9 @@ fn lost(error: &ProposeError) -> Failure {
     match error {
         ProposeError::NotAppended => Failure::not_leader(None),
         ProposeError::Unknown => Failure::unknown(Reason::NoLeader, error.to_string()),
-        ProposeError::Stopped(_) => Failure { outcome: Outcome::Unknown, ..Failure::try_again(Reason::NodeFailed, error.to_string()) },
+        ProposeError::Stopped(_) => {
+            Failure { outcome: Outcome::Unknown, ..Failure::try_again(Reason::NodeFailed, error.to_string()) }
+        }
     }
 }
 

@@ -121,7 +121,13 @@ impl ClusterView {
     /// The view of a cluster that this node has heard nothing of yet.
     pub fn new(here: NodeId) -> Self {
         let copy = Copy { catalogue: Catalogue::new(), ..Copy::default() };
-        Self { here, copy: RwLock::new(copy), key: OnceLock::new(), changed: watch::Sender::new(0), applied: watch::Sender::new(0) }
+        Self {
+            here,
+            copy: RwLock::new(copy),
+            key: OnceLock::new(),
+            changed: watch::Sender::new(0),
+            applied: watch::Sender::new(0),
+        }
     }
 
     pub fn here(&self) -> NodeId {
@@ -173,7 +179,9 @@ impl ClusterView {
     pub fn nodes_of(&self, partition: PartitionId) -> Vec<NodeId> {
         let copy = self.read();
         let found = copy.catalogue.partition(partition);
-        found.map(|found| found.replicas.iter().map(|replica| replica.node_id()).collect()).unwrap_or_default()
+        found
+            .map(|found| found.replicas.iter().map(|replica| replica.node_id()).collect())
+            .unwrap_or_default()
     }
 
     pub fn peer_address(&self, node: NodeId) -> Option<String> {
@@ -215,7 +223,8 @@ impl Machine for ClusterView {
     fn apply(&self, log_index: u64, payload: &Bytes) -> Result<Applied, MachineError> {
         let command = Command::decode(payload.clone()).map_err(|error| MachineError(error.to_string()))?;
         let mut copy = self.copy.write().unwrap_or_else(PoisonError::into_inner);
-        let reply = copy.catalogue.apply(log_index, payload).map_err(|error| MachineError(error.to_string()))?;
+        let reply =
+            copy.catalogue.apply(log_index, payload).map_err(|error| MachineError(error.to_string()))?;
         let queue = match &command.kind {
             Some(Kind::CreateQueue(create)) => Some(create.name.as_str()),
             Some(Kind::SetQueue(set)) => Some(set.name.as_str()),

@@ -59,7 +59,11 @@ impl Core {
         let CoreParts { config, identity, catalogue_replica, log, peer_address, client_address } = parts;
         let here = NodeId(identity.node_id);
         let (events, peer_events) = mpsc::unbounded_channel();
-        let lanes = Arc::new(Lanes::new(ClusterName::of(&identity.cluster_id), Duration::from_millis(config.raft.liveness_timeout_ms), events));
+        let lanes = Arc::new(Lanes::new(
+            ClusterName::of(&identity.cluster_id),
+            Duration::from_millis(config.raft.liveness_timeout_ms),
+            events,
+        ));
         let view = Arc::new(ClusterView::new(here));
         let (store, history) = open_history(&config)?;
         let answers = LocalAnswers { log: log.clone(), view: view.clone(), history: store };
@@ -96,7 +100,8 @@ impl Core {
         let router = Arc::downgrade(&self.router);
         self.log.set_live_ranges_source(Arc::new(move |group, log_index| {
             let partition = group.0.checked_sub(1).map(PartitionId);
-            let replica = router.upgrade().zip(partition).and_then(|(router, partition)| router.replica(partition));
+            let replica =
+                router.upgrade().zip(partition).and_then(|(router, partition)| router.replica(partition));
             replica.map(|replica| replica.machine().live_ranges(log_index)).unwrap_or_default()
         }));
     }
@@ -130,7 +135,10 @@ impl Core {
     ///
     /// # Errors
     /// When the group has stopped.
-    pub async fn found_catalogue(&self, members: impl IntoIterator<Item = (u64, ReplicaNode)>) -> Result<(), String> {
+    pub async fn found_catalogue(
+        &self,
+        members: impl IntoIterator<Item = (u64, ReplicaNode)>,
+    ) -> Result<(), String> {
         self.catalogue.group.initialise(members.into_iter().collect()).await
     }
 
@@ -158,7 +166,9 @@ async fn announce(core: Arc<Core>) {
                 let update = Kind::UpdateNode(UpdateNode { id: here.0, peer_address, client_address });
                 match core.catalogue.propose(update).await {
                     Ok(_) => return,
-                    Err(failure) => tracing::warn!(%failure, "the node's new address cannot be announced yet"),
+                    Err(failure) => {
+                        tracing::warn!(%failure, "the node's new address cannot be announced yet")
+                    }
                 }
             }
             None => drop(changes.changed().await),
@@ -177,7 +187,8 @@ fn open_history(config: &Config) -> Result<History, String> {
     };
     let path = config.data_dir.join("history");
     let opened = HistoryStore::open(&path, detail, config.history.bytes_max);
-    let (store, writer) = opened.map_err(|error| format!("the history in {} cannot be used: {error}", path.display()))?;
+    let (store, writer) =
+        opened.map_err(|error| format!("the history in {} cannot be used: {error}", path.display()))?;
     Ok((Some(store), Some(writer)))
 }
 

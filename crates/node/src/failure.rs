@@ -112,7 +112,9 @@ impl From<Failure> for Status {
 
 fn code_of(reason: Reason) -> Code {
     match reason {
-        Reason::UnknownQueue | Reason::UnknownNode | Reason::UnknownPartition | Reason::NoRedrive => Code::NotFound,
+        Reason::UnknownQueue | Reason::UnknownNode | Reason::UnknownPartition | Reason::NoRedrive => {
+            Code::NotFound
+        }
         Reason::QueueExists | Reason::AlreadyInitialised | Reason::RedriveRunning => Code::AlreadyExists,
         Reason::InvalidArgument
         | Reason::MessageTooLarge

@@ -75,12 +75,13 @@ impl HistoryWriter {
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
                 let before = self.dropped.fetch_add(count, Ordering::Relaxed);
                 if before == 0 {
-                    tracing::warn!("the history of messages cannot keep up: some events will be missing from `why`");
+                    tracing::warn!(
+                        "the history of messages cannot keep up: some events will be missing from `why`"
+                    );
                 }
             }
         }
     }
-
 }
 
 fn is_unusual(event: &Event) -> bool {
@@ -101,7 +102,11 @@ impl HistoryStore {
     ///
     /// # Errors
     /// When the folder cannot be written.
-    pub fn open(path: &Path, detail: Detail, bytes_max: u64) -> Result<(Arc<Self>, HistoryWriter), sled::Error> {
+    pub fn open(
+        path: &Path,
+        detail: Detail,
+        bytes_max: u64,
+    ) -> Result<(Arc<Self>, HistoryWriter), sled::Error> {
         let tree = open_or_wipe(path)?;
         let store = Arc::new(Self { tree });
         let (entries, queue) = sync_channel(ENTRIES_WAITING_MAX);
@@ -126,10 +131,18 @@ impl HistoryStore {
         let store = self.clone();
         let found = tokio::task::spawn_blocking(move || store.find(partition, queue, sequence));
         let unreadable = |error: String| Failure::try_again(Reason::NodeFailed, error);
-        found.await.map_err(|error| unreadable(error.to_string()))?.map_err(|error| unreadable(error.to_string()))
+        found
+            .await
+            .map_err(|error| unreadable(error.to_string()))?
+            .map_err(|error| unreadable(error.to_string()))
     }
 
-    fn find(&self, partition: PartitionId, queue: QueueId, sequence: u64) -> Result<Vec<LifeEvent>, sled::Error> {
+    fn find(
+        &self,
+        partition: PartitionId,
+        queue: QueueId,
+        sequence: u64,
+    ) -> Result<Vec<LifeEvent>, sled::Error> {
         let mut life = Vec::new();
         for chunk in self.tree.scan_prefix(partition.0.to_be_bytes()) {
             let (_, bytes) = chunk?;
@@ -213,18 +226,26 @@ fn record_of(log_index: u64, event: &Event) -> Record {
 fn describe(kind: &EventKind) -> (&'static str, String, u64) {
     match kind {
         EventKind::Sent => ("sent", String::new(), 0),
-        EventKind::Duplicate => ("duplicate", "a send with the same deduplication id was recognised".to_owned(), 0),
+        EventKind::Duplicate => {
+            ("duplicate", "a send with the same deduplication id was recognised".to_owned(), 0)
+        }
         EventKind::Arrived => ("arrived", "from another queue".to_owned(), 0),
         EventKind::Granted { grant, receive_count, lease_ms, consumer } => {
             let consumer = String::from_utf8_lossy(consumer);
             ("granted", format!("receive {receive_count}, to {consumer:?}, for {lease_ms} ms"), *grant)
         }
         EventKind::Acked { grant } => ("acked", String::new(), *grant),
-        EventKind::Extended { grant, lease_ms } => ("extended", format!("to {lease_ms} ms from then"), *grant),
+        EventKind::Extended { grant, lease_ms } => {
+            ("extended", format!("to {lease_ms} ms from then"), *grant)
+        }
         EventKind::Released { grant, delay_ms } => ("released", format!("ready after {delay_ms} ms"), *grant),
         EventKind::Expired { grant } => ("expired", "the lease ended without an ack".to_owned(), *grant),
-        EventKind::Dead { number, target } => ("dead", format!("outbox number {number}, for queue {}", target.0), 0),
-        EventKind::Redriven { number, target } => ("redriven", format!("outbox number {number}, to queue {}", target.0), 0),
+        EventKind::Dead { number, target } => {
+            ("dead", format!("outbox number {number}, for queue {}", target.0), 0)
+        }
+        EventKind::Redriven { number, target } => {
+            ("redriven", format!("outbox number {number}, to queue {}", target.0), 0)
+        }
         EventKind::Transferred { target, .. } => ("transferred", format!("arrived in queue {}", target.0), 0),
         EventKind::Returned { .. } => ("returned", "its target queue exists no more".to_owned(), 0),
         EventKind::Dropped => ("dropped", "its retention or its time to live ended".to_owned(), 0),
@@ -263,7 +284,8 @@ mod tests {
 
     #[test]
     fn the_usual_life_is_not_unusual() {
-        let granted = |receive_count| EventKind::Granted { grant: 1, receive_count, lease_ms: 1, consumer: [].into() };
+        let granted =
+            |receive_count| EventKind::Granted { grant: 1, receive_count, lease_ms: 1, consumer: [].into() };
         assert!(!is_unusual(&event(1, EventKind::Sent)));
         assert!(!is_unusual(&event(1, granted(1))));
         assert!(is_unusual(&event(1, granted(2))));

@@ -67,7 +67,13 @@ async fn remove_shard(core: &Core, replica: &Replica, queue: QueueId, revision: 
     Command::Delete { queue, revision }.encode_into(&mut command);
     let call = CommandCall { queue, command: command.into(), promised_leases_ms: Vec::new() };
     match core.router.command(replica.id(), call, Repeat::Safe).await {
-        Ok(_) => tracing::debug!(partition = replica.id().0, queue = queue.0, "the shard of a deleted queue is removed"),
-        Err(failure) => tracing::warn!(partition = replica.id().0, %failure, "a deleted queue's shard stays for now"),
+        Ok(_) => tracing::debug!(
+            partition = replica.id().0,
+            queue = queue.0,
+            "the shard of a deleted queue is removed"
+        ),
+        Err(failure) => {
+            tracing::warn!(partition = replica.id().0, %failure, "a deleted queue's shard stays for now")
+        }
     }
 }

@@ -116,7 +116,9 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>, IdentityError> {
 }
 
 fn encode(identity: &Identity) -> String {
-    assert!(identity.format_version <= FORMAT_VERSION && identity.node_id != 0 && identity.catalogue_replica != 0);
+    assert!(
+        identity.format_version <= FORMAT_VERSION && identity.node_id != 0 && identity.catalogue_replica != 0
+    );
     assert!(!identity.name.contains('\n'));
     let body = format!(
         "{FIRST_LINE}{}\ncluster {}\nnode {}\ncatalogue {}\nname {}\n",

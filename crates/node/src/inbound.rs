@@ -46,7 +46,9 @@ impl Inbound {
 
     fn vote(&self, frame: Frame, kind: FrameKind, answers: &Answers) {
         match self.core.find(GroupId(frame.group), frame.target) {
-            Some(group) => drop(tokio::spawn(serve_call(group, kind, frame.call, frame.body, answers.clone()))),
+            Some(group) => {
+                drop(tokio::spawn(serve_call(group, kind, frame.call, frame.body, answers.clone())))
+            }
             None => {
                 let detail = format!("group {} has no replica {} here", frame.group, frame.target);
                 answers.failed(frame.call, &Failure::not_done(Reason::UnknownPartition, detail).to_peer());
@@ -77,15 +79,21 @@ impl Dispatch for Inbound {
     fn dispatch(&mut self, frame: Frame, kind: FrameKind, answers: &Answers) {
         match kind {
             FrameKind::Append => self.pipelines.append(frame, answers),
-            FrameKind::Vote | FrameKind::PreVote | FrameKind::TransferLeader => self.vote(frame, kind, answers),
-            FrameKind::Command => drop(tokio::spawn(serve_command(self.core.clone(), frame, answers.clone()))),
+            FrameKind::Vote | FrameKind::PreVote | FrameKind::TransferLeader => {
+                self.vote(frame, kind, answers)
+            }
+            FrameKind::Command => {
+                drop(tokio::spawn(serve_command(self.core.clone(), frame, answers.clone())))
+            }
             FrameKind::Query => self.question(frame, answers),
             FrameKind::Cancel => {
                 if let Some(task) = self.questions.remove(&frame.call) {
                     task.abort();
                 }
             }
-            FrameKind::Catalogue => drop(tokio::spawn(serve_catalogue(self.core.clone(), frame, answers.clone()))),
+            FrameKind::Catalogue => {
+                drop(tokio::spawn(serve_catalogue(self.core.clone(), frame, answers.clone())))
+            }
             FrameKind::Liveness | FrameKind::Answer | FrameKind::Failure => {
                 let detail = format!("{} is not a call", kind.as_str_name());
                 answers.failed(frame.call, &Failure::not_done(Reason::InvalidArgument, detail).to_peer());

@@ -76,7 +76,8 @@ pub async fn balance(core: Arc<Core>) {
     loop {
         sleep(BALANCE_INTERVAL).await;
         let now = Instant::now();
-        let nodes = core.view.look(|catalogue| catalogue.nodes().map(|node| NodeId(node.id)).collect::<Vec<_>>());
+        let nodes =
+            core.view.look(|catalogue| catalogue.nodes().map(|node| NodeId(node.id)).collect::<Vec<_>>());
         for node in nodes {
             if core.lanes.is_reachable(node) {
                 up_since.entry(node).or_insert(now);
@@ -92,9 +93,14 @@ pub async fn balance(core: Arc<Core>) {
                 let partition = catalogue.partition(replica.id()).filter(|partition| partition.is_settled)?;
                 partition.replicas.first().copied()
             });
-            let Some(preferred) = preferred.filter(|preferred| preferred.node_id() != core.view.here()) else { continue };
-            let is_up = up_since.get(&preferred.node_id()).is_some_and(|since| now.duration_since(*since) >= UP_FOR);
-            let is_too_soon = tried.get(&replica.id()).is_some_and(|at| now.duration_since(*at) < TRANSFER_AGAIN);
+            let Some(preferred) = preferred.filter(|preferred| preferred.node_id() != core.view.here())
+            else {
+                continue;
+            };
+            let is_up =
+                up_since.get(&preferred.node_id()).is_some_and(|since| now.duration_since(*since) >= UP_FOR);
+            let is_too_soon =
+                tried.get(&replica.id()).is_some_and(|at| now.duration_since(*at) < TRANSFER_AGAIN);
             if is_up && !is_too_soon {
                 tried.insert(replica.id(), now);
                 hand_over(replica.group(), preferred.id).await;
@@ -112,7 +118,8 @@ async fn hand_over(group: &Group, to: u64) {
 
 /// Gives away everything that this node leads, before it stops.
 pub async fn hand_over_all(core: &Core) {
-    let groups = core.router.replicas().into_iter().map(|replica| replica.group().clone()).collect::<Vec<_>>();
+    let groups =
+        core.router.replicas().into_iter().map(|replica| replica.group().clone()).collect::<Vec<_>>();
     let led = groups.into_iter().chain([core.catalogue.group.clone()]);
     let led = led.filter(|group| matches!(*group.role().borrow(), Role::Leader { .. })).collect::<Vec<_>>();
     let mut given = Vec::new();

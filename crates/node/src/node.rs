@@ -1,6 +1,5 @@
 //! A node as a process holds it: listeners, the log, and, once it belongs to a cluster, the core.
 
-use std::future::Future;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -23,9 +22,11 @@ use crate::admin_http::{self, AdminState, NotReady, Readiness};
 use crate::config::{AddressError, Config};
 use crate::core::{Core, CoreParts};
 use crate::failure::Failure;
-use crate::leaders;
 use crate::identity::{FORMAT_VERSION, Identity, IdentityError};
-use crate::limits::{CLIENT_MESSAGE_BYTES_MAX, CONNECTION_WINDOW_BYTES, PEER_MESSAGE_BYTES_MAX, STREAM_WINDOW_BYTES};
+use crate::leaders;
+use crate::limits::{
+    CLIENT_MESSAGE_BYTES_MAX, CONNECTION_WINDOW_BYTES, PEER_MESSAGE_BYTES_MAX, STREAM_WINDOW_BYTES,
+};
 use crate::raft::ReplicaNode;
 use crate::services::{ClusterService, MessagesService, PeerService, QueuesService};
 use crate::telemetry::{self, TelemetryError};
@@ -47,7 +48,9 @@ pub enum StartError {
     Identity(#[from] IdentityError),
     #[error(transparent)]
     Telemetry(#[from] TelemetryError),
-    #[error("the address {address} cannot be told to others ({error}): set `client_advertise` and `peer_advertise`")]
+    #[error(
+        "the address {address} cannot be told to others ({error}): set `client_advertise` and `peer_advertise`"
+    )]
     Advertise { address: SocketAddr, error: AddressError },
     #[error("the node cannot take up its place in the cluster: {0}")]
     Core(String),
@@ -111,7 +114,10 @@ impl Shell {
             if core.identity == identity {
                 return Ok(());
             }
-            return Err(Failure::not_done(Reason::AlreadyInitialised, "this node belongs to a cluster already"));
+            return Err(Failure::not_done(
+                Reason::AlreadyInitialised,
+                "this node belongs to a cluster already",
+            ));
         }
         let failed = |detail: String| Failure::try_again(Reason::NodeFailed, detail);
         identity.store(&self.config.data_dir).map_err(|error| failed(error.to_string()))?;
@@ -158,7 +164,10 @@ impl Shell {
             return not_ready("NOT_INITIALISED", "the node belongs to no cluster".to_owned());
         };
         if !core.view.is_founded() {
-            return not_ready("NO_CATALOGUE", "the node has not heard of the cluster's catalogue yet".to_owned());
+            return not_ready(
+                "NO_CATALOGUE",
+                "the node has not heard of the cluster's catalogue yet".to_owned(),
+            );
         }
         let partitions = core.view.look(|catalogue| {
             catalogue.partitions().map(|partition| partition.partition_id()).collect::<Vec<_>>()
@@ -168,7 +177,9 @@ impl Shell {
             None => !core.view.nodes_of(*partition).contains(&core.view.here()),
         };
         match partitions.iter().find(|partition| !is_led(partition)) {
-            Some(partition) => not_ready("NO_LEADER", format!("partition {partition} has no leader that this node knows")),
+            Some(partition) => {
+                not_ready("NO_LEADER", format!("partition {partition} has no leader that this node knows"))
+            }
             None => Ok(()),
         }
     }
@@ -189,7 +200,8 @@ impl Readiness for ShellReadiness {
 
 /// Votes that are asked for before there is a link cost an election time-out.
 async fn wait_for_links(core: &Core, members: &[(u64, ReplicaNode)]) {
-    let others = || members.iter().map(|(_, node)| NodeId(node.node_id)).filter(|node| *node != core.view.here());
+    let others =
+        || members.iter().map(|(_, node)| NodeId(node.node_id)).filter(|node| *node != core.view.here());
     let linked = async {
         while !others().all(|node| core.lanes.is_reachable(node)) {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -327,7 +339,8 @@ async fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
 }
 
 fn local(listener: &TcpListener) -> Result<SocketAddr, StartError> {
-    let failed = |error| StartError::Io { action: "learn the address of", what: "a listener".to_owned(), error };
+    let failed =
+        |error| StartError::Io { action: "learn the address of", what: "a listener".to_owned(), error };
     listener.local_addr().map_err(failed)
 }
 
@@ -348,11 +361,9 @@ fn open_log(config: &Config) -> Result<Log, StartError> {
     Ok(log)
 }
 
-fn until(mut stop: watch::Receiver<bool>) -> impl Future<Output = ()> + Send {
-    async move {
-        // A sender that is gone stops the node too.
-        let _ = stop.wait_for(|stop| *stop).await;
-    }
+async fn until(mut stop: watch::Receiver<bool>) {
+    // A sender that is gone stops the node too.
+    let _ = stop.wait_for(|stop| *stop).await;
 }
 
 fn server() -> Server {
@@ -373,7 +384,8 @@ async fn serve_peers(shell: Arc<Shell>, listener: TcpListener, stop: watch::Rece
     let peer = PeerServer::new(PeerService::new(shell))
         .max_decoding_message_size(PEER_MESSAGE_BYTES_MAX)
         .max_encoding_message_size(PEER_MESSAGE_BYTES_MAX);
-    let served = server().add_service(peer).serve_with_incoming_shutdown(incoming(listener), until(stop)).await;
+    let served =
+        server().add_service(peer).serve_with_incoming_shutdown(incoming(listener), until(stop)).await;
     report("peers", served);
 }
 

@@ -16,7 +16,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use leasehold_catalogue::PartitionId;
 use leasehold_partition::{
-    Command, Content, NewMessage, Origin, OutboxItem, QueueId, RedriveState, Refusal, Reply, Source, TransferMessage,
+    Command, Content, NewMessage, Origin, OutboxItem, QueueId, RedriveState, Refusal, Reply, Source,
+    TransferMessage,
 };
 use tokio::time::{Instant, sleep, timeout};
 
@@ -79,7 +80,8 @@ async fn pass(core: &Core, replica: &Replica, paces: &mut Paces) -> Result<Progr
     let (waiting, redrives) = {
         let state = replica.machine().read();
         let waiting = state.outbox_queues().collect::<Vec<_>>();
-        let waiting = waiting.into_iter().map(|queue| (queue, state.outbox_targets(queue))).collect::<Vec<_>>();
+        let waiting =
+            waiting.into_iter().map(|queue| (queue, state.outbox_targets(queue))).collect::<Vec<_>>();
         (waiting, state.redrive_queues().collect::<Vec<_>>())
     };
     let mut progress = Progress::None;
@@ -137,7 +139,8 @@ async fn move_some(core: &Core, replica: &Replica, queue: QueueId, target: Queue
             other => return Err(unexpected(&other)),
         }
     }
-    let has_arrived = |at: &usize| through.get(&shards[*at]).is_some_and(|number| *number >= items[*at].number);
+    let has_arrived =
+        |at: &usize| through.get(&shards[*at]).is_some_and(|number| *number >= items[*at].number);
     let arrived = (0..items.len()).take_while(has_arrived).count();
     if arrived > 0 {
         let through_number = items[arrived - 1].number;
@@ -183,7 +186,12 @@ fn shard_for(info: &QueueInfo, number: u64, content: &Content<'_>) -> Result<Par
     by_group.or_else(by_number).ok_or_else(|| refusal(Refusal::UnknownQueue))
 }
 
-async fn redrive_some(core: &Core, replica: &Replica, queue: QueueId, paces: &mut Paces) -> Result<Progress, Failure> {
+async fn redrive_some(
+    core: &Core,
+    replica: &Replica,
+    queue: QueueId,
+    paces: &mut Paces,
+) -> Result<Progress, Failure> {
     let (redrive, waiting) = {
         let state = replica.machine().read();
         let waiting = state.outbox_targets(queue).iter().map(|(_, count)| count).sum::<u64>();
@@ -216,7 +224,12 @@ async fn redrive_some(core: &Core, replica: &Replica, queue: QueueId, paces: &mu
 }
 
 /// Has a command executed by this partition.
-async fn own(core: &Core, replica: &Replica, queue: QueueId, command: &Command<'_>) -> Result<Reply, Failure> {
+async fn own(
+    core: &Core,
+    replica: &Replica,
+    queue: QueueId,
+    command: &Command<'_>,
+) -> Result<Reply, Failure> {
     match core.router.command(replica.id(), call(queue, command), Repeat::Safe).await? {
         Reply::Refused { reason } => Err(refusal(reason)),
         reply => Ok(reply),

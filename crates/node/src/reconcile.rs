@@ -91,7 +91,11 @@ fn follow_addresses(core: &Core) {
 async fn start_if_wanted(core: &Arc<Core>, partition: &Partition) {
     let Some(replica) = partition.replica_on(core.view.here()) else { return };
     if let Err(error) = core.start_replica(partition.partition_id(), replica).await {
-        tracing::error!(partition = partition.id, error, "a replica cannot be started; it will be tried again");
+        tracing::error!(
+            partition = partition.id,
+            error,
+            "a replica cannot be started; it will be tried again"
+        );
     }
 }
 
@@ -119,7 +123,11 @@ async fn found_if_first(core: &Core, partition: &Partition) {
     let Some(replica) = core.router.replica(partition.partition_id()) else { return };
     let members = partition.replicas.iter().map(|replica| (replica.id, core.replica_node(replica.node_id())));
     if let Err(error) = replica.group().initialise(members.collect()).await {
-        tracing::warn!(partition = partition.id, error, "the group cannot be founded; it will be tried again");
+        tracing::warn!(
+            partition = partition.id,
+            error,
+            "the group cannot be founded; it will be tried again"
+        );
     }
     let is_led = !matches!(*replica.role().borrow(), Role::Follower { leader: None });
     if !is_led {
@@ -138,7 +146,11 @@ fn change_members_if_leading(core: &Arc<Core>, partition: &Partition) {
     let (core, partition) = (core.clone(), partition.clone());
     tokio::spawn(async move {
         if let Err(error) = change_members(&core, &partition, &replica).await {
-            tracing::warn!(partition = id.0, error, "the partition's members cannot be changed at this moment");
+            tracing::warn!(
+                partition = id.0,
+                error,
+                "the partition's members cannot be changed at this moment"
+            );
         }
         core.moving.end(id);
     });
@@ -160,7 +172,11 @@ async fn change_members(core: &Core, partition: &Partition, replica: &Replica) -
         group.set_voters(&wanted.iter().copied().collect::<Vec<_>>()).await?;
     }
     let settle = SettlePartition { partition: partition.id, replicas: wanted.into_iter().collect() };
-    core.catalogue.propose(Kind::SettlePartition(settle)).await.map(drop).map_err(|failure| failure.to_string())
+    core.catalogue
+        .propose(Kind::SettlePartition(settle))
+        .await
+        .map(drop)
+        .map_err(|failure| failure.to_string())
 }
 
 /// A leaving node is forgotten when nothing is on it and the catalogue does not need its vote.
@@ -168,16 +184,21 @@ async fn forget_empty_nodes(core: &Core) {
     let voters = core.catalogue.group.members().voters;
     let gone = core.view.look(|catalogue| {
         let holds = |id: u64| {
-            let mut all = catalogue.partitions().flat_map(|partition| partition.replicas.iter().chain(&partition.previous));
+            let mut all = catalogue
+                .partitions()
+                .flat_map(|partition| partition.replicas.iter().chain(&partition.previous));
             all.any(|replica| replica.node == id)
         };
-        let leaving = catalogue.nodes().filter(|node| node.is_leaving && !voters.contains(&node.catalogue_replica));
+        let leaving =
+            catalogue.nodes().filter(|node| node.is_leaving && !voters.contains(&node.catalogue_replica));
         leaving.filter(|node| !holds(node.id)).map(|node| node.id).collect::<Vec<_>>()
     });
     for id in gone {
         match core.catalogue.propose(Kind::ForgetNode(ForgetNode { id })).await {
             Ok(_) => tracing::info!(node = id, "the node has left the cluster"),
-            Err(failure) => tracing::warn!(node = id, %failure, "the node cannot be forgotten at this moment"),
+            Err(failure) => {
+                tracing::warn!(node = id, %failure, "the node cannot be forgotten at this moment")
+            }
         }
     }
 }

@@ -96,7 +96,12 @@ impl Router {
     ///
     /// # Errors
     /// When no leader was found in time, the leader refused, or the outcome is unknown.
-    pub async fn command(&self, partition: PartitionId, call: CommandCall, repeat: Repeat) -> Result<Reply, Failure> {
+    pub async fn command(
+        &self,
+        partition: PartitionId,
+        call: CommandCall,
+        repeat: Repeat,
+    ) -> Result<Reply, Failure> {
         let message = peer::Command {
             queue: call.queue.0,
             command: call.command.clone(),
@@ -201,7 +206,13 @@ impl Router {
         Ok(answer.wait().await?)
     }
 
-    fn may_repeat(&self, partition: PartitionId, failure: &Failure, repeat: Repeat, patience: &Patience) -> bool {
+    fn may_repeat(
+        &self,
+        partition: PartitionId,
+        failure: &Failure,
+        repeat: Repeat,
+        patience: &Patience,
+    ) -> bool {
         if failure.reason != Reason::NoLeader {
             return false;
         }

@@ -43,8 +43,13 @@ impl TestCluster {
         for number in 1..=plan.nodes {
             cluster.add_process(&format!("n{number}")).await;
         }
-        let nodes = cluster.nodes.iter().filter_map(|(name, node)| Some(init_node(name, node.as_ref()?))).collect();
-        cluster.client().init_cluster(nodes, plan.partitions, 0).await.unwrap_or_else(|error| panic!("{error}"));
+        let nodes =
+            cluster.nodes.iter().filter_map(|(name, node)| Some(init_node(name, node.as_ref()?))).collect();
+        cluster
+            .client()
+            .init_cluster(nodes, plan.partitions, 0)
+            .await
+            .unwrap_or_else(|error| panic!("{error}"));
         cluster.wait_until_ready().await;
         cluster
     }
@@ -73,7 +78,8 @@ impl TestCluster {
             ("limits.disk_low_bytes".to_owned(), (64 << 20).to_string()),
         ];
         overrides.extend(self.settings.iter().cloned());
-        let config = Config::load(None, std::iter::empty(), &overrides).unwrap_or_else(|error| panic!("{error}"));
+        let config =
+            Config::load(None, std::iter::empty(), &overrides).unwrap_or_else(|error| panic!("{error}"));
         Node::start(config).await.unwrap_or_else(|error| panic!("{name}: {error}"))
     }
 

@@ -32,7 +32,9 @@ impl ClusterName {
     pub fn check(&self, metadata: &MetadataMap) -> Result<(), Status> {
         match metadata.get(KEY) {
             Some(name) if *name == self.0 => Ok(()),
-            _ => Err(Status::failed_precondition("this node belongs to another cluster: check the addresses of the nodes")),
+            _ => Err(Status::failed_precondition(
+                "this node belongs to another cluster: check the addresses of the nodes",
+            )),
         }
     }
 }

@@ -85,7 +85,8 @@ fn serve_frame<D: Dispatch>(dispatch: &mut D, frame: Frame, answers: &Answers) {
         Ok(FrameKind::Liveness) => answers.done(frame.call, Bytes::new()),
         Ok(kind) => dispatch.dispatch(frame, kind, answers),
         Err(_) => {
-            let detail = format!("this node does not know frames of kind {}; is it older than its peer?", frame.kind);
+            let detail =
+                format!("this node does not know frames of kind {}; is it older than its peer?", frame.kind);
             answers.failed(frame.call, &Failure { detail, ..Failure::default() });
         }
     }

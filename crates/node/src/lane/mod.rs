@@ -11,8 +11,8 @@
 //! timeout, a [`PeerEvent::Down`] tells the replicas to elect without waiting for a Raft timeout.
 
 mod batch;
-mod inbound;
 mod cluster_name;
+mod inbound;
 mod outbound;
 
 use std::collections::BTreeMap;
@@ -66,7 +66,11 @@ pub struct Lanes {
 
 impl Lanes {
     /// `events` hears of peers that go down or come back.
-    pub fn new(cluster: ClusterName, liveness_timeout: Duration, events: mpsc::UnboundedSender<PeerEvent>) -> Self {
+    pub fn new(
+        cluster: ClusterName,
+        liveness_timeout: Duration,
+        events: mpsc::UnboundedSender<PeerEvent>,
+    ) -> Self {
         Self { cluster, liveness_timeout, events, peers: Mutex::new(BTreeMap::new()) }
     }
 
@@ -81,7 +85,13 @@ impl Lanes {
             return peer.clone();
         }
         let peer = Arc::new(Peer {
-            control: Link::open_control(node, address, &self.cluster, self.liveness_timeout, self.events.clone()),
+            control: Link::open_control(
+                node,
+                address,
+                &self.cluster,
+                self.liveness_timeout,
+                self.events.clone(),
+            ),
             bulk: Link::open_bulk(node, address, &self.cluster),
         });
         peers.insert(node, peer.clone());

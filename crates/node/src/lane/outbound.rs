@@ -19,8 +19,8 @@ use tonic::transport::{Channel, Endpoint};
 use super::batch::Batches;
 use super::{CallFailure, ClusterName, PeerEvent};
 use crate::limits::{
-    CONNECT_TIMEOUT_MS, CONNECTION_WINDOW_BYTES, LIVENESS_INTERVAL_MS, PEER_MESSAGE_BYTES_MAX, RECONNECT_PAUSE_MS_MAX,
-    RECONNECT_PAUSE_MS_MIN, STREAM_WINDOW_BYTES,
+    CONNECT_TIMEOUT_MS, CONNECTION_WINDOW_BYTES, LIVENESS_INTERVAL_MS, PEER_MESSAGE_BYTES_MAX,
+    RECONNECT_PAUSE_MS_MAX, RECONNECT_PAUSE_MS_MIN, STREAM_WINDOW_BYTES,
 };
 
 /// A link to a peer. Calls while it is down fail at once; it reconnects by itself until it is dropped.
@@ -118,7 +118,13 @@ impl Link {
     ///
     /// # Errors
     /// [`CallFailure::Unreachable`] when the link is down: nothing was sent.
-    pub fn call(&self, kind: FrameKind, group: u32, target: u64, body: Bytes) -> Result<PendingAnswer, CallFailure> {
+    pub fn call(
+        &self,
+        kind: FrameKind,
+        group: u32,
+        target: u64,
+        body: Bytes,
+    ) -> Result<PendingAnswer, CallFailure> {
         let call = self.shared.next_call.fetch_add(1, Ordering::Relaxed);
         let (sender, answer) = oneshot::channel();
         let mut wire = self.shared.wire();
@@ -271,7 +277,8 @@ async fn connect(shared: &Arc<Shared>) -> Result<Connection, Box<dyn std::error:
     let mut client = PeerClient::new(channel)
         .max_decoding_message_size(PEER_MESSAGE_BYTES_MAX)
         .max_encoding_message_size(PEER_MESSAGE_BYTES_MAX);
-    let answers = timeout(patience, client.lane(shared.cluster.label(Batches::new(queue)))).await??.into_inner();
+    let answers =
+        timeout(patience, client.lane(shared.cluster.label(Batches::new(queue)))).await??.into_inner();
     Ok((frames, answers))
 }
 

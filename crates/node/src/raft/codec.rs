@@ -3,7 +3,9 @@
 use bytes::Bytes;
 use leasehold_proto::peer;
 use leasehold_raft_log::{decode_entry_body, encode_entry_body};
-use openraft::raft::{AppendEntriesRequest, StreamAppendError, TransferLeaderRequest, VoteRequest, VoteResponse};
+use openraft::raft::{
+    AppendEntriesRequest, StreamAppendError, TransferLeaderRequest, VoteRequest, VoteResponse,
+};
 use openraft::type_config::alias::CommittedLeaderIdOf;
 use prost::Message;
 
@@ -21,11 +23,7 @@ pub enum CodecError {
 }
 
 pub fn vote_to_peer(vote: &Vote) -> peer::Vote {
-    peer::Vote {
-        term: vote.leader_id.term,
-        voted_for: vote.leader_id.voted_for,
-        committed: vote.committed,
-    }
+    peer::Vote { term: vote.leader_id.term, voted_for: vote.leader_id.voted_for, committed: vote.committed }
 }
 
 pub fn vote_from_peer(vote: Option<peer::Vote>) -> Result<Vote, CodecError> {
@@ -54,7 +52,9 @@ pub fn append_request(request: AppendEntriesRequest<TypeConfig>, pipeline: u64) 
     message.encode_to_vec().into()
 }
 
-pub fn append_request_from(message: peer::AppendRequest) -> Result<AppendEntriesRequest<TypeConfig>, CodecError> {
+pub fn append_request_from(
+    message: peer::AppendRequest,
+) -> Result<AppendEntriesRequest<TypeConfig>, CodecError> {
     Ok(AppendEntriesRequest {
         vote: vote_from_peer(message.vote)?,
         prev_log_id: message.previous.as_ref().map(log_id_from_peer),

@@ -6,21 +6,24 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::Stream;
+use futures::stream::BoxStream;
 use leasehold_catalogue::NodeId;
 use leasehold_raft_log::Log;
 use openraft::async_runtime::WatchReceiver as _;
 use openraft::errors::{ClientWriteError, Fatal, ForwardReason, ForwardToLeader, InitializeError, RaftError};
 use openraft::impls::ProgressResponder;
 use openraft::raft::{
-    AppendEntriesRequest, ClientWriteResult, StreamAppendResult, TransferLeaderRequest, TransferLeaderResponse,
-    VoteRequest, VoteResponse,
+    AppendEntriesRequest, ClientWriteResult, StreamAppendResult, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::type_config::alias::{CommittedLeaderIdOf, OneshotReceiverOf};
 use openraft::{ChangeMembers, Config, Raft, ReadPolicy, ServerState, SnapshotPolicy};
 use tokio::sync::watch;
 
 use super::machine::Adapter;
-use super::{Applied, GroupId, Image, Machine, Network, Payload, ReplicaNode, SnapshotMeta, TypeConfig, Vote};
+use super::{
+    Applied, GroupId, Image, Machine, Network, Payload, ReplicaNode, SnapshotMeta, TypeConfig, Vote,
+};
 
 /// What a replica is at this moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,8 +104,7 @@ impl Group {
         network: Network,
     ) -> Result<Self, String> {
         let config = raft_config(&options).map_err(|error| error.to_string())?;
-        let adapter =
-            Adapter::open(options.id, log.clone(), machine).map_err(|error| error.to_string())?;
+        let adapter = Adapter::open(options.id, log.clone(), machine).map_err(|error| error.to_string())?;
         let storage = log.group::<TypeConfig>(options.id);
         let raft = Raft::new(options.replica, Arc::new(config), network, storage, adapter)
             .await
@@ -155,7 +157,11 @@ impl Group {
     /// # Errors
     /// When this replica does not lead.
     pub async fn catch_up(&self) -> Result<(), String> {
-        self.raft.ensure_linearizable(ReadPolicy::ReadIndex).await.map(drop).map_err(|error| error.to_string())
+        self.raft
+            .ensure_linearizable(ReadPolicy::ReadIndex)
+            .await
+            .map(drop)
+            .map_err(|error| error.to_string())
     }
 
     /// Asks for votes at once, because the leader's node is known to be gone. Voters grant it although they heard the leader a
@@ -209,11 +215,7 @@ impl Group {
     /// As [`Group::add_learner`].
     pub async fn set_voters(&self, voters: &[u64]) -> Result<(), String> {
         let voters = voters.iter().copied().collect::<std::collections::BTreeSet<_>>();
-        self.raft
-            .change_membership(voters, false)
-            .await
-            .map(drop)
-            .map_err(|error| error.to_string())
+        self.raft.change_membership(voters, false).await.map(drop).map_err(|error| error.to_string())
     }
 
     /// Drops a replica that does not vote.
@@ -247,7 +249,7 @@ impl Group {
     pub(super) fn stream_append<S>(
         &self,
         requests: S,
-    ) -> std::pin::Pin<Box<dyn Stream<Item = Result<StreamAppendResult<TypeConfig>, Fatal<TypeConfig>>> + Send>>
+    ) -> BoxStream<'static, Result<StreamAppendResult<TypeConfig>, Fatal<TypeConfig>>>
     where
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + 'static,
     {
@@ -273,7 +275,12 @@ impl Group {
         self.raft.handle_transfer_leader(request).await.map_err(|error| error.to_string())
     }
 
-    pub(super) async fn install_snapshot(&self, vote: Vote, meta: SnapshotMeta, image: Image) -> Result<Vote, String> {
+    pub(super) async fn install_snapshot(
+        &self,
+        vote: Vote,
+        meta: SnapshotMeta,
+        image: Image,
+    ) -> Result<Vote, String> {
         let snapshot = openraft::Snapshot { meta, snapshot: image };
         self.raft
             .install_full_snapshot(vote, snapshot)

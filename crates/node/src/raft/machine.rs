@@ -156,7 +156,9 @@ impl RaftStateMachine<TypeConfig> for Adapter {
     }
 
     async fn get_current_snapshot(&mut self) -> io::Result<Option<SnapshotOf<TypeConfig, Image>>> {
-        let Some(saved) = self.log.load_snapshot(self.group).map_err(io::Error::other)? else { return Ok(None) };
+        let Some(saved) = self.log.load_snapshot(self.group).map_err(io::Error::other)? else {
+            return Ok(None);
+        };
         let meta = decode_snapshot_meta(&saved.meta).map_err(io::Error::other)?;
         Ok(Some(openraft::Snapshot { meta, snapshot: Image(saved.bytes) }))
     }

@@ -12,7 +12,8 @@ use leasehold_proto::peer::{FrameKind, TransferAnswer};
 use openraft::base::{BoxFuture, BoxStream};
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{
-    Backoff, NetBackoff, NetSnapshot, NetStreamAppend, NetTransferLeader, NetVote, RPCOption, RaftNetworkFactory,
+    Backoff, NetBackoff, NetSnapshot, NetStreamAppend, NetTransferLeader, NetVote, RPCOption,
+    RaftNetworkFactory,
 };
 use openraft::raft::{
     AppendEntriesRequest, SnapshotResponse, StreamAppendResult, TransferLeaderError, TransferLeaderRequest,
@@ -124,7 +125,8 @@ impl NetStreamAppend<TypeConfig> for ReplicaLink {
     where
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 'static,
     {
-        let link = ReplicaLink { network: self.network.clone(), target: self.target, node: self.node.clone() };
+        let link =
+            ReplicaLink { network: self.network.clone(), target: self.target, node: self.node.clone() };
         Box::pin(async move {
             let (sent, answers) = mpsc::channel(APPENDS_IN_FLIGHT_MAX);
             let pump = StopOnDrop(tokio::spawn(pump_appends(link, input, sent)).abort_handle());
@@ -210,7 +212,15 @@ impl NetSnapshot<TypeConfig> for ReplicaLink {
         let network = &self.network;
         let known = network.lanes.address(NodeId(self.node.node_id));
         let address = known.unwrap_or_else(|| self.node.address.clone());
-        let sending = send_snapshot(&network.log, network.group, self.target, &address, network.lanes.cluster(), &vote, snapshot);
+        let sending = send_snapshot(
+            &network.log,
+            network.group,
+            self.target,
+            &address,
+            network.lanes.cluster(),
+            &vote,
+            snapshot,
+        );
         tokio::select! {
             closed = cancel => Err(StreamingError::Closed(closed)),
             answer = sending => answer.map(SnapshotResponse::new).map_err(|error| {

@@ -12,9 +12,9 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 
 use super::codec;
+use super::group::{Group, VotePhase};
 use super::{GroupId, TypeConfig};
 use crate::lane::Answers;
-use super::group::{Group, VotePhase};
 
 /// Finds the replica that a Raft message is meant for.
 pub trait GroupDirectory: Send + Sync + 'static {
@@ -41,10 +41,11 @@ impl<D: GroupDirectory> Pipelines<D> {
     /// Hands an append to its replica, in the order of these calls.
     pub fn append(&mut self, frame: Frame, answers: &Answers) {
         let call = frame.call;
-        let decoded = peer::AppendRequest::decode(frame.body).map_err(codec::CodecError::from).and_then(|message| {
-            let pipeline = message.pipeline;
-            Ok((pipeline, codec::append_request_from(message)?))
-        });
+        let decoded =
+            peer::AppendRequest::decode(frame.body).map_err(codec::CodecError::from).and_then(|message| {
+                let pipeline = message.pipeline;
+                Ok((pipeline, codec::append_request_from(message)?))
+            });
         let (pipeline, request) = match decoded {
             Ok(decoded) => decoded,
             Err(error) => return refuse(answers, call, format!("malformed append: {error}")),
@@ -58,7 +59,11 @@ impl<D: GroupDirectory> Pipelines<D> {
             None => Append { call, request },
         };
         let Some(group) = self.directory.find(GroupId(frame.group), frame.target) else {
-            return refuse(answers, call, format!("group {} has no replica {} here", frame.group, frame.target));
+            return refuse(
+                answers,
+                call,
+                format!("group {} has no replica {} here", frame.group, frame.target),
+            );
         };
         self.open.retain(|_, open| !open.is_closed());
         let (sender, queue) = mpsc::unbounded_channel();
@@ -103,7 +108,9 @@ async fn answer_call(group: &Group, kind: FrameKind, body: Bytes) -> Result<Byte
     match kind {
         FrameKind::Vote | FrameKind::PreVote => {
             let request = codec::vote_request_from(body).map_err(|error| error.to_string())?;
-            let answer = group.vote(request, if kind == FrameKind::PreVote { VotePhase::Before } else { VotePhase::Real }).await?;
+            let answer = group
+                .vote(request, if kind == FrameKind::PreVote { VotePhase::Before } else { VotePhase::Real })
+                .await?;
             Ok(codec::vote_answer(&answer))
         }
         FrameKind::TransferLeader => {

@@ -62,12 +62,20 @@ pub async fn send_snapshot(
         // The receiver goes away when the call fails; then there is nothing left to do.
         let _ = read_chunks(&log, group, through, head, &snapshot.snapshot.0, &sender);
     });
-    let answer = client.install_snapshot(cluster.label(ReceiverStream::new(chunks))).await.map_err(Box::new)?;
+    let answer =
+        client.install_snapshot(cluster.label(ReceiverStream::new(chunks))).await.map_err(Box::new)?;
     reader.abort();
     Ok(vote_from_peer(answer.into_inner().vote)?)
 }
 
-type Closed = mpsc::error::SendError<SnapshotChunk>;
+/// The call has ended; nobody takes chunks any more.
+struct Closed;
+
+impl From<mpsc::error::SendError<SnapshotChunk>> for Closed {
+    fn from(_: mpsc::error::SendError<SnapshotChunk>) -> Self {
+        Self
+    }
+}
 
 fn read_chunks(
     log: &Log,
@@ -98,7 +106,8 @@ fn read_chunks(
             bytes = 0;
         }
     }
-    chunks.blocking_send(SnapshotChunk { contents: waiting, ..SnapshotChunk::default() })
+    chunks.blocking_send(SnapshotChunk { contents: waiting, ..SnapshotChunk::default() })?;
+    Ok(())
 }
 
 /// Takes a snapshot from a leader: contents go to the log as they come, the state is installed at the end.
@@ -114,9 +123,9 @@ pub async fn receive_snapshot<D: GroupDirectory>(
     let first = chunks.next().await.ok_or_else(|| Status::invalid_argument("an empty snapshot"))??;
     let head = first.head.ok_or_else(|| Status::invalid_argument("a snapshot without its head"))?;
     let group_id = GroupId(head.group);
-    let group = directory
-        .find(group_id, head.target)
-        .ok_or_else(|| Status::not_found(format!("group {} has no replica {} here", head.group, head.target)))?;
+    let group = directory.find(group_id, head.target).ok_or_else(|| {
+        Status::not_found(format!("group {} has no replica {} here", head.group, head.target))
+    })?;
     let mut state = BytesMut::new();
     while let Some(chunk) = chunks.next().await {
         let chunk = chunk?;

@@ -42,7 +42,8 @@ impl Grace {
     pub fn leases_as_of_ms(&self, now_ms: u64) -> u64 {
         let inherited = if self.inherited_until_ms == 0 { 0 } else { INHERITED_GRACE_MS };
         let first = now_ms.saturating_sub(inherited + ANSWER_ALLOWANCE_MS);
-        let slack = self.lag_ms_by_second.range(..=now_ms / BUCKET_MS).map(|(_, lag)| *lag).max().unwrap_or_default();
+        let slack =
+            self.lag_ms_by_second.range(..=now_ms / BUCKET_MS).map(|(_, lag)| *lag).max().unwrap_or_default();
         let inherited = if first <= self.inherited_until_ms { inherited } else { 0 };
         now_ms.saturating_sub(slack.max(inherited) + ANSWER_ALLOWANCE_MS)
     }

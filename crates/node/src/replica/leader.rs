@@ -20,16 +20,17 @@ use leasehold_partition::{
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
+use super::Shared;
 use super::grace::Grace;
 use super::log_clock::{LogClock, wall_ms};
 use super::request::{CommandCall, Granted, Receive, ReplySender, Request};
 use super::waiters::Waiters;
-use super::Shared;
 use crate::failure::Failure;
 use crate::limits::{
-    ENTRIES_IN_FLIGHT_MAX, ENTRY_BYTES_MAX, ENTRY_COMMANDS_MAX, EXPIRE_ITEMS_MAX, INHERITED_GRACE_MS, MARK_INTERVAL_MS,
+    ENTRIES_IN_FLIGHT_MAX, ENTRY_BYTES_MAX, ENTRY_COMMANDS_MAX, EXPIRE_ITEMS_MAX, INHERITED_GRACE_MS,
+    MARK_INTERVAL_MS,
 };
-use crate::raft::{Applied, ProposeError, Proposal, Role};
+use crate::raft::{Applied, Proposal, ProposeError, Role};
 use leasehold_proto::v1::Reason;
 
 /// How long something may wait that is never urgent: forgetting remembered ids.
@@ -110,7 +111,11 @@ impl Leadership {
     }
 
     /// Serves until the term ends.
-    pub async fn serve(&mut self, requests: &mut mpsc::UnboundedReceiver<Request>, role: &mut watch::Receiver<Role>) {
+    pub async fn serve(
+        &mut self,
+        requests: &mut mpsc::UnboundedReceiver<Request>,
+        role: &mut watch::Receiver<Role>,
+    ) {
         let reason = loop {
             let timer = self.next_timer();
             let may_propose = self.in_flight.len() < ENTRIES_IN_FLIGHT_MAX;
@@ -258,7 +263,11 @@ impl Leadership {
         let payload = Bytes::from(batch.builder.finish());
         match self.shared.group.propose(payload, self.term).await {
             Ok(proposal) => {
-                self.in_flight.push_back(InFlight { proposal, stamp_ms: batch.stamp_ms, pending: batch.pending });
+                self.in_flight.push_back(InFlight {
+                    proposal,
+                    stamp_ms: batch.stamp_ms,
+                    pending: batch.pending,
+                });
                 Ok(())
             }
             Err(error) => {
@@ -273,7 +282,9 @@ impl Leadership {
         let Some(entry) = self.in_flight.pop_front() else { return Ok(()) };
         let applied = match applied {
             Ok((_, Applied::Partition(applied))) => applied,
-            Ok((_, Applied::Nothing | Applied::Catalogue(_))) => unreachable!("a partition's entry has a partition's replies"),
+            Ok((_, Applied::Nothing | Applied::Catalogue(_))) => {
+                unreachable!("a partition's entry has a partition's replies")
+            }
             Err(error) => {
                 let failure = propose_failure(&error);
                 entry.pending.into_iter().for_each(|pending| fail(pending, &failure));
@@ -291,7 +302,9 @@ impl Leadership {
 
     fn answer(&mut self, pending: Pending, reply: Reply, lag_ms: u64, stamp_ms: u64) {
         match (pending, reply) {
-            (Pending::Receive(receive), Reply::Received { deliveries }) => self.deliver(*receive, deliveries, lag_ms),
+            (Pending::Receive(receive), Reply::Received { deliveries }) => {
+                self.deliver(*receive, deliveries, lag_ms)
+            }
             (Pending::Receive(receive), reply) => drop(receive.reply.send(Err(receive_refused(&reply)))),
             (Pending::Command(sender), reply) => drop(sender.send(Ok(reply))),
             (Pending::Promise(sender, leases_ms), reply) => {
@@ -347,7 +360,10 @@ impl Leadership {
 
     /// Proposes grants for waiters, for as many as there is something to grant.
     fn wake(&mut self, queue: QueueId) {
-        let Some(mut ready) = self.shared.machine.read().shard(queue).map(|shard| shard.counters.ready) else { return };
+        let Some(mut ready) = self.shared.machine.read().shard(queue).map(|shard| shard.counters.ready)
+        else {
+            return;
+        };
         if ready > 0 {
             self.waiters.tell_ready(queue);
         }
@@ -365,7 +381,10 @@ impl Leadership {
             self.waiters.next_end(),
             self.expiry_due(),
             self.is_counting().then(|| self.stamped_at + Duration::from_millis(MARK_INTERVAL_MS)),
-            self.deadline.window_log_ms.filter(|_| !self.is_expiring).map(|end| log(end + WINDOW_PATIENCE_MS)),
+            self.deadline
+                .window_log_ms
+                .filter(|_| !self.is_expiring)
+                .map(|end| log(end + WINDOW_PATIENCE_MS)),
         ];
         due.into_iter().flatten().min().unwrap_or(far)
     }
@@ -380,9 +399,13 @@ impl Leadership {
         if self.is_expiring {
             return None;
         }
-        let lease = self.deadline.lease_log_ms.map(|end| self.clock.instant_of(end + self.grace.slack_ms(end)));
+        let lease =
+            self.deadline.lease_log_ms.map(|end| self.clock.instant_of(end + self.grace.slack_ms(end)));
         let delay = self.deadline.delay_log_ms.map(|end| self.clock.instant_of(end));
-        let wall = self.deadline.wall_ms.map(|end| Instant::now() + Duration::from_millis(end.saturating_sub(wall_ms())));
+        let wall = self
+            .deadline
+            .wall_ms
+            .map(|end| Instant::now() + Duration::from_millis(end.saturating_sub(wall_ms())));
         let garbage = self.deadline.garbage.then(|| self.stamped_at + Duration::from_millis(SWEEP_PAUSE_MS));
         [lease, delay, wall, garbage].into_iter().flatten().min()
     }
@@ -392,7 +415,8 @@ impl Leadership {
         self.waiters.end_waits(now);
         let now_ms = self.clock.now_ms(now);
         let windows_due = self.deadline.window_log_ms.is_some_and(|end| end + WINDOW_PATIENCE_MS <= now_ms);
-        let expiry_due = self.expiry_due().is_some_and(|due| due <= now) || (windows_due && !self.is_expiring);
+        let expiry_due =
+            self.expiry_due().is_some_and(|due| due <= now) || (windows_due && !self.is_expiring);
         if expiry_due {
             let leases_as_of_ms = self.grace.leases_as_of_ms(now_ms);
             self.is_expiring = true;
@@ -450,7 +474,9 @@ fn stopping() -> Failure {
 
 fn receive_refused(reply: &Reply) -> Failure {
     match reply {
-        Reply::OverLimit => Failure::try_again(Reason::OverLimit, "too many messages of the queue are in flight"),
+        Reply::OverLimit => {
+            Failure::try_again(Reason::OverLimit, "too many messages of the queue are in flight")
+        }
         Reply::Refused { reason } => super::refusal(*reason),
         other => Failure::unknown(Reason::None, format!("an unexpected reply: {other:?}")),
     }

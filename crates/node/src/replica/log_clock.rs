@@ -42,7 +42,6 @@ impl LogClock {
     pub fn instant_of(&self, log_ms: u64) -> Instant {
         self.base + Duration::from_millis(log_ms.saturating_sub(self.base_ms))
     }
-
 }
 
 /// The wall clock, for retention and for what people read; milliseconds since 1970.

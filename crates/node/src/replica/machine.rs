@@ -48,7 +48,8 @@ impl Machine for PartitionMachine {
     fn apply(&self, log_index: u64, payload: &Bytes) -> Result<Applied, MachineError> {
         self.applied_bytes.fetch_add(payload.len() as u64, Ordering::Relaxed);
         let collect = if self.history.is_some() { History::Collect } else { History::Skip };
-        let mut state = self.state.lock().map_err(|_| MachineError("an earlier entry panicked".to_owned()))?;
+        let mut state =
+            self.state.lock().map_err(|_| MachineError("an earlier entry panicked".to_owned()))?;
         let applied = state.apply(log_index, payload, collect);
         drop(state);
         let mut applied = applied.map_err(|error| MachineError(error.to_string()))?;

@@ -172,7 +172,8 @@ async fn run(shared: Arc<Shared>, mut requests: mpsc::UnboundedReceiver<Request>
                 refuse_until_changed(&shared, &Failure::not_leader(leader), &mut requests, &mut role).await;
             }
             Role::Stopped => {
-                let failure = Failure::try_again(Reason::NodeFailed, "the partition's replica on this node has halted");
+                let failure =
+                    Failure::try_again(Reason::NodeFailed, "the partition's replica on this node has halted");
                 refuse_until_changed(&shared, &failure, &mut requests, &mut role).await;
             }
         }
@@ -247,7 +248,9 @@ pub fn refusal(refusal: Refusal) -> Failure {
 fn refusal_detail(refusal: Refusal) -> &'static str {
     match refusal {
         Refusal::UnknownQueue => "the queue does not exist",
-        Refusal::QueueFull => "the queue is at its maximum length or size: receive from it, or raise length_max or bytes_max",
+        Refusal::QueueFull => {
+            "the queue is at its maximum length or size: receive from it, or raise length_max or bytes_max"
+        }
         Refusal::GroupRequired => "a message of a FIFO queue needs a message group",
         Refusal::DelayNotAllowed => "a FIFO queue has one delay for all its messages: set it on the queue",
         Refusal::RedriveRunning => "a redrive of this queue is running: cancel it first",

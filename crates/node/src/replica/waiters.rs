@@ -1,8 +1,8 @@
 //! Consumers that wait for something to become deliverable. They live in the leader's memory alone: a new leader knows none, and
 //! the nodes that ask come again.
 
-use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 
 use leasehold_partition::QueueId;
 use tokio::time::Instant;

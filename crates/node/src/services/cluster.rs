@@ -2,14 +2,16 @@
 
 use std::sync::Arc;
 
-use leasehold_catalogue::{self as catalogue, AddNode, Found, Founder, Kind, NodeId, PartitionId, Rebalance, RemoveNode, Reply};
+use leasehold_catalogue::{
+    self as catalogue, AddNode, Found, Founder, Kind, NodeId, PartitionId, Rebalance, RemoveNode, Reply,
+};
 use leasehold_proto::peer::{self, peer_client::PeerClient};
 use leasehold_proto::peer::{IdentifyRequest, IdentifyResponse, JoinRequest, Member};
 use leasehold_proto::v1::cluster_server::Cluster;
 use leasehold_proto::v1::{
-    AddNodeRequest, AddNodeResponse, InitNode, InitRequest, InitResponse, NodeStatus, PartitionStatus, QueueKind, Reason,
-    RemoveNodeRequest, RemoveNodeResponse, RoutesRequest, RoutesResponse, ShardRoute, StatusRequest, StatusResponse,
-    TransferLeaderRequest, TransferLeaderResponse,
+    AddNodeRequest, AddNodeResponse, InitNode, InitRequest, InitResponse, NodeStatus, PartitionStatus,
+    QueueKind, Reason, RemoveNodeRequest, RemoveNodeResponse, RoutesRequest, RoutesResponse, ShardRoute,
+    StatusRequest, StatusResponse, TransferLeaderRequest, TransferLeaderResponse,
 };
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
@@ -59,7 +61,13 @@ impl ClusterService {
         }
         let founders = founders(&met);
         let (cluster_id, secret) = (random_bytes::<16>()?, random_bytes::<32>()?);
-        let found = Found { cluster_id: cluster_id.to_vec(), secret: secret.to_vec(), replication, partitions, founders };
+        let found = Found {
+            cluster_id: cluster_id.to_vec(),
+            secret: secret.to_vec(),
+            replication,
+            partitions,
+            founders,
+        };
         check(&found)?;
         let members = found.founders.iter().map(|founder| Member {
             replica: founder.catalogue_replica,
@@ -78,7 +86,9 @@ impl ClusterService {
             met.join(join).await?;
         }
         let core = self.shell.core().map_err(|_| {
-            validate::invalid("this node is not among those of the new cluster: run `cluster init` on one that is")
+            validate::invalid(
+                "this node is not among those of the new cluster: run `cluster init` on one that is",
+            )
         })?;
         core.catalogue.propose(Kind::Found(found)).await?;
         Ok(to_hex(&cluster_id))
@@ -105,14 +115,24 @@ impl ClusterService {
     fn transfer_target(core: &Core, request: &TransferLeaderRequest) -> Result<u64, Failure> {
         core.view.look(|catalogue| {
             let node = catalogue.node_by_name(&request.node).ok_or_else(|| {
-                Failure::not_done(Reason::UnknownNode, format!("no node of the cluster is named {:?}", request.node))
+                Failure::not_done(
+                    Reason::UnknownNode,
+                    format!("no node of the cluster is named {:?}", request.node),
+                )
             })?;
             let partition = catalogue.partition(PartitionId(request.partition)).ok_or_else(|| {
-                Failure::not_done(Reason::UnknownPartition, format!("there is no partition {}", request.partition))
+                Failure::not_done(
+                    Reason::UnknownPartition,
+                    format!("there is no partition {}", request.partition),
+                )
             })?;
-            let replica = partition.replicas.iter().find(|replica| replica.node == node.id).ok_or_else(|| {
-                validate::invalid(format!("partition {} has no replica on {}", request.partition, request.node))
-            })?;
+            let replica =
+                partition.replicas.iter().find(|replica| replica.node == node.id).ok_or_else(|| {
+                    validate::invalid(format!(
+                        "partition {} has no replica on {}",
+                        request.partition, request.node
+                    ))
+                })?;
             Ok(replica.id)
         })
     }
@@ -127,7 +147,10 @@ impl Cluster for ClusterService {
 
     async fn status(&self, _request: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
         let Ok(core) = self.shell.core() else {
-            return Ok(Response::new(StatusResponse { node: self.shell.config.name.clone(), ..StatusResponse::default() }));
+            return Ok(Response::new(StatusResponse {
+                node: self.shell.config.name.clone(),
+                ..StatusResponse::default()
+            }));
         };
         Ok(Response::new(status(&core, self.shell.readiness_of_core().is_ok())))
     }
@@ -137,7 +160,10 @@ impl Cluster for ClusterService {
         Ok(Response::new(AddNodeResponse { id }))
     }
 
-    async fn remove_node(&self, request: Request<RemoveNodeRequest>) -> Result<Response<RemoveNodeResponse>, Status> {
+    async fn remove_node(
+        &self,
+        request: Request<RemoveNodeRequest>,
+    ) -> Result<Response<RemoveNodeResponse>, Status> {
         let core = self.shell.core()?;
         let name = request.into_inner().name;
         core.catalogue.propose(Kind::RemoveNode(RemoveNode { name })).await?;
@@ -163,7 +189,10 @@ impl Cluster for ClusterService {
             ShardRoute { partition: shard.0, leader_address: leader.unwrap_or_default() }
         };
         let kind = if queue.is_fifo() { QueueKind::Fifo } else { QueueKind::Standard };
-        Ok(Response::new(RoutesResponse { shards: queue.shards.iter().map(route).collect(), kind: kind as i32 }))
+        Ok(Response::new(RoutesResponse {
+            shards: queue.shards.iter().map(route).collect(),
+            kind: kind as i32,
+        }))
     }
 }
 
@@ -174,13 +203,20 @@ async fn meet(node: &InitNode) -> Result<Met, Failure> {
     };
     let channel = open_channel(&node.peer_address).await.map_err(|error| unreachable(chain(&error)))?;
     let mut client = PeerClient::new(channel);
-    let answer = client.identify(IdentifyRequest {}).await.map_err(|status| unreachable(status.message().to_owned()))?;
+    let answer = client
+        .identify(IdentifyRequest {})
+        .await
+        .map_err(|status| unreachable(status.message().to_owned()))?;
     let answer = answer.into_inner();
     if answer.name != node.name {
-        return Err(validate::invalid(format!("at {} is node {:?}, not {:?}", node.peer_address, answer.name, node.name)));
+        return Err(validate::invalid(format!(
+            "at {} is node {:?}, not {:?}",
+            node.peer_address, answer.name, node.name
+        )));
     }
     if !answer.cluster_id.is_empty() {
-        let detail = format!("node {} belongs to a cluster already: give it an empty data folder first", node.name);
+        let detail =
+            format!("node {} belongs to a cluster already: give it an empty data folder first", node.name);
         return Err(Failure::not_done(Reason::AlreadyInitialised, detail));
     }
     Ok(Met { client, peer_address: node.peer_address.clone(), answer })
@@ -252,7 +288,8 @@ fn status(core: &Core, ready: bool) -> StatusResponse {
             client_address: node.client_address.clone(),
             reachable: node.id == core.view.here().0 || core.lanes.is_reachable(NodeId(node.id)),
             leaving: node.is_leaving,
-            replicas: partitions.iter().filter(|partition| partition.replicas.contains(&node.id)).count() as u32,
+            replicas: partitions.iter().filter(|partition| partition.replicas.contains(&node.id)).count()
+                as u32,
             leaders: partitions.iter().filter(|partition| partition.leader == node.id).count() as u32,
         });
         StatusResponse {

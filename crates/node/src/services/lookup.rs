@@ -16,7 +16,8 @@ pub async fn queue(core: &Core, name: &str) -> Result<Arc<QueueInfo>, Failure> {
         return Ok(info);
     }
     core.catalogue.catch_up().await?;
-    let unknown = || Failure::not_done(Reason::UnknownQueue, format!("queue {name:?} does not exist: create it first"));
+    let unknown =
+        || Failure::not_done(Reason::UnknownQueue, format!("queue {name:?} does not exist: create it first"));
     core.view.queue(name).ok_or_else(unknown)
 }
 
@@ -27,7 +28,9 @@ pub fn call(queue: QueueId, request: &leasehold_partition::Request<'_>) -> Comma
     CommandCall { queue, command: bytes.into(), promised_leases_ms: Vec::new() }
 }
 
-pub fn request_id(request: Option<&leasehold_proto::v1::RequestId>) -> Option<leasehold_partition::RequestId> {
+pub fn request_id(
+    request: Option<&leasehold_proto::v1::RequestId>,
+) -> Option<leasehold_partition::RequestId> {
     request.map(|request| leasehold_partition::RequestId {
         session: request.session,
         sequence: request.sequence,

@@ -9,8 +9,9 @@ use leasehold_catalogue::PartitionId;
 use leasehold_proto::peer;
 use leasehold_proto::v1::messages_server::Messages;
 use leasehold_proto::v1::{
-    AckRequest, ExtendRequest, PeekRequest, PeekResponse, PublishRequest, PublishResponse, PullRequest, PullResponse, Reason,
-    ReceiveRequest, ReceiveResponse, ReleaseRequest, SendRequest, SendResponse, SettleResponse, WhyRequest, WhyResponse,
+    AckRequest, ExtendRequest, PeekRequest, PeekResponse, PublishRequest, PublishResponse, PullRequest,
+    PullResponse, Reason, ReceiveRequest, ReceiveResponse, ReleaseRequest, SendRequest, SendResponse,
+    SettleResponse, WhyRequest, WhyResponse,
 };
 use metrics::{Histogram, Label, histogram};
 use tokio::sync::mpsc;
@@ -66,7 +67,10 @@ impl Messages for MessagesService {
         Ok(Response::new(SendResponse { outcomes }))
     }
 
-    async fn publish(&self, request: Request<Streaming<PublishRequest>>) -> Result<Response<Self::PublishStream>, Status> {
+    async fn publish(
+        &self,
+        request: Request<Streaming<PublishRequest>>,
+    ) -> Result<Response<Self::PublishStream>, Status> {
         let core = self.core()?;
         let (answers, stream) = mpsc::channel(ANSWERS_WAITING_MAX);
         tokio::spawn(publish::serve(core, request.into_inner(), answers));
@@ -80,7 +84,10 @@ impl Messages for MessagesService {
         Ok(Response::new(ReceiveResponse { deliveries }))
     }
 
-    async fn pull(&self, request: Request<Streaming<PullRequest>>) -> Result<Response<Self::PullStream>, Status> {
+    async fn pull(
+        &self,
+        request: Request<Streaming<PullRequest>>,
+    ) -> Result<Response<Self::PullStream>, Status> {
         let core = self.core()?;
         let (answers, stream) = mpsc::channel(ANSWERS_WAITING_MAX);
         tokio::spawn(pull::serve(core, request.into_inner(), answers));
@@ -110,7 +117,10 @@ impl Messages for MessagesService {
         let request = request.into_inner();
         if request.messages_max > PEEK_MESSAGES_MAX {
             let asked = request.messages_max;
-            return Err(validate::invalid(format!("messages_max is {asked}: it can be 1 to {PEEK_MESSAGES_MAX}")).into());
+            return Err(validate::invalid(format!(
+                "messages_max is {asked}: it can be 1 to {PEEK_MESSAGES_MAX}"
+            ))
+            .into());
         }
         let wanted = if request.messages_max == 0 { PEEK_MESSAGES } else { request.messages_max };
         let queue = lookup::queue(&core, &request.queue).await?;
@@ -120,7 +130,9 @@ impl Messages for MessagesService {
             if messages_max == 0 {
                 break;
             }
-            messages.extend(core.router.ask(*shard, peer::Peek { queue: queue.id.0, messages_max }).await?.messages);
+            messages.extend(
+                core.router.ask(*shard, peer::Peek { queue: queue.id.0, messages_max }).await?.messages,
+            );
         }
         Ok(Response::new(PeekResponse { messages }))
     }
@@ -128,7 +140,9 @@ impl Messages for MessagesService {
     async fn why(&self, request: Request<WhyRequest>) -> Result<Response<WhyResponse>, Status> {
         let core = self.core()?;
         let request = request.into_inner();
-        let id = request.id.ok_or_else(|| validate::invalid("`id` is missing: give the partition and the sequence"))?;
+        let id = request
+            .id
+            .ok_or_else(|| validate::invalid("`id` is missing: give the partition and the sequence"))?;
         let queue = lookup::queue(&core, &request.queue).await?;
         let shard = PartitionId(id.partition);
         if !queue.shards.contains(&shard) {

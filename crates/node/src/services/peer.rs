@@ -30,7 +30,10 @@ impl PeerService {
 impl Peer for PeerService {
     type LaneStream = Pin<Box<dyn Stream<Item = Result<FrameBatch, Status>> + Send>>;
 
-    async fn lane(&self, request: Request<Streaming<FrameBatch>>) -> Result<Response<Self::LaneStream>, Status> {
+    async fn lane(
+        &self,
+        request: Request<Streaming<FrameBatch>>,
+    ) -> Result<Response<Self::LaneStream>, Status> {
         let core = self.shell.core()?;
         core.lanes.cluster().check(request.metadata())?;
         let server = LaneServer::new(move || Inbound::new(core.clone()));
@@ -47,7 +50,10 @@ impl Peer for PeerService {
         Ok(Response::new(answer))
     }
 
-    async fn identify(&self, _request: Request<IdentifyRequest>) -> Result<Response<IdentifyResponse>, Status> {
+    async fn identify(
+        &self,
+        _request: Request<IdentifyRequest>,
+    ) -> Result<Response<IdentifyResponse>, Status> {
         Ok(Response::new(self.shell.identify()))
     }
 

@@ -13,7 +13,8 @@ use std::time::Duration;
 use leasehold_catalogue::PartitionId;
 use leasehold_proto::peer;
 use leasehold_proto::v1::{
-    Deliveries, Delivery, PullRequest, PullResponse, PullSettle, PullSettled, PullStart, ReleaseItem, pull_request, pull_response,
+    Deliveries, Delivery, PullRequest, PullResponse, PullSettle, PullSettled, PullStart, ReleaseItem,
+    pull_request, pull_response,
 };
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
@@ -44,7 +45,11 @@ pub async fn serve(core: Arc<Core>, mut requests: Streaming<PullRequest>, answer
     }
 }
 
-async fn run(core: Arc<Core>, requests: &mut Streaming<PullRequest>, answers: &Answers) -> Result<(), Failure> {
+async fn run(
+    core: Arc<Core>,
+    requests: &mut Streaming<PullRequest>,
+    answers: &Answers,
+) -> Result<(), Failure> {
     let first = requests.message().await.ok().flatten().and_then(|first| first.kind);
     let Some(pull_request::Kind::Start(start)) = first else {
         return Err(validate::invalid("a pull begins with `start`"));
@@ -63,7 +68,11 @@ async fn run(core: Arc<Core>, requests: &mut Streaming<PullRequest>, answers: &A
             Some(pull_request::Kind::Credit(credit)) => pull.give(credit.messages),
             Some(pull_request::Kind::Settle(settle)) => drop(tasks.spawn(pull.clone().settle(settle))),
             Some(pull_request::Kind::Start(_)) => return Err(validate::invalid("a pull has one `start`")),
-            None => return Err(validate::invalid("an empty request on a pull: is this node older than its client?")),
+            None => {
+                return Err(validate::invalid(
+                    "an empty request on a pull: is this node older than its client?",
+                ));
+            }
         }
         while tasks.try_join_next().is_some() {}
     }
@@ -89,7 +98,11 @@ impl Pull {
             queue,
             lease_ms: start.lease_ms.map(validate::lease).transpose()?,
             consumer: start.consumer.into_bytes(),
-            batch_max: if start.batch_max == 0 { BATCH_MAX } else { start.batch_max.min(RECEIVE_MESSAGES_MAX) },
+            batch_max: if start.batch_max == 0 {
+                BATCH_MAX
+            } else {
+                start.batch_max.min(RECEIVE_MESSAGES_MAX)
+            },
             local_shards_only: start.local_shards_only,
             credit: Semaphore::new(0),
             answers,
@@ -106,7 +119,8 @@ impl Pull {
     /// The shards to deliver from at this moment.
     fn shards(&self) -> Vec<PartitionId> {
         let here = self.core.view.here();
-        let is_ours = |shard: &PartitionId| !self.local_shards_only || self.core.router.leader_of(*shard) == Some(here);
+        let is_ours =
+            |shard: &PartitionId| !self.local_shards_only || self.core.router.leader_of(*shard) == Some(here);
         self.queue.shards.iter().copied().filter(is_ours).collect()
     }
 
@@ -129,7 +143,8 @@ impl Pull {
         }
         let settled = PullSettled { tag, outcomes, error };
         // A client that has hung up asks again elsewhere.
-        let _ = self.answers.send(Ok(PullResponse { kind: Some(pull_response::Kind::Settled(settled)) })).await;
+        let _ =
+            self.answers.send(Ok(PullResponse { kind: Some(pull_response::Kind::Settled(settled)) })).await;
     }
 
     /// Delivers from one shard for ever.
@@ -181,8 +196,9 @@ impl Pull {
 
     async fn push(&self, deliveries: Vec<Delivery>) {
         let batch = PullResponse { kind: Some(pull_response::Kind::Deliveries(Deliveries { deliveries })) };
-        if let Err(mpsc::error::SendError(Ok(PullResponse { kind: Some(pull_response::Kind::Deliveries(lost)) }))) =
-            self.answers.send(Ok(batch)).await
+        if let Err(mpsc::error::SendError(Ok(PullResponse {
+            kind: Some(pull_response::Kind::Deliveries(lost)),
+        }))) = self.answers.send(Ok(batch)).await
         {
             // The consumer has gone: its messages must not wait for their leases to end.
             let release = |delivery: Delivery| ReleaseItem { receipt: delivery.receipt, delay_ms: 0 };

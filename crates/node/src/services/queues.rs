@@ -10,9 +10,9 @@ use leasehold_proto::peer;
 use leasehold_proto::v1::queues_server::Queues;
 use leasehold_proto::v1::{
     CancelRedriveRequest, CancelRedriveResponse, CreateQueueRequest, CreateQueueResponse, DeleteQueueRequest,
-    DeleteQueueResponse, DescribeQueueRequest, DescribeQueueResponse, ListQueuesRequest, ListQueuesResponse, PurgeQueueRequest,
-    PurgeQueueResponse, QueueCounters, QueueSettings, RedriveProgress, SetQueueRequest, SetQueueResponse, ShardDescription,
-    StartRedriveRequest, StartRedriveResponse,
+    DeleteQueueResponse, DescribeQueueRequest, DescribeQueueResponse, ListQueuesRequest, ListQueuesResponse,
+    PurgeQueueRequest, PurgeQueueResponse, QueueCounters, QueueSettings, RedriveProgress, SetQueueRequest,
+    SetQueueResponse, ShardDescription, StartRedriveRequest, StartRedriveResponse,
 };
 use tonic::{Request, Response, Status};
 
@@ -39,7 +39,10 @@ impl QueuesService {
 
 #[tonic::async_trait]
 impl Queues for QueuesService {
-    async fn create_queue(&self, request: Request<CreateQueueRequest>) -> Result<Response<CreateQueueResponse>, Status> {
+    async fn create_queue(
+        &self,
+        request: Request<CreateQueueRequest>,
+    ) -> Result<Response<CreateQueueResponse>, Status> {
         let core = self.shell.core()?;
         let CreateQueueRequest { queue, settings, shards } = request.into_inner();
         let settings = change(settings.unwrap_or_default());
@@ -56,14 +59,19 @@ impl Queues for QueuesService {
     ) -> Result<Response<DescribeQueueResponse>, Status> {
         let core = self.shell.core()?;
         let queue = lookup::queue(&core, &request.into_inner().queue).await?;
-        let shards = queue.shards.iter().map(|shard| core.router.ask(*shard, peer::Describe { queue: queue.id.0 }));
+        let shards =
+            queue.shards.iter().map(|shard| core.router.ask(*shard, peer::Describe { queue: queue.id.0 }));
         Ok(Response::new(description(&core, &queue, try_join_all(shards).await?)))
     }
 
-    async fn list_queues(&self, request: Request<ListQueuesRequest>) -> Result<Response<ListQueuesResponse>, Status> {
+    async fn list_queues(
+        &self,
+        request: Request<ListQueuesRequest>,
+    ) -> Result<Response<ListQueuesResponse>, Status> {
         let core = self.shell.core()?;
         let request = request.into_inner();
-        let max = if request.queues_max == 0 { LIST_MAX } else { (request.queues_max as usize).min(LIST_MAX) };
+        let max =
+            if request.queues_max == 0 { LIST_MAX } else { (request.queues_max as usize).min(LIST_MAX) };
         core.catalogue.catch_up().await?;
         let mut queues = core.view.look(|catalogue| {
             let named = catalogue.queues_named(&request.prefix, &request.after);
@@ -74,7 +82,10 @@ impl Queues for QueuesService {
         Ok(Response::new(ListQueuesResponse { queues, more }))
     }
 
-    async fn set_queue(&self, request: Request<SetQueueRequest>) -> Result<Response<SetQueueResponse>, Status> {
+    async fn set_queue(
+        &self,
+        request: Request<SetQueueRequest>,
+    ) -> Result<Response<SetQueueResponse>, Status> {
         let core = self.shell.core()?;
         let SetQueueRequest { queue, settings } = request.into_inner();
         let change = change(settings.unwrap_or_default());
@@ -82,25 +93,35 @@ impl Queues for QueuesService {
         core.catalogue.propose(set).await?;
         // Tells the shards now: a mark makes each leader look at the settings.
         let info = lookup::queue(&core, &queue).await?;
-        for_each_shard(&core, &info, |_| Command::Ack { queue: info.id, receipts: Vec::new() }, Repeat::Safe).await?;
+        for_each_shard(&core, &info, |_| Command::Ack { queue: info.id, receipts: Vec::new() }, Repeat::Safe)
+            .await?;
         Ok(Response::new(SetQueueResponse {}))
     }
 
-    async fn purge_queue(&self, request: Request<PurgeQueueRequest>) -> Result<Response<PurgeQueueResponse>, Status> {
+    async fn purge_queue(
+        &self,
+        request: Request<PurgeQueueRequest>,
+    ) -> Result<Response<PurgeQueueResponse>, Status> {
         let core = self.shell.core()?;
         let queue = lookup::queue(&core, &request.into_inner().queue).await?;
         for_each_shard(&core, &queue, |_| Command::Purge { queue: queue.id }, Repeat::Unsafe).await?;
         Ok(Response::new(PurgeQueueResponse {}))
     }
 
-    async fn delete_queue(&self, request: Request<DeleteQueueRequest>) -> Result<Response<DeleteQueueResponse>, Status> {
+    async fn delete_queue(
+        &self,
+        request: Request<DeleteQueueRequest>,
+    ) -> Result<Response<DeleteQueueResponse>, Status> {
         let core = self.shell.core()?;
         let name = request.into_inner().queue;
         core.catalogue.propose(Kind::DeleteQueue(DeleteQueue { name })).await?;
         Ok(Response::new(DeleteQueueResponse {}))
     }
 
-    async fn start_redrive(&self, request: Request<StartRedriveRequest>) -> Result<Response<StartRedriveResponse>, Status> {
+    async fn start_redrive(
+        &self,
+        request: Request<StartRedriveRequest>,
+    ) -> Result<Response<StartRedriveResponse>, Status> {
         let core = self.shell.core()?;
         let request = request.into_inner();
         let queue = lookup::queue(&core, &request.queue).await?;
@@ -120,7 +141,8 @@ impl Queues for QueuesService {
     ) -> Result<Response<CancelRedriveResponse>, Status> {
         let core = self.shell.core()?;
         let queue = lookup::queue(&core, &request.into_inner().queue).await?;
-        let shards = queue.shards.iter().map(|shard| core.router.ask(*shard, peer::Describe { queue: queue.id.0 }));
+        let shards =
+            queue.shards.iter().map(|shard| core.router.ask(*shard, peer::Describe { queue: queue.id.0 }));
         let shards = try_join_all(shards).await?;
         let running = shards.iter().filter_map(|shard| Some((shard.partition, shard.redrive?)));
         let running = running.filter(|(_, redrive)| redrive.running).collect::<Vec<_>>();
@@ -145,7 +167,10 @@ async fn redrive_target(
     }
     let target = lookup::queue(core, target).await?;
     if target.is_fifo() != queue.is_fifo() {
-        return Err(validate::invalid(format!("{} and {} are not of the same kind", queue.name, target.name)));
+        return Err(validate::invalid(format!(
+            "{} and {} are not of the same kind",
+            queue.name, target.name
+        )));
     }
     Ok(Some(target.id))
 }
@@ -196,7 +221,8 @@ fn change(settings: QueueSettings) -> QueueChange {
 }
 
 fn description(core: &Core, queue: &QueueInfo, shards: Vec<ShardDescription>) -> DescribeQueueResponse {
-    let recorded = core.view.look(|catalogue| catalogue.queue_by_name(&queue.name).cloned()).unwrap_or_default();
+    let recorded =
+        core.view.look(|catalogue| catalogue.queue_by_name(&queue.name).cloned()).unwrap_or_default();
     let mut counters = QueueCounters::default();
     let mut redrive: Option<RedriveProgress> = None;
     for shard in &shards {

@@ -35,7 +35,9 @@ fn wanted(queue: &QueueInfo, request: &ReceiveRequest) -> Result<peer::Receive, 
     validate::attempt(request.attempt_id.as_deref())?;
     if request.messages_max > RECEIVE_MESSAGES_MAX {
         let asked = request.messages_max;
-        return Err(validate::invalid(format!("messages_max is {asked}: it can be 1 to {RECEIVE_MESSAGES_MAX}")));
+        return Err(validate::invalid(format!(
+            "messages_max is {asked}: it can be 1 to {RECEIVE_MESSAGES_MAX}"
+        )));
     }
     if request.wait_ms > RECEIVE_WAIT_MS_MAX {
         let asked = request.wait_ms;
@@ -57,7 +59,11 @@ fn wanted(queue: &QueueInfo, request: &ReceiveRequest) -> Result<peer::Receive, 
     })
 }
 
-async fn receive_from_any(core: &Core, shards: &[PartitionId], wanted: peer::Receive) -> Result<Vec<Delivery>, Failure> {
+async fn receive_from_any(
+    core: &Core,
+    shards: &[PartitionId],
+    wanted: peer::Receive,
+) -> Result<Vec<Delivery>, Failure> {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     let end = Instant::now() + Duration::from_millis(wanted.wait_ms);
     let first = NEXT.fetch_add(1, Ordering::Relaxed);

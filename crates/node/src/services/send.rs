@@ -35,11 +35,14 @@ pub async fn send(core: &Core, request: &SendRequest) -> Result<Vec<SendOutcome>
     let anywhere = any_shard(&queue, request.request.as_ref());
     for (at, message) in request.messages.iter().enumerate() {
         match validate::message(&queue, message) {
-            Ok(()) => parts.entry(contents.shard(&queue, message, at).unwrap_or(anywhere)).or_default().push(at),
+            Ok(()) => {
+                parts.entry(contents.shard(&queue, message, at).unwrap_or(anywhere)).or_default().push(at)
+            }
             Err(failure) => outcomes[at] = failed(&failure),
         }
     }
-    let sends = parts.iter().map(|(shard, places)| send_part(core, &queue, *shard, places, request, &contents));
+    let sends =
+        parts.iter().map(|(shard, places)| send_part(core, &queue, *shard, places, request, &contents));
     let mut results = join_all(sends).await;
     let was_split = parts.values().map(Vec::len).sum::<usize>() < outcomes.len() || results.len() > 1;
     if !was_split && let Some(Err(failure)) = results.pop_if(|result| result.is_err()) {
@@ -96,7 +99,9 @@ fn content_id(message: &NewMessage) -> Vec<u8> {
 fn any_shard(queue: &QueueInfo, request: Option<&RequestId>) -> PartitionId {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     let at = match request {
-        Some(request) => (request.session ^ request.sequence.wrapping_mul(0x9e37_79b9_7f4a_7c15)) as usize >> 7,
+        Some(request) => {
+            (request.session ^ request.sequence.wrapping_mul(0x9e37_79b9_7f4a_7c15)) as usize >> 7
+        }
         None => NEXT.fetch_add(1, Ordering::Relaxed),
     };
     queue.shards.get(at % queue.shards.len().max(1)).copied().unwrap_or(PartitionId(0))
@@ -139,7 +144,9 @@ fn new_message<'a>(message: &'a NewMessage, contents: &'a Contents, at: usize) -
 fn sent(shard: PartitionId, outcome: partition::SendOutcome) -> SendOutcome {
     let id = |sequence| Some(MessageId { partition: shard.0, sequence });
     match outcome {
-        partition::SendOutcome::Sent { key } => SendOutcome { id: id(key.sequence), ..SendOutcome::default() },
+        partition::SendOutcome::Sent { key } => {
+            SendOutcome { id: id(key.sequence), ..SendOutcome::default() }
+        }
         partition::SendOutcome::Duplicate { sequence } => {
             SendOutcome { id: id(sequence), duplicate: true, ..SendOutcome::default() }
         }

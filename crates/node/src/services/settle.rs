@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use futures::future::join_all;
 use leasehold_catalogue::PartitionId;
 use leasehold_partition::{self as partition, Command, QueueId, Receipt, Reply, Request};
 use leasehold_proto::v1::{ExtendItem, Outcome, Reason, ReleaseItem, RequestId, SettleOutcome};
-use bytes::Bytes;
 
 use super::{lookup, validate};
 use crate::cluster::QueueInfo;
@@ -77,7 +77,8 @@ pub async fn settle(
             Err(failure) => *outcome = failed(&failure),
         }
     }
-    let settled = parts.iter().map(|(shard, items)| settle_part(core, &queue, *shard, &settle, items, request));
+    let settled =
+        parts.iter().map(|(shard, items)| settle_part(core, &queue, *shard, &settle, items, request));
     let results = join_all(settled).await;
     for (items, result) in parts.values().zip(results) {
         match result {
@@ -88,7 +89,12 @@ pub async fn settle(
     Ok(outcomes)
 }
 
-fn open(core: &Core, queue: &QueueInfo, settle: &Settle<'_>, at: usize) -> Result<(PartitionId, Item), Failure> {
+fn open(
+    core: &Core,
+    queue: &QueueInfo,
+    settle: &Settle<'_>,
+    at: usize,
+) -> Result<(PartitionId, Item), Failure> {
     let (bytes, duration_ms) = settle.item(at)?;
     let key = core.view.receipt_key().ok_or_else(|| Failure::not_leader(None))?;
     let forged = |detail: String| Failure::not_done(Reason::ReceiptForged, detail);
@@ -137,11 +143,15 @@ fn settled(outcome: partition::Outcome) -> SettleOutcome {
     };
     match outcome {
         partition::Outcome::Done => SettleOutcome::default(),
-        partition::Outcome::Gone => not_done(Reason::MessageGone, "the message is settled, expired or purged already"),
+        partition::Outcome::Gone => {
+            not_done(Reason::MessageGone, "the message is settled, expired or purged already")
+        }
         partition::Outcome::Stale => {
             not_done(Reason::ReceiptStale, "the lease ended: the message may be with another consumer")
         }
-        partition::Outcome::Invalid => not_done(Reason::ReceiptForged, "the partition never made this receipt"),
+        partition::Outcome::Invalid => {
+            not_done(Reason::ReceiptForged, "the partition never made this receipt")
+        }
         partition::Outcome::LeaseTooLong => {
             not_done(Reason::LeaseTooLong, "a lease lasts at most 12 h from its receive: it stays as it was")
         }

@@ -18,18 +18,24 @@ pub fn invalid(detail: impl Into<String>) -> Failure {
 pub fn send(messages: &[NewMessage]) -> Result<(), Failure> {
     let too_large = |detail: String| Failure::not_done(Reason::BatchTooLarge, detail);
     if messages.is_empty() || messages.len() > SEND_MESSAGES_MAX {
-        return Err(too_large(format!("a send has {} messages: it can have 1 to {SEND_MESSAGES_MAX}", messages.len())));
+        return Err(too_large(format!(
+            "a send has {} messages: it can have 1 to {SEND_MESSAGES_MAX}",
+            messages.len()
+        )));
     }
     let bytes = messages.iter().map(message_bytes).sum::<usize>();
     if bytes > SEND_BYTES_MAX {
-        return Err(too_large(format!("the messages of a send have {bytes} bytes: they can have {SEND_BYTES_MAX}")));
+        return Err(too_large(format!(
+            "the messages of a send have {bytes} bytes: they can have {SEND_BYTES_MAX}"
+        )));
     }
     Ok(())
 }
 
 /// Body and attributes: what the limit of a queue counts.
 pub fn message_bytes(message: &NewMessage) -> usize {
-    let of_attribute = |attribute: &Attribute| attribute.name.len() + attribute.r#type.len() + attribute.value.len();
+    let of_attribute =
+        |attribute: &Attribute| attribute.name.len() + attribute.r#type.len() + attribute.value.len();
     message.body.len() + message.attributes.iter().map(of_attribute).sum::<usize>()
 }
 
@@ -40,7 +46,10 @@ pub fn message(queue: &QueueInfo, message: &NewMessage) -> Result<(), Failure> {
         let max = queue.message_bytes_max;
         return Err(Failure::not_done(
             Reason::MessageTooLarge,
-            format!("a message has {bytes} bytes with its attributes: {} takes {max} (message_bytes_max)", queue.name),
+            format!(
+                "a message has {bytes} bytes with its attributes: {} takes {max} (message_bytes_max)",
+                queue.name
+            ),
         ));
     }
     within("delay_ms", message.delay_ms, u64::from(DELAY_MS_MAX))?;
@@ -56,12 +65,17 @@ pub fn message(queue: &QueueInfo, message: &NewMessage) -> Result<(), Failure> {
 
 fn attributes(attributes: &[Attribute]) -> Result<(), Failure> {
     if attributes.len() > ATTRIBUTES_MAX {
-        return Err(invalid(format!("a message has {} attributes: it can have {ATTRIBUTES_MAX}", attributes.len())));
+        return Err(invalid(format!(
+            "a message has {} attributes: it can have {ATTRIBUTES_MAX}",
+            attributes.len()
+        )));
     }
     for (at, attribute) in attributes.iter().enumerate() {
         let len = attribute.name.len();
         if len == 0 || len > ATTRIBUTE_NAME_BYTES_MAX {
-            return Err(invalid(format!("an attribute's name has {len} bytes: it can have 1 to {ATTRIBUTE_NAME_BYTES_MAX}")));
+            return Err(invalid(format!(
+                "an attribute's name has {len} bytes: it can have 1 to {ATTRIBUTE_NAME_BYTES_MAX}"
+            )));
         }
         if attributes[..at].iter().any(|other| other.name == attribute.name) {
             return Err(invalid(format!("a message has two attributes named {:?}", attribute.name)));
@@ -104,7 +118,10 @@ pub fn release_delay(delay_ms: u64) -> Result<u32, Failure> {
 
 pub fn consumer(consumer: &str) -> Result<(), Failure> {
     if consumer.len() > CONSUMER_BYTES_MAX {
-        return Err(invalid(format!("consumer has {} bytes: it can have {CONSUMER_BYTES_MAX}", consumer.len())));
+        return Err(invalid(format!(
+            "consumer has {} bytes: it can have {CONSUMER_BYTES_MAX}",
+            consumer.len()
+        )));
     }
     Ok(())
 }

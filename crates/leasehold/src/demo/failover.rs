@@ -1,0 +1,91 @@
+//! Kills the node that leads most, and measures how long its partitions were away.
+
+use std::time::{Duration, Instant};
+
+use leasehold_client::v1::QueueSettings;
+use leasehold_client::{Client, NewMessage, ReceiveOptions};
+use tokio::time::sleep;
+
+use super::QUEUE;
+use super::processes::Processes;
+use crate::output::Failure;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+const RETRY_PAUSE: Duration = Duration::from_millis(5);
+
+/// What was killed, and how long it was missed.
+#[derive(Debug, Clone)]
+pub struct Failover {
+    pub node: usize,
+    pub node_name: String,
+    /// From the kill to the first send and the first receive that were done, by partition that the node led.
+    pub partitions: Vec<(u32, Duration)>,
+}
+
+impl Failover {
+    /// Of the partition that was away longest.
+    pub fn longest(&self) -> Duration {
+        self.partitions.iter().map(|(_, away)| *away).max().unwrap_or_default()
+    }
+}
+
+/// Queues of one shard each, one on every partition.
+pub async fn make_probes(client: &Client, partitions: u32) -> Result<Vec<(String, u32)>, Failure> {
+    let mut probes = Vec::new();
+    for number in 0..partitions {
+        let name = format!("probe-{number}");
+        client.create_queue(&name, QueueSettings::default(), 1).await?;
+        let routes = client.routes(&name).await?;
+        probes.extend(routes.shards.first().map(|shard| (name, shard.partition)));
+    }
+    Ok(probes)
+}
+
+/// The node that leads most shards of the queue, and the partitions it leads.
+pub async fn busiest(processes: &Processes, client: &Client) -> Result<(usize, Vec<u32>), Failure> {
+    let routes = client.routes(QUEUE).await?;
+    let leads = |at: usize| {
+        let address = &processes.nodes[at].client_address;
+        let led = routes.shards.iter().filter(|shard| shard.leader_address == *address);
+        led.map(|shard| shard.partition).collect::<Vec<_>>()
+    };
+    let all = (0..processes.nodes.len()).map(|at| (at, leads(at)));
+    let busiest = all.max_by_key(|(_, led)| led.len()).filter(|(_, led)| !led.is_empty());
+    busiest.ok_or_else(|| Failure::new("no node leads a partition of the queue"))
+}
+
+/// Kills the busiest node and waits until everything that it led is served again.
+pub async fn kill_busiest(processes: &mut Processes, probes: &[(String, u32)]) -> Result<Failover, Failure> {
+    let (at, led) = busiest(processes, &processes.client()?).await?;
+    let survivors = processes.endpoints().into_iter().enumerate().filter(|(other, _)| *other != at);
+    let client = Client::connect(survivors.map(|(_, endpoint)| endpoint))?;
+    // Connections are open before the clock runs.
+    client.cluster_status().await?;
+    processes.kill(at).await?;
+    let killed = Instant::now();
+    let of_led = probes.iter().filter(|(_, partition)| led.contains(partition));
+    let waits = of_led.map(|(queue, partition)| {
+        let client = client.clone();
+        async move { Ok::<_, Failure>((*partition, wait_until_served(&client, queue, killed).await?)) }
+    });
+    let partitions = futures::future::try_join_all(waits).await?;
+    Ok(Failover { node: at, node_name: processes.nodes[at].name.clone(), partitions })
+}
+
+async fn wait_until_served(client: &Client, queue: &str, since: Instant) -> Result<Duration, Failure> {
+    let in_time = || {
+        if since.elapsed() < PATIENCE { Ok(()) } else { Err(Failure::new(format!("{queue} stayed away"))) }
+    };
+    while client.send(queue, vec![NewMessage::new("probe")]).await.is_err() {
+        in_time()?;
+        sleep(RETRY_PAUSE).await;
+    }
+    loop {
+        let options = ReceiveOptions { messages_max: 1, ..ReceiveOptions::default() };
+        if client.receive(queue, options).await.is_ok_and(|messages| !messages.is_empty()) {
+            return Ok(since.elapsed());
+        }
+        in_time()?;
+        sleep(RETRY_PAUSE).await;
+    }
+}

@@ -1,0 +1,126 @@
+//! The nodes of the demo: real processes, on loopback, ended by the ids they were started with.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use leasehold_client::Client;
+use leasehold_client::v1::InitNode;
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+use tokio::time::{sleep, timeout};
+
+use crate::output::Failure;
+
+const NODES: usize = 3;
+const PARTITIONS: u32 = 4;
+const START_PATIENCE: Duration = Duration::from_secs(30);
+
+/// One node's process.
+pub struct NodeProcess {
+    pub name: String,
+    pub client_address: String,
+    peer_address: String,
+    child: Child,
+}
+
+/// Three nodes; they end with this value.
+pub struct Processes {
+    dir: PathBuf,
+    pub nodes: Vec<NodeProcess>,
+}
+
+impl Processes {
+    /// Starts the nodes and founds their cluster.
+    ///
+    /// # Errors
+    /// When a process does not start, or the cluster is not ready in time.
+    pub async fn start(dir: &Path) -> Result<Self, Failure> {
+        let mut nodes = Vec::new();
+        for number in 1..=NODES {
+            nodes.push(NodeProcess::start(dir, &format!("n{number}")).await?);
+        }
+        let processes = Self { dir: dir.to_owned(), nodes };
+        let members = processes
+            .nodes
+            .iter()
+            .map(|node| InitNode { name: node.name.clone(), peer_address: node.peer_address.clone() });
+        let client = processes.client()?;
+        client.init_cluster(members.collect(), PARTITIONS, NODES as u32).await?;
+        let ready = async {
+            loop {
+                let status = client.cluster_status().await;
+                if status.is_ok_and(|status| {
+                    status.ready && status.partitions.iter().all(|partition| partition.settled)
+                }) {
+                    return;
+                }
+                sleep(Duration::from_millis(50)).await;
+            }
+        };
+        timeout(START_PATIENCE, ready).await.map_err(|_| Failure::new("the cluster did not become ready"))?;
+        Ok(processes)
+    }
+
+    /// A client of its own, that knows all nodes.
+    pub fn client(&self) -> Result<Client, Failure> {
+        Ok(Client::connect(self.endpoints())?)
+    }
+
+    pub fn endpoints(&self) -> Vec<String> {
+        self.nodes.iter().map(|node| format!("http://{}", node.client_address)).collect()
+    }
+
+    /// Ends a node as a crash does.
+    pub async fn kill(&mut self, at: usize) -> Result<(), Failure> {
+        Ok(self.nodes[at].child.kill().await?)
+    }
+
+    /// Starts a killed node again, from what its disk holds.
+    pub async fn restart(&mut self, at: usize) -> Result<(), Failure> {
+        let name = self.nodes[at].name.clone();
+        self.nodes[at] = NodeProcess::start(&self.dir, &name).await?;
+        Ok(())
+    }
+}
+
+impl NodeProcess {
+    async fn start(dir: &Path, name: &str) -> Result<Self, Failure> {
+        let data_dir = dir.join(name);
+        let log = File::options().create(true).append(true).open(dir.join(format!("{name}.log")))?;
+        let settings = [
+            format!("name={name}"),
+            format!("data_dir={}", data_dir.display()),
+            "client_listen=127.0.0.1:0".to_owned(),
+            "peer_listen=127.0.0.1:0".to_owned(),
+            "admin_listen=127.0.0.1:0".to_owned(),
+            "log.segment_bytes=16MiB".to_owned(),
+        ];
+        let mut command = Command::new(std::env::current_exe()?);
+        command
+            .args(["server", "--json"])
+            .args(settings.iter().flat_map(|setting| ["--set", setting.as_str()]));
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).kill_on_drop(true);
+        let mut child = command.spawn()?;
+        let failed = || {
+            Failure::new(format!(
+                "node {name} did not start: see {}",
+                dir.join(format!("{name}.log")).display()
+            ))
+        };
+        let stdout = child.stdout.take().ok_or_else(failed)?;
+        let mut lines = BufReader::new(stdout).lines();
+        let line =
+            timeout(START_PATIENCE, lines.next_line()).await.map_err(|_| failed())??.ok_or_else(failed)?;
+        let told: Value = serde_json::from_str(&line).map_err(|_| failed())?;
+        let address = |key: &str| told[key].as_str().map(str::to_owned).ok_or_else(failed);
+        Ok(Self {
+            name: name.to_owned(),
+            client_address: address("client")?,
+            peer_address: address("peer")?,
+            child,
+        })
+    }
+}

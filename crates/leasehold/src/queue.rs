@@ -1,0 +1,230 @@
+//! `leasehold queue`: making and managing queues.
+
+use std::time::Duration;
+
+use leasehold_client::v1::{DescribeQueueResponse, QueueSettings};
+use leasehold_client::{Client, QueueKind};
+use serde_json::{Value, json};
+
+use crate::input::duration;
+use crate::output::{Failure, Output};
+
+#[derive(clap::Subcommand)]
+pub enum Command {
+    /// Makes a queue; does nothing when an equal one is there.
+    Create {
+        queue: String,
+        /// First in, first out within each message group.
+        #[arg(long)]
+        fifo: bool,
+        /// Partitions that the queue spreads over.
+        #[arg(long, default_value_t = 1)]
+        shards: u32,
+        #[command(flatten)]
+        settings: Settings,
+    },
+    /// Lists queues by name.
+    List {
+        #[arg(long, default_value = "")]
+        prefix: String,
+    },
+    /// Shows settings and counters.
+    Describe { queue: String },
+    /// Changes the settings that are given.
+    Set {
+        queue: String,
+        #[command(flatten)]
+        settings: Settings,
+    },
+    /// Removes every message, leased ones too.
+    Purge { queue: String },
+    /// Deletes the queue and all its messages.
+    Delete { queue: String },
+    /// Moves the messages of a dead-letter queue back.
+    Redrive {
+        queue: String,
+        /// Where to; without it, each message goes back to the queue it came from.
+        #[arg(long)]
+        target: Option<String>,
+        /// Messages a second; 0 is as fast as it goes.
+        #[arg(long, default_value_t = 0)]
+        rate: u32,
+        /// Stops the redrive that is running.
+        #[arg(long)]
+        cancel: bool,
+        /// Returns at once instead of when all is moved.
+        #[arg(long)]
+        no_wait: bool,
+    },
+}
+
+#[derive(clap::Args)]
+pub struct Settings {
+    /// How long a consumer has for a message: up to 12h.
+    #[arg(long, value_parser = duration)]
+    lease: Option<Duration>,
+    /// How long a new message waits: up to 15m.
+    #[arg(long, value_parser = duration)]
+    delay: Option<Duration>,
+    /// How long a message is kept: 1m to 14d.
+    #[arg(long, value_parser = duration)]
+    retention: Option<Duration>,
+    /// Where messages go that were received too often; "" for nowhere.
+    #[arg(long)]
+    dead_letter_queue: Option<String>,
+    #[arg(long)]
+    receives_max: Option<u32>,
+    #[arg(long)]
+    content_deduplication: Option<bool>,
+    #[arg(long, value_parser = duration)]
+    deduplication_window: Option<Duration>,
+    #[arg(long)]
+    in_flight_max: Option<u64>,
+    /// Messages; 0 is without bound.
+    #[arg(long)]
+    length_max: Option<u64>,
+    /// Bytes; 0 is without bound.
+    #[arg(long)]
+    bytes_max: Option<u64>,
+    #[arg(long)]
+    message_bytes_max: Option<u64>,
+}
+
+impl Settings {
+    fn to_wire(&self, kind: Option<QueueKind>) -> QueueSettings {
+        let ms = |duration: Option<Duration>| duration.map(|duration| duration.as_millis() as u64);
+        QueueSettings {
+            kind: kind.map(|kind| kind as i32),
+            lease_ms: ms(self.lease),
+            delay_ms: ms(self.delay),
+            retention_ms: ms(self.retention),
+            dead_letter_queue: self.dead_letter_queue.clone(),
+            receives_max: self.receives_max,
+            content_deduplication: self.content_deduplication,
+            deduplication_window_ms: ms(self.deduplication_window),
+            in_flight_max: self.in_flight_max,
+            length_max: self.length_max,
+            bytes_max: self.bytes_max,
+            message_bytes_max: self.message_bytes_max,
+        }
+    }
+}
+
+pub async fn run(command: Command, client: &Client, output: Output) -> Result<(), Failure> {
+    match command {
+        Command::Create { queue, fifo, shards, settings } => {
+            let kind = if fifo { QueueKind::Fifo } else { QueueKind::Standard };
+            let created = client.create_queue(&queue, settings.to_wire(Some(kind)), shards).await?;
+            let text =
+                if created { format!("{queue} is created") } else { format!("{queue} was there already") };
+            output.line(text, &json!({ "queue": queue, "created": created }));
+        }
+        Command::List { prefix } => list(client, &prefix, output).await?,
+        Command::Describe { queue } => describe(&client.describe_queue(&queue).await?, output),
+        Command::Set { queue, settings } => {
+            client.set_queue(&queue, settings.to_wire(None)).await?;
+            done(output, &queue, "is changed");
+        }
+        Command::Purge { queue } => {
+            client.purge_queue(&queue).await?;
+            done(output, &queue, "is empty");
+        }
+        Command::Delete { queue } => {
+            client.delete_queue(&queue).await?;
+            done(output, &queue, "is deleted");
+        }
+        Command::Redrive { queue, cancel: true, .. } => {
+            client.cancel_redrive(&queue).await?;
+            done(output, &queue, "is no longer redriven");
+        }
+        Command::Redrive { queue, target, rate, no_wait, .. } => {
+            client.start_redrive(&queue, target.as_deref(), rate).await?;
+            if no_wait {
+                done(output, &queue, "is being redriven");
+            } else {
+                watch_redrive(client, &queue, output).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn done(output: Output, queue: &str, what: &str) {
+    output.line(format!("{queue} {what}"), &json!({ "queue": queue, "done": true }));
+}
+
+async fn list(client: &Client, prefix: &str, output: Output) -> Result<(), Failure> {
+    let mut after = String::new();
+    loop {
+        let page = client.list_queues(prefix, 1_000, &after).await?;
+        for queue in &page.queues {
+            output.line(queue, &json!({ "queue": queue }));
+        }
+        match page.queues.last() {
+            Some(last) if page.more => after.clone_from(last),
+            _ => return Ok(()),
+        }
+    }
+}
+
+async fn watch_redrive(client: &Client, queue: &str, output: Output) -> Result<(), Failure> {
+    let bar = indicatif::ProgressBar::new(0);
+    if output.is_json() {
+        bar.set_draw_target(indicatif::ProgressDrawTarget::hidden());
+    }
+    loop {
+        let described = client.describe_queue(queue).await?;
+        let waiting = described.counters.unwrap_or_default().dead;
+        let redrive = described.redrive.unwrap_or_default();
+        bar.set_length(redrive.total);
+        bar.set_position(redrive.moved.saturating_sub(waiting));
+        if !redrive.running && waiting == 0 {
+            bar.finish_and_clear();
+            let text = format!("{} messages of {queue} are moved", redrive.moved);
+            output.line(text, &json!({ "queue": queue, "moved": redrive.moved }));
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+fn settings_json(settings: &QueueSettings) -> Value {
+    let kind = if settings.kind == Some(QueueKind::Fifo as i32) { "fifo" } else { "standard" };
+    json!({
+        "kind": kind, "lease_ms": settings.lease_ms, "delay_ms": settings.delay_ms, "retention_ms": settings.retention_ms,
+        "dead_letter_queue": settings.dead_letter_queue, "receives_max": settings.receives_max,
+        "content_deduplication": settings.content_deduplication,
+        "deduplication_window_ms": settings.deduplication_window_ms, "in_flight_max": settings.in_flight_max,
+        "length_max": settings.length_max, "bytes_max": settings.bytes_max,
+        "message_bytes_max": settings.message_bytes_max,
+    })
+}
+
+fn describe(described: &DescribeQueueResponse, output: Output) {
+    let counters = described.counters.unwrap_or_default();
+    let settings = settings_json(&described.settings.clone().unwrap_or_default());
+    let shards =
+        described.shards.iter().map(|shard| json!({ "partition": shard.partition, "leader": shard.leader }));
+    let object = json!({
+        "queue": described.queue, "settings": settings, "ready": counters.ready, "leased": counters.leased,
+        "delayed": counters.delayed, "dead": counters.dead, "bytes": counters.bytes,
+        "oldest_age_ms": counters.oldest_age_ms, "shards": shards.collect::<Vec<_>>(),
+    });
+    if output.is_json() {
+        return output.line("", &object);
+    }
+    println!("{}", described.queue);
+    println!(
+        "  ready {}, leased {}, delayed {}, dead {}",
+        counters.ready, counters.leased, counters.delayed, counters.dead
+    );
+    println!("  {} bytes, the oldest is {} ms old", counters.bytes, counters.oldest_age_ms);
+    if let Value::Object(settings) = &settings {
+        for (name, value) in settings.iter().filter(|(_, value)| !value.is_null()) {
+            println!("  {name:<24} {value}");
+        }
+    }
+    for shard in &described.shards {
+        println!("  shard on partition {}, led by {}", shard.partition, shard.leader);
+    }
+}

@@ -1,0 +1,71 @@
+//! `leasehold server`: one node, until it is told to stop.
+
+use std::path::PathBuf;
+
+use leasehold_node::Node;
+use leasehold_node::config::{Config, process_environment};
+use leasehold_node::telemetry::start_logging;
+use serde_json::json;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::input::pair;
+use crate::output::{Failure, Output};
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Configuration file (TOML).
+    #[arg(long)]
+    config: Option<PathBuf>,
+    /// A setting over the file and the environment, as key=value.
+    #[arg(long = "set", value_parser = pair)]
+    settings: Vec<(String, String)>,
+}
+
+/// Serves until a signal comes or the node cannot go on.
+///
+/// # Errors
+/// When it cannot start, or had to stop by itself.
+pub async fn run(arguments: Arguments, output: Output) -> Result<(), Failure> {
+    let loaded = Config::load(arguments.config.as_deref(), process_environment(), &arguments.settings);
+    let config = loaded.map_err(|error| Failure::usage(error.to_string()))?;
+    start_logging(config.logging.format, &config.logging.level)
+        .map_err(|error| Failure::usage(error.to_string()))?;
+    let name = config.name.clone();
+    let mut stop = Stop::new()?;
+    let node = Node::start(config).await.map_err(|error| Failure::new(error.to_string()))?;
+    let (client, peer) = (node.client_address(), node.peer_address());
+    let admin = node.admin_address().map(|address| address.to_string());
+    output.line(
+        format!("node {name} serves clients on {client} and nodes on {peer}"),
+        &json!({ "node": name, "client": client.to_string(), "peer": peer.to_string(), "admin": admin }),
+    );
+    tokio::select! {
+        () = stop.asked() => {}
+        reason = node.failed() => return Err(Failure::new(format!("node {name} cannot go on: {reason}"))),
+    }
+    eprintln!("node {name} hands over and stops; a second signal stops it at once");
+    tokio::select! {
+        () = node.shutdown() => Ok(()),
+        () = stop.asked() => Err(Failure::new("stopped before everything was handed over")),
+    }
+}
+
+/// The signals that end a process in good order.
+pub struct Stop {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Stop {
+    pub fn new() -> Result<Self, Failure> {
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    /// Waits for the next one.
+    pub async fn asked(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
