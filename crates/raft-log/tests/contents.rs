@@ -12,9 +12,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::executor::block_on;
 use gated::Gated;
-use leasehold_raft_log::{GroupId, Log, ReadError, SimulatedFileSystem, Survival, log_id};
+use leasehold_raft_log::{GroupId, Log, Options, ReadError, SimulatedFileSystem, Survival, log_id};
 use openraft::storage::RaftLogStorage as _;
-use support::{append, entry, group, open, options, read_all, start_append};
+use support::{append, entry, group, open, open_with, options, read_all, start_append};
 
 const GROUP: GroupId = GroupId(1);
 
@@ -183,6 +183,28 @@ fn an_entry_that_is_purged_before_it_is_written_keeps_its_contents() {
     let log = open(&fs.fs.after_power_loss(Survival::Nothing, 0)).unwrap();
     assert_eq!(log.read_content(GROUP, 1, 5, 10).unwrap(), right);
     assert_eq!(read_all(&mut group(&log, 1)).unwrap().last(), Some(&entry(1, 2, payload(2))));
+}
+
+/// A snapshot may refer to the contents of entries that the other replicas have and this one is still writing.
+#[test]
+fn a_snapshot_is_not_saved_before_what_it_refers_to_is_written() {
+    let fs = Gated::default();
+    // The housekeeper shall not wait for the sync of a spare.
+    let log = open_with(&fs, Options { spare_segments: 0, ..options() }).unwrap();
+    append(&mut group(&log, 1), vec![entry(1, 0, payload(0))]).unwrap();
+    fs.syncs.shut();
+    let answer = start_append(&mut group(&log, 1), vec![entry(1, 1, payload(1))]).unwrap();
+    let saving = std::thread::spawn({
+        let log = log.clone();
+        move || block_on(log.save_snapshot(GROUP, Bytes::new(), Bytes::from_static(b"refers to 1")))
+    });
+    std::thread::sleep(Duration::from_millis(50));
+    let is_early = fs.fs.paths().iter().any(|path| path.to_str().unwrap().contains("snapshot"));
+    fs.syncs.open();
+    saving.join().unwrap().unwrap();
+    assert!(!is_early);
+    assert_eq!(log.load_snapshot(GROUP).unwrap().unwrap().bytes, "refers to 1");
+    block_on(answer).unwrap();
 }
 
 /// What is cached until it is written must go when its group goes, or nothing is evicted any more.

@@ -1,4 +1,4 @@
-//! A file system whose syncs wait while a test says so.
+//! A file system in which the syncs of segments wait while a test says so.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -36,7 +36,10 @@ struct GatedFile {
 }
 
 impl Gated {
-    fn wrap(&self, file: Arc<dyn File>) -> Arc<dyn File> {
+    fn wrap(&self, path: &Path, file: Arc<dyn File>) -> Arc<dyn File> {
+        if path.to_str().unwrap().contains("snapshot") {
+            return file;
+        }
         Arc::new(GatedFile { file, syncs: self.syncs.clone() })
     }
 }
@@ -70,11 +73,11 @@ impl FileSystem for Gated {
     }
 
     fn create(&self, path: &Path) -> io::Result<Arc<dyn File>> {
-        self.fs.create(path).map(|file| self.wrap(file))
+        self.fs.create(path).map(|file| self.wrap(path, file))
     }
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn File>> {
-        self.fs.open(path).map(|file| self.wrap(file))
+        self.fs.open(path).map(|file| self.wrap(path, file))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
