@@ -176,6 +176,8 @@ impl Shared {
 struct Threads {
     shared: Arc<Shared>,
     handles: Mutex<Vec<JoinHandle<()>>>,
+    /// Keeps other processes out.
+    lock: Mutex<Option<Box<dyn Send + Sync>>>,
 }
 
 impl Threads {
@@ -188,6 +190,8 @@ impl Threads {
                 tracing::error!("a thread of the log panicked");
             }
         }
+        // Nothing of this log touches the folder any more.
+        self.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 }
 
@@ -202,7 +206,6 @@ impl Drop for Threads {
 pub struct Log {
     pub(crate) shared: Arc<Shared>,
     threads: Arc<Threads>,
-    _lock: Arc<dyn Send + Sync>,
 }
 
 impl Log {
@@ -252,8 +255,8 @@ impl Log {
             spawn("log-writer", Box::new(move || writer.run()))?,
             spawn("log-keeper", Box::new(move || housekeeper::run(&keeper)))?,
         ];
-        let threads = Arc::new(Threads { shared: Arc::clone(&shared), handles: Mutex::new(handles) });
-        Ok((Self { shared, threads, _lock: Arc::from(lock) }, recovered))
+        let threads = Arc::new(Threads { shared: Arc::clone(&shared), handles: Mutex::new(handles), lock: Mutex::new(Some(lock)) });
+        Ok((Self { shared, threads }, recovered))
     }
 
     /// The groups that have something in the log, in the order of their ids.

@@ -134,3 +134,19 @@ fn a_log_of_a_newer_version_is_refused_and_left_alone() {
     let error = log.load_snapshot(GROUP).unwrap_err();
     assert!(matches!(error, ReadError::NewerVersion { found: 2, known: 1, .. }), "{error}");
 }
+
+#[test]
+fn a_group_that_was_removed_and_made_again_is_there_after_a_restart() {
+    let fs = SimulatedFileSystem::new();
+    let log = open(&fs).unwrap();
+    for id in [1, 2] {
+        append(&mut group(&log, id), entries(1, 0..3)).unwrap();
+        block_on(log.remove_group(GroupId(id))).unwrap();
+    }
+    append(&mut group(&log, 1), entries(2, 0..2)).unwrap();
+    block_on(log.save_snapshot(GroupId(2), Bytes::new(), Bytes::from_static(b"new"))).unwrap();
+    let log = open(&fs.after_power_loss(Survival::Nothing, 0)).unwrap();
+    assert_eq!(log.groups(), [GroupId(1), GroupId(2)]);
+    assert_eq!(read_all(&mut group(&log, 1)).unwrap(), entries(2, 0..2));
+    assert_eq!(log.load_snapshot(GroupId(2)).unwrap().unwrap().bytes, "new");
+}
