@@ -23,7 +23,7 @@ pub struct Arguments {
     /// Partitions of a new cluster.
     #[arg(long, default_value_t = 8)]
     partitions: u32,
-    /// Port of the first node for clients; the others follow. 0 takes any.
+    /// Port of the first node for clients, the others follow; nodes use the hundred after that. 0 takes any, for new data only.
     #[arg(long, default_value_t = 7400)]
     port: u16,
 }
@@ -34,12 +34,18 @@ pub struct Arguments {
 /// When a node cannot start or stops by itself.
 pub async fn run(arguments: Arguments, output: Output) -> Result<(), Failure> {
     let mut stop = Stop::new()?;
+    if arguments.port == 0 && arguments.data.as_deref().is_some_and(Path::exists) {
+        return Err(Failure::usage(
+            "nodes with data find each other where they were: give the --port they had",
+        ));
+    }
     let temporary = tempfile::tempdir()?;
     let dir = arguments.data.as_deref().unwrap_or(temporary.path());
     let mut nodes = Vec::new();
     for number in 1..=arguments.nodes {
         let port = if arguments.port == 0 { 0 } else { arguments.port + number - 1 };
-        nodes.push((format!("n{number}"), start(dir, &format!("n{number}"), port).await?));
+        let peer_port = if arguments.port == 0 { 0 } else { port + 100 };
+        nodes.push((format!("n{number}"), start(dir, &format!("n{number}"), port, peer_port).await?));
     }
     let endpoints =
         nodes.iter().map(|(_, node)| format!("http://{}", node.client_address())).collect::<Vec<_>>();
@@ -69,12 +75,12 @@ pub async fn run(arguments: Arguments, output: Output) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn start(dir: &Path, name: &str, port: u16) -> Result<Node, Failure> {
+async fn start(dir: &Path, name: &str, port: u16, peer_port: u16) -> Result<Node, Failure> {
     let settings = [
         ("name", name.to_owned()),
         ("data_dir", dir.join(name).display().to_string()),
         ("client_listen", format!("127.0.0.1:{port}")),
-        ("peer_listen", "127.0.0.1:0".to_owned()),
+        ("peer_listen", format!("127.0.0.1:{peer_port}")),
         ("admin_listen", "127.0.0.1:0".to_owned()),
         ("logging.level", "warn".to_owned()),
     ];

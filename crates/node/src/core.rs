@@ -20,7 +20,7 @@ use crate::raft::{Group, GroupOptions, Machine, Network, ReplicaNode};
 use crate::reconcile::Moving;
 use crate::replica::{PartitionMachine, Replica, ReplicaParts, group_of};
 use crate::router::Router;
-use crate::{housekeeping, leaders, outbox, reconcile};
+use crate::{housekeeping, leaders, outbox, reconcile, seeds};
 
 /// What of a node exists only inside a cluster.
 pub struct Core {
@@ -92,6 +92,7 @@ impl Core {
         tasks.spawn(leaders::balance(core.clone()));
         tasks.spawn(housekeeping::run(core.clone()));
         tasks.spawn(announce(core.clone()));
+        tasks.spawn(seeds::run(core.clone()));
         Ok(core)
     }
 

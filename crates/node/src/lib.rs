@@ -31,6 +31,7 @@ mod receipt_token;
 mod reconcile;
 mod replica;
 mod router;
+mod seeds;
 mod services;
 pub mod telemetry;
 

@@ -65,9 +65,15 @@ pub struct Shell {
     core: OnceLock<Arc<Core>>,
     joining: AsyncMutex<()>,
     tasks: Mutex<JoinSet<()>>,
+    stop: watch::Receiver<bool>,
 }
 
 impl Shell {
+    /// Completes when the node stops serving.
+    pub fn stopped(&self) -> impl Future<Output = ()> + Send + 'static {
+        until(self.stop.clone())
+    }
+
     /// What this node does in its cluster.
     ///
     /// # Errors
@@ -245,6 +251,7 @@ impl Node {
         let advertise = |address| move |error| StartError::Advertise { address, error };
         let client = config.client_advertised(client_address).map_err(advertise(client_address))?;
         let peer = config.peer_advertised(peer_address).map_err(advertise(peer_address))?;
+        let (stopping, stop) = watch::channel(false);
         let shell = Arc::new(Shell {
             config: Arc::new(config),
             log,
@@ -253,11 +260,11 @@ impl Node {
             core: OnceLock::new(),
             joining: AsyncMutex::new(()),
             tasks: Mutex::new(JoinSet::new()),
+            stop: stop.clone(),
         });
         if let Some(identity) = identity {
             shell.start_core(identity).await.map_err(StartError::Core)?;
         }
-        let (stopping, stop) = watch::channel(false);
         let mut servers = JoinSet::new();
         if let Some(admin) = listeners.admin {
             let state = AdminState { metrics, readiness: Arc::new(ShellReadiness(shell.clone())) };

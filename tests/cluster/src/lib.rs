@@ -1,5 +1,6 @@
 //! A cluster of nodes in one process, on loopback, for tests.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -34,6 +35,8 @@ pub struct TestCluster {
     dir: TempDir,
     settings: Vec<(String, String)>,
     nodes: Vec<(String, Option<Node>)>,
+    /// Where each node was reached first: it comes back there.
+    ports: BTreeMap<String, (u16, u16)>,
 }
 
 impl TestCluster {
@@ -57,22 +60,24 @@ impl TestCluster {
     /// No node yet.
     pub fn empty(settings: Vec<(String, String)>) -> Self {
         let dir = tempfile::tempdir().unwrap_or_else(|error| panic!("{error}"));
-        Self { dir, settings, nodes: Vec::new() }
+        Self { dir, settings, nodes: Vec::new(), ports: BTreeMap::new() }
     }
 
     /// Starts a node that belongs to no cluster.
     pub async fn add_process(&mut self, name: &str) {
         let node = self.start_node(name).await;
+        self.ports.insert(name.to_owned(), (node.client_address().port(), node.peer_address().port()));
         self.nodes.push((name.to_owned(), Some(node)));
     }
 
     async fn start_node(&self, name: &str) -> Node {
         let dir = self.dir_of(name);
+        let (client_port, peer_port) = self.ports.get(name).copied().unwrap_or_default();
         let mut overrides = vec![
             ("name".to_owned(), name.to_owned()),
             ("data_dir".to_owned(), dir.display().to_string()),
-            ("client_listen".to_owned(), "127.0.0.1:0".to_owned()),
-            ("peer_listen".to_owned(), "127.0.0.1:0".to_owned()),
+            ("client_listen".to_owned(), format!("127.0.0.1:{client_port}")),
+            ("peer_listen".to_owned(), format!("127.0.0.1:{peer_port}")),
             ("admin_listen".to_owned(), "127.0.0.1:0".to_owned()),
             ("log.segment_bytes".to_owned(), (16 << 20).to_string()),
             ("limits.disk_low_bytes".to_owned(), (64 << 20).to_string()),
@@ -119,7 +124,7 @@ impl TestCluster {
         }
     }
 
-    /// Starts a stopped node again, on other ports.
+    /// Starts a stopped node again, where it was.
     pub async fn restart(&mut self, name: &str) {
         let node = self.start_node(name).await;
         *self.slot(name) = Some(node);

@@ -2,12 +2,44 @@
 
 use std::time::Duration;
 
-use leasehold_client::v1::QueueSettings;
-use leasehold_client::{NewMessage, ReceiveOptions};
-use leasehold_cluster_tests::{Plan, TestCluster};
+use leasehold_client::v1::{MessageState, QueueSettings};
+use leasehold_client::{Client, Lease, Message, NewMessage, QueueKind, Reason, ReceiveOptions};
+use leasehold_cluster_tests::{Plan, TestCluster, eventually};
 
-fn receive(messages_max: u32) -> ReceiveOptions {
-    ReceiveOptions { messages_max, wait: Duration::from_secs(10), ..ReceiveOptions::default() }
+async fn receive(client: &Client, queue: &str, messages_max: u32, wait: Duration) -> Vec<Message> {
+    let options = ReceiveOptions { messages_max, wait, ..ReceiveOptions::default() };
+    client.receive(queue, options).await.unwrap()
+}
+
+/// Receives until `count` messages are there.
+async fn receive_all(client: &Client, queue: &str, count: usize) -> Vec<Message> {
+    let mut all = Vec::new();
+    eventually("all messages are received", async || {
+        all.extend(receive(client, queue, 100, Duration::from_secs(1)).await);
+        all.len() >= count
+    })
+    .await;
+    assert_eq!(all.len(), count);
+    all
+}
+
+async fn ack(client: &Client, queue: &str, messages: &[Message]) {
+    let receipts = messages.iter().map(|message| message.receipt.clone()).collect::<Vec<_>>();
+    for outcome in client.ack(queue, &receipts).await.unwrap() {
+        outcome.unwrap();
+    }
+}
+
+fn bodies(messages: &[Message]) -> Vec<String> {
+    let mut bodies =
+        messages.iter().map(|message| String::from_utf8(message.body.to_vec()).unwrap()).collect::<Vec<_>>();
+    bodies.sort();
+    bodies
+}
+
+async fn counters(client: &Client, queue: &str) -> (u64, u64, u64, u64) {
+    let counters = client.describe_queue(queue).await.unwrap().counters.unwrap();
+    (counters.ready, counters.leased, counters.delayed, counters.dead)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -16,14 +48,263 @@ async fn a_message_is_sent_received_and_acknowledged() {
     let client = cluster.client();
     assert!(client.create_queue("work", QueueSettings::default(), 1).await.unwrap());
     assert!(!client.create_queue("work", QueueSettings::default(), 1).await.unwrap());
-    let sent = client.send("work", vec![NewMessage::new("one"), NewMessage::new("two")]).await.unwrap();
+    let message = NewMessage::new("one").attribute("colour", "String", "red");
+    let sent = client.send("work", vec![message, NewMessage::new("two")]).await.unwrap();
     assert!(sent.iter().all(Result::is_ok));
-    let mut messages = client.receive("work", receive(10)).await.unwrap();
-    messages.sort_by_key(|message| message.body.clone());
-    assert_eq!(messages.iter().map(|message| &message.body[..]).collect::<Vec<_>>(), [&b"one"[..], b"two"]);
-    let receipts = messages.iter().map(|message| message.receipt.clone()).collect::<Vec<_>>();
-    assert!(client.ack("work", &receipts).await.unwrap().iter().all(Result::is_ok));
-    let described = client.describe_queue("work").await.unwrap().counters.unwrap();
-    assert_eq!((described.ready, described.leased), (0, 0));
+    let messages = receive_all(&client, "work", 2).await;
+    assert_eq!(bodies(&messages), ["one", "two"]);
+    let one = messages.iter().find(|message| message.body == "one").unwrap();
+    assert_eq!(one.attribute("colour").unwrap(), "red");
+    assert_eq!(one.receive_count, 1);
+    assert_eq!(counters(&client, "work").await, (0, 2, 0, 0));
+    ack(&client, "work", &messages).await;
+    assert_eq!(counters(&client, "work").await, (0, 0, 0, 0));
+    // To acknowledge again is told apart from having done it.
+    let again = client.ack("work", &[messages[0].receipt.clone()]).await.unwrap().pop().unwrap();
+    assert_eq!(again.unwrap_err().reason, Reason::MessageGone);
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_node_serves_every_queue_and_a_spread_queue_loses_nothing() {
+    let cluster = TestCluster::start(Plan::default()).await;
+    cluster.client_at("n1").create_queue("wide", QueueSettings::default(), 4).await.unwrap();
+    for (node, batch) in [("n1", 0..100), ("n2", 100..200), ("n3", 200..300)] {
+        let messages = batch.map(|number: u32| NewMessage::new(format!("{number:03}"))).collect();
+        let sent = cluster.client_at(node).send("wide", messages).await.unwrap();
+        assert!(sent.into_iter().all(|outcome| outcome.is_ok()));
+    }
+    let client = cluster.client_at("n2");
+    let messages = receive_all(&client, "wide", 300).await;
+    assert_eq!(bodies(&messages), (0..300).map(|number| format!("{number:03}")).collect::<Vec<_>>());
+    ack(&cluster.client_at("n3"), "wide", &messages).await;
+    assert_eq!(counters(&client, "wide").await, (0, 0, 0, 0));
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_ends_is_extended_and_is_given_back() {
+    let cluster = TestCluster::start(Plan::default()).await;
+    let client = cluster.client();
+    let settings = QueueSettings { lease_ms: Some(1_500), ..QueueSettings::default() };
+    client.create_queue("leases", settings, 1).await.unwrap();
+    client.send("leases", vec![NewMessage::new("x")]).await.unwrap();
+    let first = receive_all(&client, "leases", 1).await.pop().unwrap();
+    // Nobody else gets it while the lease lasts; then somebody does, and the first receipt is stale.
+    assert!(receive(&client, "leases", 1, Duration::ZERO).await.is_empty());
+    let second = receive_all(&client, "leases", 1).await.pop().unwrap();
+    assert!(second.receive_count == 2 && second.fencing_token > first.fencing_token);
+    let stale = client.ack("leases", &[first.receipt]).await.unwrap().pop().unwrap();
+    assert_eq!(stale.unwrap_err().reason, Reason::ReceiptStale);
+    // Extended, it outlives its first end.
+    let extended = client
+        .extend("leases", &[Lease::new(second.receipt.clone(), Duration::from_secs(600))])
+        .await
+        .unwrap();
+    assert!(extended[0].is_ok());
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert!(receive(&client, "leases", 1, Duration::ZERO).await.is_empty());
+    let too_long = Lease::new(second.receipt.clone(), Duration::from_secs(12 * 3600 + 1));
+    let refused = client.extend("leases", &[too_long]).await.unwrap().pop().unwrap();
+    assert_eq!(refused.unwrap_err().reason, Reason::LeaseTooLong);
+    // Given back, it is there at once.
+    let released = client.release("leases", &[Lease::new(second.receipt, Duration::ZERO)]).await.unwrap();
+    assert!(released[0].is_ok());
+    let third = receive_all(&client, "leases", 1).await.pop().unwrap();
+    ack(&client, "leases", &[third]).await;
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fifo_queue_keeps_the_order_of_each_group() {
+    let cluster = TestCluster::start(Plan::default()).await;
+    let client = cluster.client();
+    let settings = QueueSettings { kind: Some(QueueKind::Fifo as i32), ..QueueSettings::default() };
+    client.create_queue("orders", settings, 2).await.unwrap();
+    let refused = client.send("orders", vec![NewMessage::new("no group")]).await.unwrap().pop().unwrap();
+    assert_eq!(refused.unwrap_err().reason, Reason::GroupRequired);
+    for number in 0..5 {
+        for group in ["a", "b", "c"] {
+            let message = NewMessage::new(number.to_string()).group(group);
+            client.send("orders", vec![message]).await.unwrap().pop().unwrap().unwrap();
+        }
+    }
+    let mut seen = std::collections::BTreeMap::<String, Vec<String>>::new();
+    eventually("everything is received in order", async || {
+        let batch = receive(&client, "orders", 2, Duration::from_millis(200)).await;
+        for message in &batch {
+            let body = String::from_utf8(message.body.to_vec()).unwrap();
+            seen.entry(message.group.clone().unwrap()).or_default().push(body);
+        }
+        if !batch.is_empty() {
+            ack(&client, "orders", &batch).await;
+        }
+        seen.values().map(Vec::len).sum::<usize>() == 15
+    })
+    .await;
+    assert!(seen.values().all(|group| *group == ["0", "1", "2", "3", "4"]), "{seen:?}");
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_received_too_often_goes_to_the_dead_letter_queue_and_back() {
+    let cluster = TestCluster::start(Plan::default()).await;
+    let client = cluster.client();
+    client.create_queue("dead", QueueSettings::default(), 2).await.unwrap();
+    let settings = QueueSettings {
+        dead_letter_queue: Some("dead".to_owned()),
+        receives_max: Some(2),
+        ..QueueSettings::default()
+    };
+    client.create_queue("work", settings, 2).await.unwrap();
+    client
+        .send("work", (0..10).map(|number| NewMessage::new(format!("bad-{number}"))).collect())
+        .await
+        .unwrap();
+    for _ in 0..2 {
+        let messages = receive_all(&client, "work", 10).await;
+        let leases = messages
+            .into_iter()
+            .map(|message| Lease::new(message.receipt, Duration::ZERO))
+            .collect::<Vec<_>>();
+        assert!(client.release("work", &leases).await.unwrap().into_iter().all(|outcome| outcome.is_ok()));
+    }
+    eventually("all messages are in the dead-letter queue", async || {
+        receive(&client, "work", 100, Duration::ZERO).await;
+        counters(&client, "work").await == (0, 0, 0, 0) && counters(&client, "dead").await.0 == 10
+    })
+    .await;
+    let dead = receive_all(&client, "dead", 10).await;
+    assert_eq!(bodies(&dead), (0..10).map(|number| format!("bad-{number}")).collect::<Vec<_>>());
+    let origin = dead[0].origin.clone().unwrap();
+    assert_eq!((origin.queue.as_str(), origin.receive_count), ("work", 2));
+    let leases =
+        dead.into_iter().map(|message| Lease::new(message.receipt, Duration::ZERO)).collect::<Vec<_>>();
+    client.release("dead", &leases).await.unwrap();
+    client.start_redrive("dead", None, 0).await.unwrap();
+    eventually("all messages are back", async || counters(&client, "work").await.0 == 10).await;
+    assert_eq!(counters(&client, "dead").await, (0, 0, 0, 0));
+    let redrive = client.describe_queue("dead").await.unwrap().redrive.unwrap();
+    assert_eq!((redrive.moved, redrive.running), (10, false));
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn delays_deduplication_peek_why_and_purge() {
+    let cluster =
+        TestCluster::start(Plan { settings: vec![("history.mode".into(), "all".into())], ..Plan::default() })
+            .await;
+    let client = cluster.client();
+    client.create_queue("misc", QueueSettings::default(), 1).await.unwrap();
+    let delayed = NewMessage::new("later").delay(Duration::from_millis(1_500));
+    client.send("misc", vec![delayed]).await.unwrap().pop().unwrap().unwrap();
+    assert_eq!(counters(&client, "misc").await, (0, 0, 1, 0));
+    assert!(receive(&client, "misc", 1, Duration::ZERO).await.is_empty());
+    let peeked = client.peek("misc", 10).await.unwrap().pop().unwrap();
+    assert_eq!((&peeked.body[..], peeked.state()), (&b"later"[..], MessageState::Delayed));
+    let later = receive_all(&client, "misc", 1).await;
+    ack(&client, "misc", &later).await;
+    let twice = || NewMessage::new("once").deduplication_id("id-1");
+    let first = client.send("misc", vec![twice()]).await.unwrap().pop().unwrap().unwrap();
+    let second = client.send("misc", vec![twice()]).await.unwrap().pop().unwrap().unwrap();
+    assert!(!first.duplicate && second.duplicate && first.id == second.id);
+    let once = receive_all(&client, "misc", 1).await;
+    ack(&client, "misc", &once).await;
+    eventually("the life of the message is told", async || {
+        let life = client.why("misc", first.id).await.unwrap();
+        let events = life.events.iter().map(|event| event.event.as_str()).collect::<Vec<_>>();
+        events == ["sent", "duplicate", "granted", "acked"] && life.state == "gone"
+    })
+    .await;
+    client.send("misc", (0..50).map(|_| NewMessage::new("gone")).collect()).await.unwrap();
+    client.purge_queue("misc").await.unwrap();
+    assert_eq!(counters(&client, "misc").await, (0, 0, 0, 0));
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_that_is_deleted_and_made_again_is_empty() {
+    let cluster = TestCluster::start(Plan::default()).await;
+    let client = cluster.client();
+    client.create_queue("again", QueueSettings::default(), 1).await.unwrap();
+    client.send("again", vec![NewMessage::new("old")]).await.unwrap();
+    let old = receive_all(&client, "again", 1).await.pop().unwrap();
+    client.delete_queue("again").await.unwrap();
+    let unknown = client.send("again", vec![NewMessage::new("x")]).await.unwrap_err();
+    assert_eq!(unknown.reason, Reason::UnknownQueue);
+    client.create_queue("again", QueueSettings::default(), 1).await.unwrap();
+    assert_eq!(counters(&client, "again").await, (0, 0, 0, 0));
+    let gone = client.ack("again", &[old.receipt]).await.unwrap().pop().unwrap();
+    assert_eq!(gone.unwrap_err().reason, Reason::MessageGone);
+    client.send("again", vec![NewMessage::new("new")]).await.unwrap();
+    assert_eq!(bodies(&receive_all(&client, "again", 1).await), ["new"]);
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bad_input_is_refused_with_its_reason() {
+    let cluster = TestCluster::start(Plan::default()).await;
+    let client = cluster.client();
+    client.create_queue("q", QueueSettings::default(), 1).await.unwrap();
+    let failed = |error: leasehold_client::Error| (error.reason, error.detail);
+    assert_eq!(
+        failed(client.receive("none", ReceiveOptions::default()).await.unwrap_err()).0,
+        Reason::UnknownQueue
+    );
+    assert_eq!(
+        failed(client.create_queue("a b", QueueSettings::default(), 1).await.unwrap_err()).0,
+        Reason::InvalidArgument
+    );
+    let settings = QueueSettings { lease_ms: Some(1), ..QueueSettings::default() };
+    assert_eq!(failed(client.create_queue("q", settings, 1).await.unwrap_err()).0, Reason::QueueExists);
+    let settings = QueueSettings { lease_ms: Some(43_200_001), ..QueueSettings::default() };
+    let (reason, detail) = failed(client.set_queue("q", settings).await.unwrap_err());
+    assert!(reason == Reason::InvalidArgument && detail.contains("lease_ms"), "{detail}");
+    let large = client
+        .send("q", vec![NewMessage::new(vec![0; 1_048_577])])
+        .await
+        .unwrap()
+        .pop()
+        .unwrap()
+        .unwrap_err();
+    assert_eq!(large.reason, Reason::MessageTooLarge);
+    let many = client.send("q", (0..1_001).map(|_| NewMessage::new("x")).collect()).await.unwrap_err();
+    assert_eq!(many.reason, Reason::BatchTooLarge);
+    let long =
+        ReceiveOptions { lease: Some(Duration::from_secs(12 * 3600 + 1)), ..ReceiveOptions::default() };
+    assert_eq!(failed(client.receive("q", long).await.unwrap_err()).0, Reason::LeaseTooLong);
+    let forged = client.ack("q", &["not a receipt".into()]).await.unwrap().pop().unwrap().unwrap_err();
+    assert_eq!(forged.reason, Reason::ReceiptForged);
+    client.send("q", vec![NewMessage::new("x")]).await.unwrap();
+    let message = receive_all(&client, "q", 1).await.pop().unwrap();
+    let mut receipt = message.receipt.to_vec();
+    receipt[6] ^= 1;
+    let forged = client.ack("q", &[receipt.into()]).await.unwrap().pop().unwrap().unwrap_err();
+    assert_eq!(forged.reason, Reason::ReceiptForged);
+    ack(&client, "q", &[message]).await;
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn producers_and_consumers_stream() {
+    let cluster = TestCluster::start(Plan::default()).await;
+    let client = cluster.client();
+    client.create_queue("stream", QueueSettings::default(), 4).await.unwrap();
+    let producer = client.producer("stream").start();
+    let sent = producer.send_all((0..2_000).map(|number: u32| NewMessage::new(format!("{number:04}")))).await;
+    assert!(sent.iter().all(Result::is_ok));
+    producer.close().await;
+    let mut consumer = client.consumer("stream").credit(100).name("c1").start();
+    let mut seen = Vec::new();
+    while seen.len() < 2_000 {
+        let next = tokio::time::timeout(leasehold_cluster_tests::PATIENCE, consumer.next()).await;
+        let delivery = next.expect("a delivery comes in time").unwrap().unwrap();
+        seen.push(String::from_utf8(delivery.body.to_vec()).unwrap());
+        delivery.ack().await.unwrap();
+    }
+    consumer.close().await;
+    seen.sort();
+    assert_eq!(seen, (0..2_000).map(|number| format!("{number:04}")).collect::<Vec<_>>());
+    eventually("the queue is empty", async || counters(&client, "stream").await == (0, 0, 0, 0)).await;
     cluster.end().await;
 }

@@ -56,19 +56,22 @@ where
         Self { factory: Arc::new(factory) }
     }
 
-    /// Starts serving one lane; the stream carries the answers.
+    /// Serves one lane until the peer hangs up or it is time to stop; the stream carries the answers.
     pub fn serve(
         &self,
         mut frames: Streaming<FrameBatch>,
+        stop: impl Future<Output = ()> + Send + 'static,
     ) -> Pin<Box<dyn Stream<Item = Result<FrameBatch, Status>> + Send>> {
         let (sender, queue) = mpsc::unbounded_channel();
         let answers = Answers { frames: sender };
         let mut dispatch = (self.factory)();
         tokio::spawn(async move {
+            let mut stop = std::pin::pin!(stop);
             loop {
                 let batch = tokio::select! {
                     batch = frames.message() => batch,
                     () = answers.closed() => break,
+                    () = &mut stop => break,
                 };
                 let Ok(Some(batch)) = batch else { break };
                 for frame in batch.frames {

@@ -37,7 +37,7 @@ impl Peer for PeerService {
         let core = self.shell.core()?;
         core.lanes.cluster().check(request.metadata())?;
         let server = LaneServer::new(move || Inbound::new(core.clone()));
-        Ok(Response::new(server.serve(request.into_inner())))
+        Ok(Response::new(server.serve(request.into_inner(), self.shell.stopped())))
     }
 
     async fn install_snapshot(

@@ -1,0 +1,183 @@
+//! The command as its users meet it: real processes, on loopback.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+
+use serde_json::Value;
+
+fn leasehold() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_leasehold"))
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// A cluster in a process of its own; it ends with this value.
+struct Dev {
+    child: Child,
+    endpoint: String,
+}
+
+impl Dev {
+    fn start() -> Self {
+        let mut command = leasehold();
+        command.args(["dev", "--port", "0", "--partitions", "2", "--json"]).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut endpoint = None;
+        for line in BufReader::new(child.stdout.take().unwrap()).lines() {
+            let told: Value = serde_json::from_str(&line.unwrap()).unwrap();
+            if told["ready"] == true {
+                break;
+            }
+            endpoint = endpoint.or_else(|| told["endpoint"].as_str().map(str::to_owned));
+        }
+        Self { child, endpoint: endpoint.expect("dev tells its endpoints before it is ready") }
+    }
+
+    fn run(&self, arguments: &[&str], stdin: &str) -> Output {
+        let mut command = leasehold();
+        command.args(arguments).env("LEASEHOLD_ENDPOINT", &self.endpoint);
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(stdin.as_bytes()).unwrap();
+        child.wait_with_output().unwrap()
+    }
+
+    /// The output of a command that must succeed.
+    fn done(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments, "");
+        assert!(output.status.success(), "{arguments:?}: {}", text(&output.stderr));
+        text(&output.stdout)
+    }
+
+    /// The JSON objects of a command that must succeed.
+    fn objects(&self, arguments: &[&str]) -> Vec<Value> {
+        let arguments = [arguments, &["--json"]].concat();
+        self.done(&arguments).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+}
+
+impl Drop for Dev {
+    fn drop(&mut self) {
+        // It may have ended by itself; then there is nothing to end.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn every_subcommand_does_its_work_on_a_cluster() {
+    let dev = Dev::start();
+    assert_eq!(
+        dev.done(&["queue", "create", "jobs", "--lease", "45s", "--shards", "2"]),
+        "jobs is created\n"
+    );
+    assert_eq!(
+        dev.done(&["queue", "create", "jobs", "--lease", "45s", "--shards", "2"]),
+        "jobs was there already\n"
+    );
+    assert_eq!(dev.objects(&["queue", "describe", "jobs"])[0]["settings"]["lease_ms"], 45_000);
+    dev.done(&["queue", "set", "jobs", "--lease", "1m"]);
+    assert_eq!(dev.objects(&["queue", "describe", "jobs"])[0]["settings"]["lease_ms"], 60_000);
+    let sent = dev.objects(&["send", "jobs", "by hand", "--attribute", "kind=test"]);
+    let id = sent[0]["id"].as_str().unwrap().to_owned();
+    assert_eq!(dev.objects(&["peek", "jobs"])[0]["body"], "by hand");
+    let got = dev.objects(&["receive", "jobs", "--wait", "10s", "--ack"]);
+    assert_eq!(
+        (&got[0]["id"], &got[0]["attributes"]["kind"]),
+        (&Value::from(id.clone()), &Value::from("test"))
+    );
+    assert_eq!(dev.objects(&["why", "jobs", &id]).last().unwrap()["state"], "gone");
+    let lines = dev.run(&["send", "jobs"], "one\ntwo\nthree\n");
+    assert_eq!(text(&lines.stdout), "3 messages sent\n");
+    let seen = tempfile::NamedTempFile::new().unwrap();
+    let exec = format!("cat >> {0}; echo >> {0}", seen.path().display());
+    dev.done(&["receive", "jobs", "--max", "3", "--wait", "10s", "--exec", &exec]);
+    let mut bodies =
+        std::fs::read_to_string(seen.path()).unwrap().lines().map(str::to_owned).collect::<Vec<_>>();
+    bodies.sort();
+    assert_eq!(bodies, ["one", "three", "two"]);
+    assert_eq!(dev.objects(&["queue", "describe", "jobs"])[0]["leased"], 0);
+    dev.done(&["queue", "create", "dead"]);
+    dev.done(&["queue", "redrive", "dead", "--target", "jobs"]);
+    dev.done(&["queue", "purge", "jobs"]);
+    assert_eq!(dev.done(&["queue", "list"]), "dead\njobs\n");
+    dev.done(&["queue", "delete", "dead"]);
+    assert_eq!(dev.done(&["queue", "list"]), "jobs\n");
+    let status = &dev.objects(&["cluster", "status"])[0];
+    assert_eq!((status["ready"].as_bool(), status["nodes"].as_array().map(Vec::len)), (Some(true), Some(3)));
+    assert!(dev.done(&["cluster", "status"]).contains("partition 0"));
+}
+
+#[test]
+fn what_fails_says_why_in_text_and_in_json() {
+    let dev = Dev::start();
+    let output = dev.run(&["receive", "nothing"], "");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("does not exist"), "{}", text(&output.stderr));
+    let output = dev.run(&["receive", "nothing", "--json"], "");
+    let told: Value = serde_json::from_slice(&output.stderr).unwrap();
+    assert_eq!(
+        (&told["outcome"], &told["reason"]),
+        (&Value::from("NOT_DONE"), &Value::from("UNKNOWN_QUEUE"))
+    );
+    assert_eq!(dev.run(&["send", "jobs", "x", "--delay", "soon"], "").status.code(), Some(2));
+    assert_eq!(dev.run(&["why", "jobs", "12"], "").status.code(), Some(2));
+}
+
+fn refused(arguments: &[&str]) -> String {
+    let output = leasehold().arg("server").args(arguments).output().unwrap();
+    assert!(!output.status.success());
+    text(&output.stderr)
+}
+
+#[test]
+fn a_server_that_cannot_start_names_the_key_or_the_folder() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = format!("data_dir={}", dir.path().display());
+    let listen = [
+        "--set",
+        "client_listen=127.0.0.1:0",
+        "--set",
+        "peer_listen=127.0.0.1:0",
+        "--set",
+        "admin_listen=127.0.0.1:0",
+    ];
+    let with = |extra: &[&str]| {
+        let mut arguments = vec!["--set", "name=a", "--set", data.as_str()];
+        arguments.extend(listen);
+        arguments.extend(extra);
+        refused(&arguments)
+    };
+    assert!(with(&["--set", "raft.heartbeat_ms=fast"]).contains("raft.heartbeat_ms"));
+    assert!(with(&["--set", "no_such_key=1"]).contains("no_such_key"));
+    assert!(with(&["--set", "client_listen=0.0.0.0:0"]).contains("insecure"));
+    // Of another node, and of a newer version.
+    write_identity(dir.path(), 1, "b");
+    assert!(with(&[]).contains("belongs to node \"b\""), "{}", with(&[]));
+    write_identity(dir.path(), 9, "a");
+    assert!(with(&[]).contains("newer version"), "{}", with(&[]));
+}
+
+fn write_identity(dir: &Path, version: u32, name: &str) {
+    let body =
+        format!("leasehold identity {version}\ncluster {:032x}\nnode 1\ncatalogue 1\nname {name}\n", 7);
+    let crc = crc32c::crc32c(body.as_bytes());
+    std::fs::write(dir.join("identity"), format!("{body}crc32c {crc:08x}\n")).unwrap();
+}
+
+#[test]
+fn the_demo_proves_that_a_killed_leader_loses_nothing() {
+    let output = leasehold().args(["demo", "--json", "--messages", "12000"]).output().unwrap();
+    let told: Value =
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", text(&output.stderr)));
+    assert!(output.status.success(), "{told}");
+    assert_eq!(told["holds"], true);
+    assert_eq!((told["sent"].as_u64(), told["acked"].as_u64()), (Some(12_000), Some(12_000)));
+    assert_eq!((told["lost"].as_u64(), told["leases_shortened"].as_u64()), (Some(0), Some(0)));
+    // The faults took place: a run without them would prove nothing.
+    assert!(told["failover_ms"].as_u64().is_some() && told["killed"].is_string(), "{told}");
+    assert!(told["consumer_crashes"].as_u64() > Some(0) && told["redelivered"].as_u64() > Some(0), "{told}");
+}

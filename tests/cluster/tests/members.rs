@@ -1,0 +1,155 @@
+//! Nodes that stop, come back, join and leave while a queue is in use.
+
+use std::time::Duration;
+
+use leasehold_client::v1::{QueueSettings, StatusResponse};
+use leasehold_client::{Client, NewMessage, Reason, ReceiveOptions};
+use leasehold_cluster_tests::{Plan, TestCluster, eventually};
+
+async fn send(client: &Client, queue: &str, from: u32, count: u32) {
+    for start in (from..from + count).step_by(100) {
+        let end = (start + 100).min(from + count);
+        let messages = (start..end).map(|number| NewMessage::new(format!("{number:05}"))).collect();
+        for outcome in client.send(queue, messages).await.unwrap() {
+            outcome.unwrap();
+        }
+    }
+}
+
+/// Takes everything out of the queue; the bodies, sorted.
+async fn drain(client: &Client, queue: &str, count: usize) -> Vec<String> {
+    let mut bodies = Vec::new();
+    eventually("the queue is drained", async || {
+        let wait = Duration::from_millis(500);
+        let options = ReceiveOptions { messages_max: 200, wait, ..ReceiveOptions::default() };
+        let messages = client.receive(queue, options).await.unwrap();
+        let receipts = messages.iter().map(|message| message.receipt.clone()).collect::<Vec<_>>();
+        if !receipts.is_empty() {
+            assert!(client.ack(queue, &receipts).await.unwrap().into_iter().all(|outcome| outcome.is_ok()));
+        }
+        bodies.extend(messages.into_iter().map(|message| String::from_utf8(message.body.to_vec()).unwrap()));
+        bodies.len() >= count
+    })
+    .await;
+    bodies.sort();
+    bodies
+}
+
+fn expected(count: u32) -> Vec<String> {
+    (0..count).map(|number| format!("{number:05}")).collect()
+}
+
+async fn status(client: &Client) -> StatusResponse {
+    client.cluster_status().await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_acknowledged_survives_a_restart_of_all_nodes() {
+    let mut cluster = TestCluster::start(Plan::default()).await;
+    let client = cluster.client();
+    client.create_queue("kept", QueueSettings::default(), 4).await.unwrap();
+    send(&client, "kept", 0, 1_000).await;
+    for name in ["n1", "n2", "n3"] {
+        cluster.stop(name).await;
+    }
+    for name in ["n1", "n2", "n3"] {
+        cluster.restart(name).await;
+    }
+    cluster.wait_until_ready().await;
+    let client = cluster.client();
+    assert_eq!(drain(&client, "kept", 1_000).await, expected(1_000));
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopped_node_hands_over_and_its_leases_last() {
+    let mut cluster = TestCluster::start(Plan::default()).await;
+    let client = cluster.client();
+    let settings = QueueSettings { lease_ms: Some(4_000), ..QueueSettings::default() };
+    client.create_queue("held", settings, 1).await.unwrap();
+    send(&client, "held", 0, 1).await;
+    let options =
+        ReceiveOptions { messages_max: 1, wait: Duration::from_secs(10), ..ReceiveOptions::default() };
+    let held = client.receive("held", options.clone()).await.unwrap().pop().unwrap();
+    let leader = client.describe_queue("held").await.unwrap().shards[0].leader.clone();
+    cluster.stop(&leader).await;
+    let client = cluster.client();
+    let next = loop {
+        if let Some(next) = client.receive("held", options.clone()).await.unwrap().pop() {
+            break next;
+        }
+    };
+    let slack = Duration::from_millis(250);
+    assert!(tokio::time::Instant::now() + slack >= held.lease_until, "the lease was shortened");
+    assert_eq!((next.receive_count, next.id), (2, held.id));
+    assert!(next.fencing_token > held.fencing_token);
+    cluster.restart(&leader).await;
+    cluster.wait_until_ready().await;
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_joins_takes_its_share_and_another_leaves() {
+    let mut cluster = TestCluster::start(Plan::default()).await;
+    let client = cluster.client();
+    client.create_queue("moved", QueueSettings::default(), 4).await.unwrap();
+    send(&client, "moved", 0, 2_000).await;
+    cluster.add_process("n4").await;
+    client.add_node(cluster.init_node("n4")).await.unwrap();
+    eventually("the new node has its share", async || {
+        let status = status(&client).await;
+        let has_share = status.nodes.iter().any(|node| node.name == "n4" && node.replicas == 3);
+        has_share && status.partitions.iter().all(|partition| partition.settled)
+    })
+    .await;
+    client.remove_node("n1").await.unwrap();
+    eventually("the old node has left", async || {
+        status(&cluster.client_at("n4")).await.nodes.iter().all(|node| node.name != "n1")
+    })
+    .await;
+    cluster.stop("n1").await;
+    let client = cluster.client();
+    assert_eq!(drain(&client, "moved", 2_000).await, expected(2_000));
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_outside_a_cluster_says_what_to_do_and_none_joins_two() {
+    let mut cluster = TestCluster::empty(Vec::new());
+    cluster.add_process("alone").await;
+    let client = cluster.client_at("alone");
+    let error = client.create_queue("q", QueueSettings::default(), 1).await.unwrap_err();
+    assert_eq!(error.reason, Reason::NotInitialised);
+    assert!(error.detail.contains("cluster init"), "{}", error.detail);
+    let wrong = vec![leasehold_client::v1::InitNode { name: "other".into(), ..cluster.init_node("alone") }];
+    let error = client.init_cluster(wrong, 2, 1).await.unwrap_err();
+    assert!(error.reason == Reason::InvalidArgument && error.detail.contains("other"), "{}", error.detail);
+    client.init_cluster(vec![cluster.init_node("alone")], 2, 1).await.unwrap();
+    cluster.wait_until_ready().await;
+    let error = client.init_cluster(vec![cluster.init_node("alone")], 2, 1).await.unwrap_err();
+    assert_eq!(error.reason, Reason::AlreadyInitialised);
+    client.create_queue("q", QueueSettings::default(), 1).await.unwrap();
+    send(&client, "q", 0, 10).await;
+    assert_eq!(drain(&client, "q", 10).await, expected(10));
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn leadership_is_transferred_on_request() {
+    let cluster = TestCluster::start(Plan { partitions: 1, ..Plan::default() }).await;
+    let client = cluster.client();
+    client.create_queue("q", QueueSettings::default(), 1).await.unwrap();
+    let before = status(&client).await;
+    let target = before.nodes.iter().find(|node| node.id != before.partitions[0].leader).unwrap();
+    client.transfer_leader(0, &target.name).await.unwrap();
+    eventually("the other node leads", async || {
+        let status = status(&client).await;
+        status.partitions[0].leader == target.id
+    })
+    .await;
+    send(&client, "q", 0, 10).await;
+    let unknown = client.transfer_leader(7, &target.name).await.unwrap_err();
+    assert_eq!(unknown.reason, Reason::UnknownPartition);
+    assert_eq!(client.transfer_leader(0, "nobody").await.unwrap_err().reason, Reason::UnknownNode);
+    cluster.end().await;
+}
