@@ -82,6 +82,12 @@ impl From<Error> for Failure {
     }
 }
 
+impl From<leasehold::processes::ProcessError> for Failure {
+    fn from(error: leasehold::processes::ProcessError) -> Self {
+        Self::new(error.0)
+    }
+}
+
 impl From<std::io::Error> for Failure {
     fn from(error: std::io::Error) -> Self {
         Self::new(error.to_string())

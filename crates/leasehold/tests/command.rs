@@ -90,6 +90,7 @@ fn every_subcommand_does_its_work_on_a_cluster() {
         (&Value::from(id.clone()), &Value::from("test"))
     );
     assert_eq!(dev.objects(&["why", "jobs", &id]).last().unwrap()["state"], "gone");
+    assert_eq!(dev.objects(&["why", "jobs", "0:999999"]).last().unwrap()["state"], "never-sent");
     let lines = dev.run(&["send", "jobs"], "one\ntwo\nthree\n");
     assert_eq!(text(&lines.stdout), "3 messages sent\n");
     let seen = tempfile::NamedTempFile::new().unwrap();
@@ -153,7 +154,9 @@ fn a_server_that_cannot_start_names_the_key_or_the_folder() {
     };
     assert!(with(&["--set", "raft.heartbeat_ms=fast"]).contains("raft.heartbeat_ms"));
     assert!(with(&["--set", "no_such_key=1"]).contains("no_such_key"));
-    assert!(with(&["--set", "client_listen=0.0.0.0:0"]).contains("insecure"));
+    assert!(
+        with(&["--set", "client_listen=0.0.0.0:0", "--set", "client_advertise=a:1"]).contains("insecure")
+    );
     // Of another node, and of a newer version.
     write_identity(dir.path(), 1, "b");
     assert!(with(&[]).contains("belongs to node \"b\""), "{}", with(&[]));

@@ -125,7 +125,10 @@ impl LocalAnswers {
     pub async fn why(&self, replica: &Replica, why: peer::Why) -> Result<WhyResponse, Failure> {
         self.check_leads(replica)?;
         let queue = QueueId(why.queue);
-        let view = replica.machine().read().find(why.sequence).filter(|view| view.queue == queue);
+        let (view, was_sent) = {
+            let state = replica.machine().read();
+            (state.find(why.sequence).filter(|view| view.queue == queue), state.has_given_out(why.sequence))
+        };
         let events = match &self.history {
             Some(history) => history.life_of(replica.id(), queue, why.sequence).await?,
             None => Vec::new(),
@@ -135,8 +138,8 @@ impl LocalAnswers {
             Some(State::Leased) => "leased",
             Some(State::Delayed) => "delayed",
             Some(State::Dead) => "dead",
-            None if events.is_empty() => "unknown",
-            None => "gone",
+            None if was_sent => "gone",
+            None => "never-sent",
         };
         Ok(WhyResponse { events, state: state.to_owned() })
     }

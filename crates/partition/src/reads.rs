@@ -127,6 +127,11 @@ impl Partition {
         entry.messages.iter(messages).map(|slot| (messages[slot].offset, messages[slot].len)).collect()
     }
 
+    /// Whether a message ever had this sequence.
+    pub fn has_given_out(&self, sequence: u64) -> bool {
+        sequence < self.store.next_sequence
+    }
+
     /// A message by its sequence. O(log entries + messages of its entry).
     pub fn find(&self, sequence: u64) -> Option<MessageView> {
         self.slot_of(sequence).map(|slot| self.message_view(slot))

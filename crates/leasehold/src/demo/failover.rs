@@ -2,12 +2,12 @@
 
 use std::time::{Duration, Instant};
 
+use leasehold::processes::Processes;
 use leasehold_client::v1::QueueSettings;
 use leasehold_client::{Client, NewMessage, ReceiveOptions};
 use tokio::time::sleep;
 
 use super::QUEUE;
-use super::processes::Processes;
 use crate::output::Failure;
 
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -1,7 +1,6 @@
 //! `leasehold demo`: three processes, real input, crashes on purpose, and a proof at the end.
 
 mod failover;
-mod processes;
 mod proof;
 mod work;
 
@@ -11,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use leasehold::processes::Processes;
 use leasehold_client::v1::{QueueCounters, QueueSettings};
 use leasehold_client::{Client, NewMessage};
 use serde_json::json;
@@ -18,7 +18,6 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use self::failover::{Failover, kill_busiest, make_probes};
-use self::processes::Processes;
 use self::proof::{Verdict, judge};
 use self::work::Ledger;
 use crate::input::lines;
@@ -78,7 +77,7 @@ pub async fn run(arguments: Arguments, output: Output) -> Result<(), Failure> {
     };
     told(format!("three nodes start, with their data in {}", dir.path().display()));
     let started = Instant::now();
-    let mut processes = Processes::start(dir.path()).await?;
+    let mut processes = Processes::start(&std::env::current_exe()?, dir.path(), SHARDS).await?;
     let client = processes.client()?;
     let settings = QueueSettings { lease_ms: Some(LEASE.as_millis() as u64), ..QueueSettings::default() };
     client.create_queue(QUEUE, settings, SHARDS).await?;

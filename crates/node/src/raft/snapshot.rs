@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 use futures::{Stream, StreamExt};
 use leasehold_proto::peer::peer_client::PeerClient;
 use leasehold_proto::peer::{ContentRange, Contents, SnapshotAnswer, SnapshotChunk, SnapshotHead};
-use leasehold_raft_log::{Log, decode_snapshot_meta, encode_snapshot_meta};
+use leasehold_raft_log::{Log, ReadError, decode_snapshot_meta, encode_snapshot_meta};
 use openraft::type_config::alias::SnapshotOf;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -68,7 +68,7 @@ pub async fn send_snapshot(
     Ok(vote_from_peer(answer.into_inner().vote)?)
 }
 
-/// The call has ended; nobody takes chunks any more.
+/// The snapshot is broken off: the call has ended, or a content cannot be read.
 struct Closed;
 
 impl From<mpsc::error::SendError<SnapshotChunk>> for Closed {
@@ -93,11 +93,7 @@ fn read_chunks(
     let mut waiting = Vec::new();
     let mut bytes = 0;
     for (log_index, ranges) in log.live_contents(group, through) {
-        let read = |(offset, len): (u32, u32)| {
-            let found = log.read_content(group, log_index, offset, len).ok()?;
-            Some(ContentRange { offset, bytes: found })
-        };
-        let ranges = ranges.into_iter().filter_map(read).collect::<Vec<_>>();
+        let ranges = read_ranges(log, group, log_index, ranges)?;
         bytes += ranges.iter().map(|range| range.bytes.len()).sum::<usize>();
         waiting.push(Contents { log_index, ranges });
         if bytes >= CHUNK_BYTES {
@@ -106,8 +102,29 @@ fn read_chunks(
             bytes = 0;
         }
     }
-    chunks.blocking_send(SnapshotChunk { contents: waiting, ..SnapshotChunk::default() })?;
+    chunks.blocking_send(SnapshotChunk { contents: waiting, is_last: true, ..SnapshotChunk::default() })?;
     Ok(())
+}
+
+/// The contents of one entry. What was settled a moment ago may be gone; anything else that cannot be read breaks the snapshot off.
+fn read_ranges(
+    log: &Log,
+    group: GroupId,
+    log_index: u64,
+    ranges: Vec<(u32, u32)>,
+) -> Result<Vec<ContentRange>, Closed> {
+    let mut found = Vec::with_capacity(ranges.len());
+    for (offset, len) in ranges {
+        match log.read_content(group, log_index, offset, len) {
+            Ok(bytes) => found.push(ContentRange { offset, bytes }),
+            Err(ReadError::Missing { .. }) => {}
+            Err(error) => {
+                tracing::error!(group = group.0, log_index, %error, "a snapshot cannot be sent");
+                return Err(Closed);
+            }
+        }
+    }
+    Ok(found)
 }
 
 /// Takes a snapshot from a leader: contents go to the log as they come, the state is installed at the end.
@@ -127,9 +144,11 @@ pub async fn receive_snapshot<D: GroupDirectory>(
         Status::not_found(format!("group {} has no replica {} here", head.group, head.target))
     })?;
     let mut state = BytesMut::new();
+    let mut is_whole = false;
     while let Some(chunk) = chunks.next().await {
         let chunk = chunk?;
         state.extend_from_slice(&chunk.state);
+        is_whole |= chunk.is_last;
         if !chunk.contents.is_empty() {
             let contents = chunk.contents.into_iter().map(|contents| {
                 let ranges = contents.ranges.into_iter().map(|range| (range.offset, range.bytes)).collect();
@@ -140,7 +159,7 @@ pub async fn receive_snapshot<D: GroupDirectory>(
         }
     }
     let state = state.freeze();
-    if state.len() as u64 != head.state_bytes || crc32c::crc32c(&state) != head.state_crc32c {
+    if !is_whole || state.len() as u64 != head.state_bytes || crc32c::crc32c(&state) != head.state_crc32c {
         return Err(Status::data_loss("the snapshot was damaged on its way"));
     }
     let malformed = |error: String| Status::invalid_argument(error);

@@ -1,4 +1,4 @@
-//! The nodes of the demo: real processes, on loopback, ended by the ids they were started with.
+//! A cluster of real processes, on loopback, ended by the ids they were started with.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -12,11 +12,32 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::time::{sleep, timeout};
 
-use crate::output::Failure;
-
 const NODES: usize = 3;
-const PARTITIONS: u32 = 4;
 const START_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Why the processes do not do what they shall.
+#[derive(Debug)]
+pub struct ProcessError(pub String);
+
+impl From<std::io::Error> for ProcessError {
+    fn from(error: std::io::Error) -> Self {
+        Self(error.to_string())
+    }
+}
+
+impl From<leasehold_client::Error> for ProcessError {
+    fn from(error: leasehold_client::Error) -> Self {
+        Self(error.to_string())
+    }
+}
+
+impl std::fmt::Display for ProcessError {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for ProcessError {}
 
 /// One node's process.
 pub struct NodeProcess {
@@ -28,27 +49,28 @@ pub struct NodeProcess {
 
 /// Three nodes; they end with this value.
 pub struct Processes {
+    program: PathBuf,
     dir: PathBuf,
     pub nodes: Vec<NodeProcess>,
 }
 
 impl Processes {
-    /// Starts the nodes and founds their cluster.
+    /// Starts nodes of a `leasehold` program and founds their cluster.
     ///
     /// # Errors
     /// When a process does not start, or the cluster is not ready in time.
-    pub async fn start(dir: &Path) -> Result<Self, Failure> {
+    pub async fn start(program: &Path, dir: &Path, partitions: u32) -> Result<Self, ProcessError> {
         let mut nodes = Vec::new();
         for number in 1..=NODES {
-            nodes.push(NodeProcess::start(dir, &format!("n{number}")).await?);
+            nodes.push(NodeProcess::start(program, dir, &format!("n{number}")).await?);
         }
-        let processes = Self { dir: dir.to_owned(), nodes };
+        let processes = Self { program: program.to_owned(), dir: dir.to_owned(), nodes };
         let members = processes
             .nodes
             .iter()
             .map(|node| InitNode { name: node.name.clone(), peer_address: node.peer_address.clone() });
         let client = processes.client()?;
-        client.init_cluster(members.collect(), PARTITIONS, NODES as u32).await?;
+        client.init_cluster(members.collect(), partitions, NODES as u32).await?;
         let ready = async {
             loop {
                 let status = client.cluster_status().await;
@@ -60,12 +82,14 @@ impl Processes {
                 sleep(Duration::from_millis(50)).await;
             }
         };
-        timeout(START_PATIENCE, ready).await.map_err(|_| Failure::new("the cluster did not become ready"))?;
+        timeout(START_PATIENCE, ready)
+            .await
+            .map_err(|_| ProcessError("the cluster did not become ready".to_owned()))?;
         Ok(processes)
     }
 
     /// A client of its own, that knows all nodes.
-    pub fn client(&self) -> Result<Client, Failure> {
+    pub fn client(&self) -> Result<Client, ProcessError> {
         Ok(Client::connect(self.endpoints())?)
     }
 
@@ -73,21 +97,26 @@ impl Processes {
         self.nodes.iter().map(|node| format!("http://{}", node.client_address)).collect()
     }
 
+    /// The process id of a node, while it runs.
+    pub fn pid(&self, at: usize) -> Option<u32> {
+        self.nodes[at].child.id()
+    }
+
     /// Ends a node as a crash does.
-    pub async fn kill(&mut self, at: usize) -> Result<(), Failure> {
+    pub async fn kill(&mut self, at: usize) -> Result<(), ProcessError> {
         Ok(self.nodes[at].child.kill().await?)
     }
 
     /// Starts a killed node again, from what its disk holds.
-    pub async fn restart(&mut self, at: usize) -> Result<(), Failure> {
+    pub async fn restart(&mut self, at: usize) -> Result<(), ProcessError> {
         let name = self.nodes[at].name.clone();
-        self.nodes[at] = NodeProcess::start(&self.dir, &name).await?;
+        self.nodes[at] = NodeProcess::start(&self.program, &self.dir, &name).await?;
         Ok(())
     }
 }
 
 impl NodeProcess {
-    async fn start(dir: &Path, name: &str) -> Result<Self, Failure> {
+    async fn start(program: &Path, dir: &Path, name: &str) -> Result<Self, ProcessError> {
         let data_dir = dir.join(name);
         let log = File::options().create(true).append(true).open(dir.join(format!("{name}.log")))?;
         let settings = [
@@ -98,14 +127,14 @@ impl NodeProcess {
             "admin_listen=127.0.0.1:0".to_owned(),
             "log.segment_bytes=16MiB".to_owned(),
         ];
-        let mut command = Command::new(std::env::current_exe()?);
+        let mut command = Command::new(program);
         command
             .args(["server", "--json"])
             .args(settings.iter().flat_map(|setting| ["--set", setting.as_str()]));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).kill_on_drop(true);
         let mut child = command.spawn()?;
         let failed = || {
-            Failure::new(format!(
+            ProcessError(format!(
                 "node {name} did not start: see {}",
                 dir.join(format!("{name}.log")).display()
             ))

@@ -1,0 +1,3 @@
+//! What the command and its tests share: clusters of real processes.
+
+pub mod processes;
