@@ -15,11 +15,16 @@ pub fn names_of_enum<'a>(proto: &'a str, name: &str) -> Vec<&'a str> {
     values.filter_map(|line| line.split_whitespace().next()).collect()
 }
 
-/// Each reason has a row that begins with its name, and each such row is of a reason.
+/// Each reason has a row under `## Reasons` that begins with its name, and each such row is of a reason.
 pub fn reasons(path: &str, document: &str, proto: &str) -> Vec<Finding> {
     let reasons = names_of_enum(proto, "Reason");
+    let section = document
+        .split("## Reasons\n")
+        .nth(1)
+        .and_then(|after| after.split("\n## ").next())
+        .unwrap_or_default();
     let rows =
-        document.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect::<Vec<_>>();
+        section.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect::<Vec<_>>();
     let mut findings = Vec::new();
     if reasons.is_empty() {
         findings.push(format!("{path}: the protocol has no enum Reason any more"));
@@ -31,8 +36,7 @@ pub fn reasons(path: &str, document: &str, proto: &str) -> Vec<Finding> {
             _ => findings.push(format!("{path}: {reason} is there twice")),
         }
     }
-    let is_reason_like = |row: &&&str| row.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_');
-    let stale = rows.iter().filter(is_reason_like).filter(|row| !reasons.contains(row));
+    let stale = rows.iter().filter(|row| !reasons.contains(row));
     findings.extend(stale.map(|row| format!("{path}: {row} is not a reason of the protocol")));
     findings
 }
@@ -155,16 +159,16 @@ mod tests {
     #[test]
     fn a_reason_that_is_missing_stale_or_twice_is_found() {
         assert_eq!(names_of_enum(PROTO, "Reason"), ["NONE", "BUSY"]);
+        let check = |rows: &str| {
+            reasons("e.md", &format!("| `DONE` |\n\n## Reasons\n\n{rows}\n## More\n| `X` |\n"), PROTO)
+        };
+        assert_eq!(check("| `NONE` | a |\n| `BUSY` | b |\n"), Vec::<String>::new());
+        assert_eq!(check("| `NONE` | BUSY |\n"), ["e.md: BUSY is missing"]);
         assert_eq!(
-            reasons("e.md", "| `NONE` | a |\n| `BUSY` | b |\n| `key` | c |\n", PROTO),
-            Vec::<String>::new()
-        );
-        assert_eq!(reasons("e.md", "| `NONE` | BUSY |\n", PROTO), ["e.md: BUSY is missing"]);
-        assert_eq!(
-            reasons("e.md", "| `NONE` |\n| `BUSY` |\n| `OLD` |\n", PROTO),
+            check("| `NONE` |\n| `BUSY` |\n| `OLD` |\n"),
             ["e.md: OLD is not a reason of the protocol"]
         );
-        assert_eq!(reasons("e.md", "| `NONE` |\n| `BUSY` |\n| `BUSY` |\n", PROTO).len(), 1);
+        assert_eq!(check("| `NONE` |\n| `BUSY` |\n| `BUSY` |\n"), ["e.md: BUSY is there twice"]);
         assert_eq!(reasons("e.md", "", "").len(), 1);
     }
 

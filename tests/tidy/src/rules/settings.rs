@@ -1,4 +1,4 @@
-//! Configuration that is installed somewhere must be configuration that a node takes.
+//! Environment variables that are installed somewhere must be settings that a node takes. (Files are loaded by a test of the node.)
 
 use std::collections::BTreeSet;
 
@@ -15,24 +15,6 @@ pub fn known(keys: &str) -> BTreeSet<&str> {
         .lines()
         .filter(|line| line.trim_start().starts_with("pub(super) const") && line.contains(": &str ="));
     constants.filter_map(|line| line.split('"').nth(1)).collect()
-}
-
-/// Checks a configuration file of a node.
-pub fn of_file(path: &str, toml: &str, known: &BTreeSet<&str>) -> Vec<Finding> {
-    let mut section = String::new();
-    let mut findings = Vec::new();
-    for (at, line) in toml.lines().enumerate() {
-        let line = line.trim();
-        if let Some(header) = line.strip_prefix('[').filter(|header| header.ends_with(']')) {
-            section = format!("{}.", header.trim_end_matches(']'));
-        } else if let Some((key, _)) = line.split_once('=').filter(|_| !line.starts_with('#')) {
-            let key = format!("{section}{}", key.trim());
-            if !known.contains(key.as_str()) {
-                findings.push(format!("{path}:{}: `{key}` is not a setting", at + 1));
-            }
-        }
-    }
-    findings
 }
 
 /// Checks the environment variables that a file names.
@@ -62,14 +44,6 @@ mod tests {
     fn settings_that_no_node_takes_are_found() {
         let known = known(KEYS);
         assert_eq!(known.len(), 2);
-        assert_eq!(
-            of_file("a.toml", "# n = 1\nname = \"a\"\n[limits]\ndisk_low_bytes = 1\n", &known),
-            Vec::<String>::new()
-        );
-        assert_eq!(
-            of_file("a.toml", "[limits]\nname = \"a\"\n", &known),
-            ["a.toml:2: `limits.name` is not a setting"]
-        );
         let yaml = "LEASEHOLD_NAME: a\nLEASEHOLD_LIMITS__DISK_LOW_BYTES: 1\n";
         assert_eq!(of_environment("a.yaml", yaml, &known), Vec::<String>::new());
         assert_eq!(of_environment("a.yaml", "LEASEHOLD_DISK_LOW: 1\n", &known).len(), 1);
