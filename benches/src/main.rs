@@ -1,6 +1,8 @@
-//! Measures a cluster of three nodes on this machine: all nodes and the clients in one process, every answer after the sync of a quorum.
+//! Measures a cluster of three nodes on this machine, with its clients beside it; every answer comes after the sync of a quorum.
 #![allow(clippy::print_stdout)]
 
+mod failover;
+mod footprint;
 mod throughput;
 
 use clap::{Parser, Subcommand};
@@ -18,6 +20,14 @@ enum What {
     Send(throughput::Load),
     /// Messages sent, received and acknowledged a second.
     Cycle(throughput::Load),
+    /// Time from the kill of a leader to the next send and receive that are done.
+    Failover(failover::Rounds),
+    /// Processor time of a cluster that does nothing.
+    Idle(footprint::Idle),
+    /// Memory of many queues.
+    Queues(footprint::Queues),
+    /// Memory and restart with a long backlog.
+    Backlog(footprint::Backlog),
 }
 
 fn main() {
@@ -28,6 +38,10 @@ fn main() {
         match arguments.what {
             What::Send(load) => throughput::send(&load).await,
             What::Cycle(load) => throughput::cycle(&load).await,
+            What::Failover(rounds) => failover::measure(&rounds).await,
+            What::Idle(idle) => footprint::idle(&idle).await,
+            What::Queues(queues) => footprint::queues(&queues).await,
+            What::Backlog(backlog) => footprint::backlog(&backlog).await,
         }
     });
     println!("{line}");

@@ -90,6 +90,7 @@ impl Core {
         tasks.spawn(reconcile::run(core.clone()));
         tasks.spawn(leaders::watch_peers(core.clone(), peer_events));
         tasks.spawn(leaders::balance(core.clone()));
+        tasks.spawn(leaders::watch_leaderless(core.clone()));
         tasks.spawn(housekeeping::run(core.clone()));
         tasks.spawn(announce(core.clone()));
         tasks.spawn(seeds::run(core.clone()));

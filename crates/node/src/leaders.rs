@@ -10,13 +10,17 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::core::Core;
 use crate::lane::PeerEvent;
-use crate::raft::{Group, Role};
+use crate::raft::{Group, GroupId, Role};
 
 /// The first survivor asks for votes at once, each next one this much later, so that they do not split the votes.
 const STAGGER: Duration = Duration::from_millis(40);
 /// A survivor that finds no new leader asks again.
 const CAMPAIGN_AGAIN: Duration = Duration::from_millis(400);
 const CAMPAIGNS_MAX: u32 = 5;
+
+/// How often it is looked for groups without a leader, and how long one may be without.
+const LEADERLESS_INTERVAL: Duration = Duration::from_millis(100);
+const LEADERLESS_PATIENCE: Duration = Duration::from_millis(300);
 
 /// How often leaders are compared with where they are best.
 const BALANCE_INTERVAL: Duration = Duration::from_secs(2);
@@ -40,8 +44,7 @@ pub async fn watch_peers(core: Arc<Core>, mut events: mpsc::UnboundedReceiver<Pe
 }
 
 fn replace_leaders(core: &Arc<Core>, gone: NodeId) {
-    let partitions = core.router.replicas().into_iter().map(|replica| replica.group().clone());
-    for group in partitions.chain([core.catalogue.group.clone()]) {
+    for group in groups(core) {
         let is_led_there = matches!(&*group.role().borrow(), Role::Follower { leader: Some(leader) } if leader.node_id == gone.0);
         if is_led_there {
             tokio::spawn(campaign_in_turn(core.clone(), group, gone));
@@ -49,11 +52,65 @@ fn replace_leaders(core: &Arc<Core>, gone: NodeId) {
     }
 }
 
+fn groups(core: &Core) -> Vec<Group> {
+    let partitions = core.router.replicas().into_iter().map(|replica| replica.group().clone());
+    partitions.chain([core.catalogue.group.clone()]).collect()
+}
+
+/// Whether enough voters can be asked; an election that cannot be won would only make the next leader step down.
+fn can_win(core: &Core, group: &Group) -> bool {
+    let members = group.members();
+    let can_vote = |replica: &&u64| {
+        let is_reachable = |node: NodeId| node == core.view.here() || core.lanes.is_reachable(node);
+        members.nodes.get(replica).is_some_and(|node| is_reachable(NodeId(node.node_id)))
+    };
+    let votes = members.voters.iter().filter(can_vote).count();
+    members.voters.contains(&group.replica()) && votes * 2 > members.voters.len()
+}
+
+/// Stands for groups that nobody leads, as after a start of all nodes, until the node stops. Raft's own time-outs would do it
+/// too, seconds later.
+pub async fn watch_leaderless(core: Arc<Core>) {
+    let mut leaderless: HashMap<GroupId, Instant> = HashMap::new();
+    loop {
+        sleep(LEADERLESS_INTERVAL).await;
+        for group in groups(&core) {
+            let is_leaderless = matches!(*group.role().borrow(), Role::Follower { leader: None });
+            if !is_leaderless {
+                leaderless.remove(&group.id());
+                continue;
+            }
+            let now = Instant::now();
+            let due =
+                leaderless.entry(group.id()).or_insert_with(|| now + LEADERLESS_PATIENCE + turn_of(&group));
+            if now >= *due && can_win(&core, &group) {
+                *due = now + CAMPAIGN_AGAIN + turn_of(&group);
+                group.campaign().await;
+            }
+        }
+    }
+}
+
+/// When it is this replica's turn to stand, after the first.
+fn turn_of(group: &Group) -> Duration {
+    let mut voters = group.members().voters;
+    spread(&mut voters, group.id());
+    let turn = voters.iter().position(|replica| *replica == group.replica()).unwrap_or(0);
+    STAGGER * 5 * turn as u32
+}
+
+/// A different order for every group, so that its candidates and leaders spread.
+fn spread(replicas: &mut [u64], group: GroupId) {
+    replicas.sort_unstable();
+    if !replicas.is_empty() {
+        replicas.rotate_left(group.0 as usize % replicas.len());
+    }
+}
+
 /// Asks for votes when it is this replica's turn among the survivors, and until somebody leads.
 async fn campaign_in_turn(core: Arc<Core>, group: Group, gone: NodeId) {
     let mut survivors = group.members().voters_beyond(gone);
-    // A different order for every group spreads what the lost node led.
-    survivors.sort_by_key(|replica| (replica.wrapping_add(u64::from(group.id().0))) % 7);
+    spread(&mut survivors, group.id());
     let Some(turn) = survivors.iter().position(|replica| *replica == group.replica()) else { return };
     sleep(STAGGER * turn as u32).await;
     for _ in 0..CAMPAIGNS_MAX {
@@ -64,7 +121,9 @@ async fn campaign_in_turn(core: Arc<Core>, group: Group, gone: NodeId) {
         if is_led || core.lanes.is_reachable(gone) {
             return;
         }
-        group.campaign().await;
+        if can_win(&core, &group) {
+            group.campaign().await;
+        }
         sleep(CAMPAIGN_AGAIN + STAGGER * turn as u32).await;
     }
 }

@@ -43,9 +43,9 @@ fn the_defaults_are_those_of_a_node_on_loopback() {
     assert_eq!((config.limits.disk_low_bytes, config.limits.cache_bytes), (512 * mib, 64 * mib));
     assert_eq!((config.limits.pending_bytes_max, config.log.segment_bytes), (64 * mib, 64 * mib));
     let raft = RaftTiming {
-        heartbeat_ms: 250,
-        election_min_ms: 1000,
-        election_max_ms: 2000,
+        heartbeat_ms: 1000,
+        election_min_ms: 3000,
+        election_max_ms: 5000,
         liveness_timeout_ms: 1000,
     };
     assert_eq!(config.raft, raft);
@@ -75,7 +75,7 @@ fn every_section_of_a_file_is_read() {
         mode = "all"
         [raft]
         heartbeat_ms = 100
-        election_max_ms = "3s"
+        election_max_ms = "4s"
         [logging]
         format = "json"
         level = "info,leasehold_node=debug"
@@ -89,7 +89,7 @@ fn every_section_of_a_file_is_read() {
         ["b.example:7401", "10.0.0.3:7401"]
     );
     assert_eq!(config.limits.cache_bytes, 1_048_576);
-    assert_eq!((config.raft.heartbeat_ms, config.raft.election_max_ms), (100, 3000));
+    assert_eq!((config.raft.heartbeat_ms, config.raft.election_max_ms), (100, 4000));
     assert_eq!(config.history.mode, HistoryMode::All);
     assert_eq!(config.logging.format, LogFormat::Json);
     assert_eq!(config.security, Security::Insecure);
@@ -184,12 +184,12 @@ fn wrong_values_are_named_with_their_source_and_what_is_allowed() {
 
 #[test]
 fn values_that_do_not_fit_each_other_are_both_named() {
-    let late = [("raft.heartbeat_ms", "400ms")];
+    let late = [("raft.heartbeat_ms", "1100ms")];
     refused(
         with_flags(&late),
-        &["`raft.election_min_ms`", "the default", "`raft.heartbeat_ms` = \"400ms\"", "three times"],
+        &["`raft.election_min_ms`", "the default", "`raft.heartbeat_ms` = \"1100ms\"", "three times"],
     );
-    let flat = [("raft.election_max_ms", "1s")];
+    let flat = [("raft.election_max_ms", "3s")];
     refused(with_flags(&flat), &["`raft.election_max_ms`", "`raft.election_min_ms`", "more than"]);
     let full = [("log.segment_bytes", "512MiB")];
     refused(with_flags(&full), &["`limits.disk_low_bytes`", "`log.segment_bytes`", "two segments"]);
