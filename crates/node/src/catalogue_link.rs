@@ -107,19 +107,31 @@ impl CatalogueLink {
 
     async fn ask(&self, body: Bytes) -> Result<Answer, Failure> {
         let end = Instant::now() + Duration::from_millis(LEADER_WAIT_MS_MAX);
-        loop {
-            let tried = match self.leader_node() {
+        let mut hint = None;
+        for tries in 0.. {
+            let tried = match self.leader_node().or(hint).or_else(|| self.any_other(tries)) {
                 Some(leader) if leader == self.view.here() => self.execute_here(body.clone()).await,
-                Some(leader) => self.ask_node(leader, body.clone()).await,
+                Some(node) => self.ask_node(node, body.clone()).await,
                 None => Err(Failure::not_leader(None)),
             };
             match tried {
                 Err(failure) if failure.reason == Reason::NoLeader && Instant::now() < end => {
+                    hint = failure.leader.filter(|leader| *leader != self.view.here());
                     sleep(Duration::from_millis(LOOK_AGAIN_MS)).await;
                 }
                 done => return done,
             }
         }
+        Err(Failure::not_leader(None))
+    }
+
+    /// Another node of the cluster. A node that came back elsewhere hears from no leader, but others know who it is.
+    fn any_other(&self, tries: usize) -> Option<NodeId> {
+        let others = self.view.look(|catalogue| {
+            let ids = catalogue.nodes().map(|node| NodeId(node.id));
+            ids.filter(|node| *node != self.view.here()).collect::<Vec<_>>()
+        });
+        others.get(tries % others.len().max(1)).copied()
     }
 
     async fn ask_node(&self, node: NodeId, body: Bytes) -> Result<Answer, Failure> {

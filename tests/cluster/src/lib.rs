@@ -130,6 +130,12 @@ impl TestCluster {
         *self.slot(name) = Some(node);
     }
 
+    /// Starts a stopped node again, on other ports.
+    pub async fn restart_elsewhere(&mut self, name: &str) {
+        self.ports.remove(name);
+        self.restart(name).await;
+    }
+
     fn slot(&mut self, name: &str) -> &mut Option<Node> {
         let found = self.nodes.iter_mut().find(|(other, _)| other == name);
         found.map(|(_, node)| node).unwrap_or_else(|| panic!("there is no node {name}"))

@@ -153,3 +153,17 @@ async fn leadership_is_transferred_on_request() {
     assert_eq!(client.transfer_leader(0, "nobody").await.unwrap_err().reason, Reason::UnknownNode);
     cluster.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_comes_back_elsewhere_takes_part_again() {
+    let mut cluster = TestCluster::start(Plan::default()).await;
+    cluster.client().create_queue("q", QueueSettings::default(), 4).await.unwrap();
+    for name in ["n1", "n2", "n3"] {
+        cluster.stop(name).await;
+        send(&cluster.client(), "q", 0, 10).await;
+        cluster.restart_elsewhere(name).await;
+        cluster.wait_until_ready().await;
+        assert_eq!(drain(&cluster.client_at(name), "q", 10).await, expected(10));
+    }
+    cluster.end().await;
+}

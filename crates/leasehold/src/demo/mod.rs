@@ -107,6 +107,9 @@ pub async fn run(arguments: Arguments, output: Output) -> Result<(), Failure> {
     wait_for(&ledger, count * DRAIN_AT_PERCENT / 100).await?;
     ledger.is_draining.store(true, Ordering::Relaxed);
     let remaining = drain(&client).await?;
+    if let Some(failover) = &failover {
+        wait_until_back(&processes, failover.node).await?;
+    }
     ledger.is_over.store(true, Ordering::Relaxed);
     while workers.join_next().await.is_some() {}
     if let Some(display) = display {
@@ -191,6 +194,20 @@ async fn wait_for(ledger: &Ledger, acked: u64) -> Result<(), Failure> {
             return Err(Failure::new(format!("{acked} rows were not processed within {PATIENCE:?}")));
         }
         sleep(Duration::from_millis(5)).await;
+    }
+    Ok(())
+}
+
+/// Waits until a node that was killed takes part again: it must not only be missed by nobody.
+async fn wait_until_back(processes: &Processes, at: usize) -> Result<(), Failure> {
+    let node = &processes.nodes[at];
+    let client = Client::connect([format!("http://{}", node.client_address)])?;
+    let end = Instant::now() + PATIENCE;
+    while !client.cluster_status().await.is_ok_and(|status| status.ready) {
+        if Instant::now() > end {
+            return Err(Failure::new(format!("{} was started again and does not take part", node.name)));
+        }
+        sleep(Duration::from_millis(50)).await;
     }
     Ok(())
 }
