@@ -167,3 +167,55 @@ async fn a_node_that_comes_back_elsewhere_takes_part_again() {
     }
     cluster.end().await;
 }
+
+/// Bodies that fill the log, each with a number that can be checked.
+fn large(number: u32) -> Vec<u8> {
+    let mut body = vec![number as u8; 100_000];
+    body[..4].copy_from_slice(&number.to_le_bytes());
+    body
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_missed_more_than_the_log_holds_catches_up_by_a_snapshot() {
+    const COUNT: u32 = 900;
+    let mut cluster = TestCluster::start(Plan { partitions: 1, ..Plan::default() }).await;
+    let client = cluster.client();
+    client.create_queue("large", QueueSettings::default(), 1).await.unwrap();
+    cluster.stop("n3").await;
+    for number in 0..COUNT {
+        client.send("large", vec![NewMessage::new(large(number))]).await.unwrap().pop().unwrap().unwrap();
+    }
+    let snapshot =
+        |cluster: &TestCluster, name: &str| cluster.dir_of(name).join("log").join("snapshot-00000001");
+    eventually("the nodes have taken a snapshot", async || {
+        snapshot(&cluster, "n1").exists() && snapshot(&cluster, "n2").exists()
+    })
+    .await;
+    assert!(!snapshot(&cluster, "n3").exists());
+    cluster.restart("n3").await;
+    cluster.wait_until_ready().await;
+    eventually("the node that was away has the snapshot", async || snapshot(&cluster, "n3").exists()).await;
+    // It must serve what it never saw in its own log.
+    let client = cluster.client();
+    client.transfer_leader(0, "n3").await.unwrap();
+    cluster.stop("n1").await;
+    let client = cluster.client();
+    let mut seen = std::collections::BTreeSet::new();
+    eventually("all bodies are whole", async || {
+        let wait = Duration::from_millis(500);
+        let options = ReceiveOptions { messages_max: 30, wait, ..ReceiveOptions::default() };
+        let messages = client.receive("large", options).await.unwrap();
+        for message in &messages {
+            let number = u32::from_le_bytes(message.body[..4].try_into().unwrap());
+            assert!(message.body[..] == large(number)[..], "the body of {number} is damaged");
+            seen.insert(number);
+        }
+        let receipts = messages.into_iter().map(|message| message.receipt).collect::<Vec<_>>();
+        if !receipts.is_empty() {
+            assert!(client.ack("large", &receipts).await.unwrap().into_iter().all(|outcome| outcome.is_ok()));
+        }
+        seen.len() == COUNT as usize
+    })
+    .await;
+    cluster.end().await;
+}

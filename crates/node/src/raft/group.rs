@@ -323,8 +323,9 @@ fn raft_config(options: &GroupOptions) -> Result<Config, openraft::ConfigError> 
         quorum_loss_probe_interval: Some(options.election_ms_max * 2 + options.election_ms_max),
         // A snapshot is taken when the log wants room, not after a number of entries.
         snapshot_policy: SnapshotPolicy::Never,
-        max_in_snapshot_log_to_keep: 1_000,
-        purge_batch_size: 256,
+        // An entry may be a MiB: what is kept for followers that lag a little must not pin the log.
+        max_in_snapshot_log_to_keep: 64,
+        purge_batch_size: 64,
         max_payload_entries: 64,
         install_snapshot_timeout: 60_000,
         api_channel_size: Some(1_024),
