@@ -150,10 +150,12 @@ impl Catalogue {
             let detail = format!("{} is the last node: nothing could take its place", remove.name);
             return Reply::refused(Refusal::LastNode, detail);
         }
-        let is_starting = |partition: &&crate::Partition| !partition.is_founded && nodes_of(partition).contains(&id);
+        let is_starting =
+            |partition: &&crate::Partition| !partition.is_founded && nodes_of(partition).contains(&id);
         if let Some(partition) = self.partitions.values().find(is_starting) {
             // Its first members must not change while they found the group, or it could be founded twice.
-            let detail = format!("partition {} on {} is still starting: try again later", partition.id, remove.name);
+            let detail =
+                format!("partition {} on {} is still starting: try again later", partition.id, remove.name);
             return Reply::refused(Refusal::NotSettled, detail);
         }
         if let Some(node) = self.nodes.get_mut(&id) {

@@ -1,4 +1,5 @@
 //! Nodes that stop, come back, join and leave while a queue is in use.
+#![allow(clippy::unwrap_used, reason = "a test that fails says so by a panic")]
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
 //! The life of messages, through the client, on three nodes.
+#![allow(clippy::unwrap_used, reason = "a test that fails says so by a panic")]
 
 use std::time::Duration;
 
