@@ -1,5 +1,6 @@
 //! How long partitions are away when the process that leads them is killed.
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use leasehold::processes::Processes;
@@ -15,6 +16,9 @@ pub struct Rounds {
     /// Kills, each on a fresh leader.
     #[arg(long, default_value_t = 10)]
     rounds: usize,
+    /// Stops the leader's process instead of killing it: its connections stay open and it falls silent.
+    #[arg(long)]
+    silent: bool,
 }
 
 const QUEUE: &str = "failover";
@@ -36,8 +40,14 @@ pub async fn measure(rounds: &Rounds) -> Value {
             Client::connect(others.map(|(_, endpoint)| endpoint)).unwrap_or_else(|error| panic!("{error}"));
         // Connections are open before the clock runs.
         client.send(QUEUE, vec![NewMessage::new("before")]).await.unwrap_or_else(|error| panic!("{error}"));
-        processes.kill(leader).await.unwrap_or_else(|error| panic!("{error}"));
+        if rounds.silent {
+            signal(&processes, leader, "STOP");
+        } else {
+            processes.kill(leader).await.unwrap_or_else(|error| panic!("{error}"));
+        }
         away.push(until_served(&client).await);
+        // A stopped process can be killed like any other.
+        processes.kill(leader).await.unwrap_or_else(|error| panic!("{error}"));
         processes.restart(leader).await.unwrap_or_else(|error| panic!("{error}"));
         ready(&processes).await;
         // The node that came back leads what it is preferred for: that transfer must not fall into the next round.
@@ -45,9 +55,16 @@ pub async fn measure(rounds: &Rounds) -> Value {
     }
     away.sort_unstable();
     json!({
-        "what": "failover", "rounds": away.len(), "median_ms": ms(away[away.len() / 2]), "fastest_ms": ms(away[0]),
+        "what": if rounds.silent { "failover of a silent leader" } else { "failover of a killed leader" }, "rounds": away.len(), "median_ms": ms(away[away.len() / 2]), "fastest_ms": ms(away[0]),
         "slowest_ms": ms(away[away.len() - 1]),
     })
+}
+
+/// Sends a signal to the process of a node.
+fn signal(processes: &Processes, at: usize, signal: &str) {
+    let pid = processes.pid(at).unwrap_or_else(|| panic!("the process of the leader is gone"));
+    let sent = Command::new("kill").args([format!("-{signal}"), pid.to_string()]).status();
+    assert!(sent.is_ok_and(|status| status.success()), "cannot send {signal} to {pid}");
 }
 
 fn ms(duration: Duration) -> u64 {

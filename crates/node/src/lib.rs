@@ -22,6 +22,7 @@ mod inbound;
 mod lane;
 mod leaders;
 mod limits;
+mod listener;
 mod node;
 mod numbers;
 mod outbox;

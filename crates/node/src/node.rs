@@ -27,6 +27,7 @@ use crate::leaders;
 use crate::limits::{
     CLIENT_MESSAGE_BYTES_MAX, CONNECTION_WINDOW_BYTES, PEER_MESSAGE_BYTES_MAX, STREAM_WINDOW_BYTES,
 };
+use crate::listener::admit;
 use crate::raft::ReplicaNode;
 use crate::services::{ClusterService, MessagesService, PeerService, QueuesService};
 use crate::telemetry::{self, TelemetryError};
@@ -380,19 +381,17 @@ fn server() -> Server {
         .max_concurrent_streams(STREAMS_MAX)
         .http2_keepalive_interval(Some(Duration::from_secs(10)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
-        .tcp_nodelay(true)
-}
-
-fn incoming(listener: TcpListener) -> tonic::transport::server::TcpIncoming {
-    tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true))
 }
 
 async fn serve_peers(shell: Arc<Shell>, listener: TcpListener, stop: watch::Receiver<bool>) {
+    let connections_max = shell.config.limits.connections_max as usize;
     let peer = PeerServer::new(PeerService::new(shell))
         .max_decoding_message_size(PEER_MESSAGE_BYTES_MAX)
         .max_encoding_message_size(PEER_MESSAGE_BYTES_MAX);
-    let served =
-        server().add_service(peer).serve_with_incoming_shutdown(incoming(listener), until(stop)).await;
+    let served = server()
+        .add_service(peer)
+        .serve_with_incoming_shutdown(admit(listener, connections_max), until(stop))
+        .await;
     report("peers", served);
 }
 
@@ -400,6 +399,7 @@ async fn serve_clients(shell: Arc<Shell>, listener: TcpListener, stop: watch::Re
     let messages = MessagesServer::new(MessagesService::new(shell.clone()))
         .max_decoding_message_size(CLIENT_MESSAGE_BYTES_MAX)
         .max_encoding_message_size(CLIENT_MESSAGE_BYTES_MAX);
+    let connections_max = shell.config.limits.connections_max as usize;
     let queues = QueuesServer::new(QueuesService::new(shell.clone()));
     let cluster = ClusterServer::new(ClusterService::new(shell.clone()));
     let (health_reporter, health) = tonic_health::server::health_reporter();
@@ -422,7 +422,7 @@ async fn serve_clients(shell: Arc<Shell>, listener: TcpListener, stop: watch::Re
     });
     let router = server().add_service(messages).add_service(queues).add_service(cluster);
     let router = router.add_service(health).add_service(reflection);
-    let served = router.serve_with_incoming_shutdown(incoming(listener), until(stop)).await;
+    let served = router.serve_with_incoming_shutdown(admit(listener, connections_max), until(stop)).await;
     report_health.abort();
     report("clients", served);
 }

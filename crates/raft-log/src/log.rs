@@ -255,7 +255,11 @@ impl Log {
             spawn("log-writer", Box::new(move || writer.run()))?,
             spawn("log-keeper", Box::new(move || housekeeper::run(&keeper)))?,
         ];
-        let threads = Arc::new(Threads { shared: Arc::clone(&shared), handles: Mutex::new(handles), lock: Mutex::new(Some(lock)) });
+        let threads = Arc::new(Threads {
+            shared: Arc::clone(&shared),
+            handles: Mutex::new(handles),
+            lock: Mutex::new(Some(lock)),
+        });
         Ok((Self { shared, threads }, recovered))
     }
 

@@ -39,19 +39,22 @@ fn path_of(dir: &Path, group: GroupId) -> PathBuf {
 
 /// Replaces the snapshot of a group; after a crash the old one or the new one is there, whole.
 pub fn save(fs: &dyn FileSystem, dir: &Path, group: GroupId, meta: &[u8], state: &[u8]) -> io::Result<()> {
-    let mut bytes = Vec::with_capacity(HEADER_BYTES + meta.len() + state.len() + 4);
-    bytes.extend_from_slice(&MAGIC);
-    bytes.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
-    bytes.extend_from_slice(&[0; 2]);
-    bytes.extend_from_slice(&(meta.len() as u32).to_le_bytes());
-    bytes.extend_from_slice(&(state.len() as u64).to_le_bytes());
-    bytes.extend_from_slice(meta);
-    bytes.extend_from_slice(state);
-    bytes.extend_from_slice(&crc32c::crc32c(&bytes).to_le_bytes());
+    let mut head = Vec::with_capacity(HEADER_BYTES + meta.len());
+    head.extend_from_slice(&MAGIC);
+    head.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
+    head.extend_from_slice(&[0; 2]);
+    head.extend_from_slice(&(meta.len() as u32).to_le_bytes());
+    head.extend_from_slice(&(state.len() as u64).to_le_bytes());
+    head.extend_from_slice(meta);
+    let crc = crc32c::crc32c_append(crc32c::crc32c(&head), state);
     let path = path_of(dir, group);
     let unfinished = path.with_extension(UNFINISHED);
     let file = fs.create(&unfinished)?;
-    file.write_at(&bytes, 0)?;
+    // The state may be large: it is not copied once more.
+    let (state_at, crc_at) = (head.len() as u64, (head.len() + state.len()) as u64);
+    file.write_at(&head, 0)?;
+    file.write_at(state, state_at)?;
+    file.write_at(&crc.to_le_bytes(), crc_at)?;
     file.sync_data()?;
     fs.rename(&unfinished, &path)?;
     fs.sync_dir(dir)

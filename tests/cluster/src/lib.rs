@@ -117,6 +117,11 @@ impl TestCluster {
         Client::connect(endpoints).unwrap_or_else(|error| panic!("{error}"))
     }
 
+    /// Sets a key for the nodes that start from now on.
+    pub fn set(&mut self, key: &str, value: &str) {
+        self.settings.push((key.to_owned(), value.to_owned()));
+    }
+
     /// Stops a node in good order.
     pub async fn stop(&mut self, name: &str) {
         if let Some(node) = self.slot(name).take() {

@@ -220,3 +220,74 @@ async fn a_node_that_missed_more_than_the_log_holds_catches_up_by_a_snapshot() {
     .await;
     cluster.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_a_full_disk_sends_are_refused_and_acks_work() {
+    let mut cluster = TestCluster::start(Plan { nodes: 1, partitions: 1, ..Plan::default() }).await;
+    cluster.client().create_queue("q", QueueSettings::default(), 1).await.unwrap();
+    send(&cluster.client(), "q", 0, 10).await;
+    cluster.stop("n1").await;
+    cluster.set("limits.disk_low_bytes", "1TiB");
+    cluster.restart("n1").await;
+    cluster.wait_until_ready().await;
+    let endpoints = [leasehold_cluster_tests::endpoint(cluster.node("n1").client_address())];
+    let client = Client::builder(endpoints).call_timeout(Duration::from_secs(1)).build().unwrap();
+    eventually("sends are refused", async || {
+        let refused = client
+            .send("q", vec![NewMessage::new("more")])
+            .await
+            .is_err_and(|error| error.reason == Reason::DiskLow);
+        refused
+    })
+    .await;
+    // The first sends, before the disk was looked at, may have gone through.
+    assert!(drain(&client, "q", 10).await.len() >= 10);
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn health_follows_readiness_and_metrics_are_served() {
+    let mut cluster = TestCluster::empty(Vec::new());
+    cluster.add_process("n1").await;
+    let node = cluster.node("n1");
+    let channel =
+        tonic::transport::Endpoint::from_shared(leasehold_cluster_tests::endpoint(node.client_address()));
+    let channel = channel.unwrap().connect().await.unwrap();
+    let mut health = tonic_health::pb::health_client::HealthClient::new(channel);
+    let mut status = async || {
+        let request = tonic_health::pb::HealthCheckRequest { service: String::new() };
+        health.check(request).await.unwrap().into_inner().status()
+    };
+    let (serving, not_serving) = (
+        tonic_health::pb::health_check_response::ServingStatus::Serving,
+        tonic_health::pb::health_check_response::ServingStatus::NotServing,
+    );
+    eventually("a node without a cluster is not healthy", async || status().await == not_serving).await;
+    let admin = node.admin_address().unwrap();
+    assert!(get(admin, "/readyz").await.starts_with("HTTP/1.1 503"));
+    cluster.client().init_cluster(vec![cluster.init_node("n1")], 1, 1).await.unwrap();
+    eventually("a node that serves is healthy", async || status().await == serving).await;
+    assert!(get(admin, "/readyz").await.starts_with("HTTP/1.1 200"));
+    let client = cluster.client();
+    client.create_queue("seen", QueueSettings::default(), 1).await.unwrap();
+    send(&client, "seen", 0, 7).await;
+    eventually("the queue is in the metrics", async || {
+        let metrics = get(admin, "/metrics").await;
+        metrics.lines().any(|line| {
+            line.starts_with("leasehold_queue_ready{") && line.contains("\"seen\"") && line.ends_with(" 7")
+        })
+    })
+    .await;
+    cluster.end().await;
+}
+
+/// A plain HTTP answer, headers and all.
+async fn get(address: std::net::SocketAddr, path: &str) -> String {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
