@@ -16,7 +16,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("leasehold", &["leasehold-client", "leasehold-node"]),
     ("leasehold-tidy", &[]),
     ("leasehold-cluster-tests", &["leasehold-client", "leasehold-node"]),
-    ("leasehold-benches", &["leasehold-client", "leasehold-node", "leasehold-cluster-tests"]),
+    ("leasehold-benches", &["leasehold", "leasehold-client", "leasehold-node", "leasehold-cluster-tests"]),
 ];
 
 /// Crates that decide, and what reads a clock, waits, draws or talks: they may not have it, not even in tests.
