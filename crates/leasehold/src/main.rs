@@ -7,6 +7,7 @@ mod cluster;
 mod demo;
 mod dev;
 mod input;
+mod memory;
 mod messages;
 mod output;
 mod queue;
@@ -18,10 +19,6 @@ use clap::{Args, Parser, Subcommand};
 use leasehold_client::Client;
 
 use crate::output::{Failure, Output};
-
-/// The system's allocator keeps what a large snapshot once took; this one gives it back.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[derive(Parser)]
 #[command(
@@ -77,6 +74,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    memory::give_back_what_is_large();
     let arguments = Arguments::parse();
     let output = Output::new(arguments.global.json);
     let runtime = match tokio::runtime::Runtime::new() {
