@@ -161,12 +161,6 @@ impl ClusterView {
         self.queue_by_id(QueueId(id)).map(|queue| queue.name.clone())
     }
 
-    /// Whether the queue existed, as far as this copy reaches, and does no more.
-    pub fn is_deleted(&self, id: QueueId) -> bool {
-        let copy = self.read();
-        copy.catalogue.has_given_out(leasehold_catalogue::QueueId(id.0)) && !copy.by_id.contains_key(&id)
-    }
-
     pub fn revision(&self) -> u64 {
         self.read().catalogue.revision()
     }
@@ -216,6 +210,11 @@ impl QueueSource for ClusterView {
         let info = copy.by_id.get(&queue).filter(|info| info.shards.contains(&partition))?;
         let catalogue_revision = copy.catalogue.revision();
         Some(WantedShard { settings: info.settings, changed: info.revision, revision: catalogue_revision })
+    }
+
+    fn is_deleted(&self, id: QueueId) -> bool {
+        let copy = self.read();
+        copy.catalogue.has_given_out(leasehold_catalogue::QueueId(id.0)) && !copy.by_id.contains_key(&id)
     }
 }
 

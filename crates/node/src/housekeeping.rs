@@ -1,5 +1,6 @@
 //! What a node does once a second: snapshots that let the log be purged, shards of deleted queues, and numbers for the operator.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,8 +10,8 @@ use crate::catalogue_link::CATALOGUE_GROUP;
 use crate::core::Core;
 use crate::limits::SNAPSHOT_APPLIED_BYTES_MIN;
 use crate::numbers::Numbers;
-use crate::raft::Role;
-use crate::replica::{CommandCall, Replica, group_of};
+use crate::raft::{Group, GroupId, Role};
+use crate::replica::{CommandCall, QueueSource as _, Replica, group_of};
 use crate::router::Repeat;
 
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -21,9 +22,10 @@ const DELETED_MAX: usize = 64;
 pub async fn run(core: Arc<Core>) {
     let mut swept_revision = 0;
     let mut numbers = Numbers::default();
+    let mut taken = Taken::new();
     loop {
         tokio::time::sleep(INTERVAL).await;
-        take_snapshots(&core).await;
+        take_snapshots(&core, &mut taken).await;
         let revision = core.view.revision();
         if revision != swept_revision && remove_deleted(&core, revision).await {
             swept_revision = revision;
@@ -32,16 +34,30 @@ pub async fn run(core: Arc<Core>) {
     }
 }
 
-async fn take_snapshots(core: &Core) {
+/// The entry up to which each group took its last snapshot.
+type Taken = HashMap<GroupId, u64>;
+
+async fn take_snapshots(core: &Core, taken: &mut Taken) {
     let wanted = core.log.snapshot_wanted();
     for replica in core.router.replicas() {
-        let is_wanted = wanted.contains(&group_of(replica.id()));
-        if is_wanted || replica.machine().wants_snapshot(SNAPSHOT_APPLIED_BYTES_MIN) {
+        if wanted.contains(&group_of(replica.id())) {
+            make_room(replica.group(), taken).await;
+        } else if replica.machine().wants_snapshot(SNAPSHOT_APPLIED_BYTES_MIN) {
             replica.group().take_snapshot().await;
         }
     }
     if wanted.contains(&CATALOGUE_GROUP) {
-        core.catalogue.group.take_snapshot().await;
+        make_room(&core.catalogue.group, taken).await;
+    }
+}
+
+/// Takes a snapshot so that the log can be purged; of a group that has not moved since, it gives up the last entries too.
+async fn make_room(group: &Group, taken: &mut Taken) {
+    let (applied, _) = group.progress();
+    if taken.insert(group.id(), applied) == Some(applied) {
+        group.purge_through(applied).await;
+    } else {
+        group.take_snapshot().await;
     }
 }
 

@@ -25,7 +25,7 @@ use crate::cluster::QueueInfo;
 use crate::core::Core;
 use crate::failure::Failure;
 use crate::raft::Role;
-use crate::replica::{CommandCall, Replica, refusal};
+use crate::replica::{CommandCall, QueueSource as _, Replica, refusal};
 use crate::router::Repeat;
 
 /// Messages and bytes of one transfer.

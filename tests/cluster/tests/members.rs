@@ -291,3 +291,36 @@ async fn get(address: std::net::SocketAddr, path: &str) -> String {
     stream.read_to_string(&mut answer).await.unwrap();
     answer
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_does_not_grow_although_some_partitions_rest() {
+    let cluster = TestCluster::start(Plan::default()).await;
+    let client = cluster.client();
+    for queue in ["resting-1", "resting-2", "resting-3", "busy"] {
+        client.create_queue(queue, QueueSettings::default(), 1).await.unwrap();
+    }
+    for queue in ["resting-1", "resting-2", "resting-3"] {
+        send(&client, queue, 0, 1).await;
+    }
+    for _ in 0..60 {
+        let messages = (0..40).map(|_| NewMessage::new(vec![b'x'; 100_000])).collect();
+        assert!(client.send("busy", messages).await.unwrap().into_iter().all(|outcome| outcome.is_ok()));
+        drain(&client, "busy", 40).await;
+    }
+    // 240 MB went through logs of 16 MiB segments: most of them are in use again, or will be in a moment.
+    let segments = |name: &str| {
+        let files = std::fs::read_dir(cluster.dir_of(name).join("log")).unwrap();
+        files
+            .filter(|file| file.as_ref().unwrap().file_name().to_string_lossy().starts_with("segment-"))
+            .count()
+    };
+    eventually("old segments are used again", async || {
+        send(&client, "busy", 0, 1).await;
+        ["n1", "n2", "n3"].iter().all(|name| segments(name) <= 6)
+    })
+    .await;
+    for queue in ["resting-1", "resting-2", "resting-3"] {
+        assert_eq!(drain(&client, queue, 1).await, expected(1));
+    }
+    cluster.end().await;
+}

@@ -240,6 +240,13 @@ impl Group {
         }
     }
 
+    /// Drops the entries that the last snapshot covers, also those that are kept for followers that lag a little.
+    pub async fn purge_through(&self, log_index: u64) {
+        if let Err(error) = self.raft.trigger().purge_log(log_index).await {
+            tracing::warn!(group = self.id.0, %error, "cannot purge the log");
+        }
+    }
+
     pub async fn shutdown(&self) {
         if let Err(error) = self.raft.shutdown().await {
             tracing::warn!(group = self.id.0, %error, "the group did not stop cleanly");

@@ -20,11 +20,11 @@ use leasehold_partition::{
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
-use super::Shared;
 use super::grace::Grace;
 use super::log_clock::{LogClock, wall_ms};
 use super::request::{CommandCall, Granted, Receive, ReplySender, Request};
 use super::waiters::Waiters;
+use super::{Shared, WantedShard};
 use crate::failure::Failure;
 use crate::limits::{
     ENTRIES_IN_FLIGHT_MAX, ENTRY_BYTES_MAX, ENTRY_COMMANDS_MAX, EXPIRE_ITEMS_MAX, INHERITED_GRACE_MS,
@@ -167,8 +167,10 @@ impl Leadership {
         match request {
             Request::Command { call, reply } => {
                 if !reply.is_closed() {
-                    self.ensure_configured(call.queue);
-                    self.add_encoded(call, reply);
+                    match self.ensure_configured(call.queue) {
+                        Ok(()) => self.add_encoded(call, reply),
+                        Err(failure) => drop(reply.send(Err(failure))),
+                    }
                 }
             }
             Request::Receive(receive) => self.take_receive(receive),
@@ -216,16 +218,33 @@ impl Leadership {
     }
 
     /// The shard is created, or brought up to date, right before the first command that needs it.
-    fn ensure_configured(&mut self, queue: QueueId) {
-        let Some(wanted) = self.shared.queues.shard_of(queue, self.shared.id) else { return };
-        if self.configured.get(&queue).is_some_and(|revision| *revision >= wanted.changed) {
-            return;
+    ///
+    /// # Errors
+    /// When this node's copy of the catalogue is too old to know: it is worth trying again.
+    fn ensure_configured(&mut self, queue: QueueId) -> Result<(), Failure> {
+        let wanted = self.shared.queues.shard_of(queue, self.shared.id);
+        let is_current =
+            |wanted: &WantedShard| self.configured.get(&queue).is_some_and(|seen| *seen >= wanted.changed);
+        if wanted.as_ref().is_some_and(is_current) {
+            return Ok(());
+        }
+        let (known, revision_min) = {
+            let state = self.shared.machine.read();
+            (state.shard(queue).map(|shard| shard.revision), state.revision_min())
+        };
+        let Some(wanted) = wanted else {
+            // A queue that is gone is the state machine's to refuse; one that is not there yet was made a moment ago.
+            let may_come = known.is_none() && !self.shared.queues.is_deleted(queue);
+            return if may_come { Err(behind()) } else { Ok(()) };
+        };
+        if known.is_none() && wanted.revision < revision_min {
+            return Err(behind());
         }
         self.configured.insert(queue, wanted.changed);
-        let known = self.shared.machine.read().shard(queue).map(|shard| shard.revision);
         if known.is_none_or(|revision| revision < wanted.changed) {
             self.add_own(&Command::Configure { queue, settings: wanted.settings, revision: wanted.revision });
         }
+        Ok(())
     }
 
     fn add_encoded(&mut self, call: CommandCall, reply: ReplySender<Reply>) {
@@ -466,6 +485,10 @@ fn propose_failure(error: &ProposeError) -> Failure {
 
 fn invalid(error: &leasehold_partition::DecodeError) -> Failure {
     Failure::not_done(Reason::InvalidArgument, error.to_string())
+}
+
+fn behind() -> Failure {
+    Failure::try_again(Reason::NoLeader, "the leader's copy of the catalogue is behind")
 }
 
 fn stopping() -> Failure {

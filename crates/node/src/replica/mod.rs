@@ -38,6 +38,9 @@ pub struct WantedShard {
 pub trait QueueSource: Send + Sync + 'static {
     /// The shard of `queue` on `partition`, if the catalogue has it there.
     fn shard_of(&self, queue: QueueId, partition: PartitionId) -> Option<WantedShard>;
+
+    /// Whether the queue existed, as far as this copy of the catalogue reaches, and does no more.
+    fn is_deleted(&self, queue: QueueId) -> bool;
 }
 
 /// What a replica's handle and its task have in common.

@@ -91,7 +91,7 @@ impl Queues for QueuesService {
         let change = change(settings.unwrap_or_default());
         let set = Kind::SetQueue(SetQueue { name: queue.clone(), change, wall_ms: wall_ms() });
         core.catalogue.propose(set).await?;
-        // Tells the shards now: a mark makes each leader look at the settings.
+        // A command that does nothing makes each leader bring its shard up to date now.
         let info = lookup::queue(&core, &queue).await?;
         for_each_shard(&core, &info, |_| Command::Ack { queue: info.id, receipts: Vec::new() }, Repeat::Safe)
             .await?;
