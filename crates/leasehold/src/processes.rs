@@ -13,6 +13,7 @@ use tokio::process::{Child, Command};
 use tokio::time::{sleep, timeout};
 
 const NODES: usize = 3;
+const ANYWHERE: &str = "127.0.0.1:0";
 const START_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Why the processes do not do what they shall.
@@ -62,7 +63,7 @@ impl Processes {
     pub async fn start(program: &Path, dir: &Path, partitions: u32) -> Result<Self, ProcessError> {
         let mut nodes = Vec::new();
         for number in 1..=NODES {
-            nodes.push(NodeProcess::start(program, dir, &format!("n{number}")).await?);
+            nodes.push(NodeProcess::start(program, dir, &format!("n{number}"), ANYWHERE, ANYWHERE).await?);
         }
         let processes = Self { program: program.to_owned(), dir: dir.to_owned(), nodes };
         let members = processes
@@ -107,23 +108,34 @@ impl Processes {
         Ok(self.nodes[at].child.kill().await?)
     }
 
-    /// Starts a killed node again, from what its disk holds.
+    /// Starts a killed node again where it was, from what its disk holds.
+    ///
+    /// # Errors
+    /// When the process does not start.
     pub async fn restart(&mut self, at: usize) -> Result<(), ProcessError> {
-        let name = self.nodes[at].name.clone();
-        self.nodes[at] = NodeProcess::start(&self.program, &self.dir, &name).await?;
+        let NodeProcess { name, client_address, peer_address, .. } = &self.nodes[at];
+        let started =
+            NodeProcess::start(&self.program, &self.dir, name, client_address, peer_address).await?;
+        self.nodes[at] = started;
         Ok(())
     }
 }
 
 impl NodeProcess {
-    async fn start(program: &Path, dir: &Path, name: &str) -> Result<Self, ProcessError> {
+    async fn start(
+        program: &Path,
+        dir: &Path,
+        name: &str,
+        client_listen: &str,
+        peer_listen: &str,
+    ) -> Result<Self, ProcessError> {
         let data_dir = dir.join(name);
         let log = File::options().create(true).append(true).open(dir.join(format!("{name}.log")))?;
         let settings = [
             format!("name={name}"),
             format!("data_dir={}", data_dir.display()),
-            "client_listen=127.0.0.1:0".to_owned(),
-            "peer_listen=127.0.0.1:0".to_owned(),
+            format!("client_listen={client_listen}"),
+            format!("peer_listen={peer_listen}"),
             "admin_listen=127.0.0.1:0".to_owned(),
             "log.segment_bytes=16MiB".to_owned(),
         ];

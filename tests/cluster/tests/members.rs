@@ -233,11 +233,10 @@ async fn with_a_full_disk_sends_are_refused_and_acks_work() {
     let endpoints = [leasehold_cluster_tests::endpoint(cluster.node("n1").client_address())];
     let client = Client::builder(endpoints).call_timeout(Duration::from_secs(1)).build().unwrap();
     eventually("sends are refused", async || {
-        let refused = client
+        client
             .send("q", vec![NewMessage::new("more")])
             .await
-            .is_err_and(|error| error.reason == Reason::DiskLow);
-        refused
+            .is_err_and(|error| error.reason == Reason::DiskLow)
     })
     .await;
     // The first sends, before the disk was looked at, may have gone through.

@@ -15,6 +15,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ),
     ("leasehold", &["leasehold-client", "leasehold-node"]),
     ("leasehold-tidy", &[]),
+    ("leasehold-jepsen", &["leasehold", "leasehold-client"]),
     ("leasehold-cluster-tests", &["leasehold-client", "leasehold-node"]),
     ("leasehold-benches", &["leasehold", "leasehold-client", "leasehold-node", "leasehold-cluster-tests"]),
 ];

@@ -1,0 +1,132 @@
+//! Judges a history. Each checker is linear in it, has a file, and is shown to fail on a history that violates its rule.
+
+mod acks;
+mod fencing;
+mod leases;
+mod queue;
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use crate::history::{History, MessageId, Op, Outcome};
+
+/// What a checker found: a line a message, for people.
+pub type Violations = Vec<String>;
+
+/// The outcome of all checkers.
+#[derive(Debug, Default)]
+pub struct Verdict {
+    pub counts: BTreeMap<&'static str, u64>,
+    pub violations: BTreeMap<&'static str, Violations>,
+    pub seed: Option<u64>,
+    pub faults: usize,
+    pub history: Option<String>,
+    pub replay: Option<String>,
+    pub data: Option<String>,
+}
+
+impl Verdict {
+    pub fn holds(&self) -> bool {
+        self.violations.values().all(Vec::is_empty)
+    }
+
+    pub fn to_json(&self) -> Value {
+        const STORIES_MAX: usize = 5;
+        let violations = self.violations.iter().filter(|(_, stories)| !stories.is_empty());
+        let violations = violations.map(|(checker, stories)| {
+            let shown = stories.iter().take(STORIES_MAX).collect::<Vec<_>>();
+            (*checker, json!({ "count": stories.len(), "stories": shown }))
+        });
+        json!({
+            "holds": self.holds(), "counts": self.counts, "violations": violations.collect::<BTreeMap<_, _>>(),
+            "seed": self.seed, "faults": self.faults, "history": self.history, "replay": self.replay, "data": self.data,
+        })
+    }
+}
+
+/// One message's grants and settlements, in the order of its grants.
+#[derive(Debug, Default)]
+pub struct Life<'a> {
+    pub grants: Vec<&'a Op>,
+    pub settlements: Vec<&'a Op>,
+}
+
+/// The lives of all messages.
+pub fn lives(history: &History) -> BTreeMap<MessageId, Life<'_>> {
+    let mut lives: BTreeMap<MessageId, Life<'_>> = BTreeMap::new();
+    for op in &history.ops {
+        match op {
+            Op::Grant { message, .. } => lives.entry(*message).or_default().grants.push(op),
+            Op::Ack { message, .. } | Op::Release { message, .. } => {
+                lives.entry(*message).or_default().settlements.push(op);
+            }
+            Op::Send { .. } | Op::Fault { .. } | Op::Remaining { .. } => {}
+        }
+    }
+    for life in lives.values_mut() {
+        life.grants.sort_by_key(|op| match op {
+            Op::Grant { grant, .. } => *grant,
+            _ => 0,
+        });
+    }
+    lives
+}
+
+/// Judges a history.
+pub fn check(history: &History) -> Verdict {
+    let mut verdict = Verdict::default();
+    let lives = lives(history);
+    verdict.violations.insert("lost or unexpected", queue::check(history, &mut verdict.counts));
+    verdict.violations.insert("lease shortened", leases::check(&lives));
+    verdict.violations.insert("fencing", fencing::check(&lives));
+    verdict.violations.insert("acknowledged and delivered again", acks::check(&lives));
+    let outcomes = |wanted: Outcome| {
+        let of = |op: &&Op| match op {
+            Op::Send { outcome, .. } | Op::Ack { outcome, .. } | Op::Release { outcome, .. } => {
+                *outcome == wanted
+            }
+            Op::Grant { .. } | Op::Fault { .. } | Op::Remaining { .. } => false,
+        };
+        history.ops.iter().filter(of).count() as u64
+    };
+    verdict.counts.insert("operations", history.ops.len() as u64);
+    verdict.counts.insert("done", outcomes(Outcome::Done));
+    verdict.counts.insert("not_done", outcomes(Outcome::NotDone));
+    verdict.counts.insert("unknown", outcomes(Outcome::Unknown));
+    verdict
+}
+
+#[cfg(test)]
+pub mod story {
+    //! Histories by hand.
+
+    use super::*;
+
+    pub const MESSAGE: MessageId = (0, 1);
+
+    pub fn send(row: u64, outcome: Outcome) -> Op {
+        Op::Send { row, began_us: 0, ended_us: 10, outcome, message: Some(MESSAGE) }
+    }
+
+    pub fn grant(row: u64, grant: u64, ended_us: u64) -> Op {
+        let (message, receive_count) = (MESSAGE, grant as u32);
+        Op::Grant {
+            row,
+            message,
+            grant,
+            receive_count,
+            began_us: ended_us - 5,
+            ended_us,
+            lease_until_us: ended_us + 1_500_000,
+        }
+    }
+
+    pub fn ack(grant: u64, ended_us: u64, outcome: Outcome) -> Op {
+        Op::Ack { message: MESSAGE, grant, began_us: ended_us - 5, ended_us, outcome }
+    }
+
+    pub fn history(ops: Vec<Op>) -> History {
+        History { ops }
+    }
+}

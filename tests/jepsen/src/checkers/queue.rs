@@ -1,0 +1,90 @@
+//! Nothing is lost and nothing comes from nowhere: every send that was answered as done is delivered and settled, and whatever is
+//! delivered was sent.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::Violations;
+use crate::history::{History, MessageId, Op, Outcome};
+
+pub fn check(history: &History, counts: &mut BTreeMap<&'static str, u64>) -> Violations {
+    let mut violations = Violations::new();
+    let mut sent: BTreeMap<u64, (Outcome, Option<MessageId>)> = BTreeMap::new();
+    let mut delivered: BTreeMap<u64, BTreeSet<MessageId>> = BTreeMap::new();
+    let mut settled: BTreeSet<MessageId> = BTreeSet::new();
+    for op in &history.ops {
+        match op {
+            Op::Send { row, outcome, message, .. } => drop(sent.insert(*row, (*outcome, *message))),
+            Op::Grant { row, message, .. } => drop(delivered.entry(*row).or_default().insert(*message)),
+            Op::Ack { message, outcome, .. } if *outcome != Outcome::NotDone => {
+                settled.insert(*message);
+            }
+            Op::Remaining { messages } if *messages > 0 => {
+                violations.push(format!("{messages} messages are left in the healed and drained queue"));
+            }
+            Op::Ack { .. } | Op::Release { .. } | Op::Fault { .. } | Op::Remaining { .. } => {}
+        }
+    }
+    let (mut recovered, mut duplicated) = (0, 0);
+    for (row, (outcome, message)) in &sent {
+        let messages = delivered.get(row);
+        match (outcome, messages) {
+            (Outcome::Done, None) => {
+                violations.push(format!("row {row} was sent as {message:?} and never delivered"))
+            }
+            (Outcome::NotDone, Some(messages)) => {
+                violations.push(format!("row {row} was refused and delivered as {messages:?}"));
+            }
+            (Outcome::Unknown, Some(_)) => recovered += 1,
+            _ => {}
+        }
+        if messages.is_some_and(|messages| messages.len() > 1) {
+            // Within one request a retry is recognised: a row is one message.
+            duplicated += 1;
+            violations.push(format!("row {row} was sent once and is several messages: {messages:?}"));
+        }
+        let is_settled =
+            messages.is_some_and(|messages| messages.iter().any(|message| settled.contains(message)));
+        if *outcome == Outcome::Done && messages.is_some() && !is_settled {
+            violations.push(format!("row {row} was delivered, is gone, and nobody settled it"));
+        }
+    }
+    for row in delivered.keys().filter(|row| !sent.contains_key(row)) {
+        violations.push(format!("row {row} was delivered and never sent"));
+    }
+    counts.insert("sent", sent.values().filter(|(outcome, _)| *outcome == Outcome::Done).count() as u64);
+    counts.insert("delivered", delivered.len() as u64);
+    counts.insert("recovered", recovered);
+    counts.insert("duplicated", duplicated);
+    violations
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::story::{ack, grant, history, send};
+    use super::*;
+
+    fn found(ops: Vec<Op>) -> usize {
+        check(&history(ops), &mut BTreeMap::new()).len()
+    }
+
+    #[test]
+    fn a_row_that_is_sent_delivered_and_settled_is_fine() {
+        assert_eq!(found(vec![send(1, Outcome::Done), grant(1, 1, 100), ack(1, 200, Outcome::Done)]), 0);
+        assert_eq!(found(vec![send(1, Outcome::Unknown)]), 0);
+    }
+
+    #[test]
+    fn each_violation_is_found() {
+        assert_eq!(found(vec![send(1, Outcome::Done)]), 1, "lost");
+        assert_eq!(found(vec![grant(1, 1, 100)]), 1, "unexpected");
+        assert_eq!(found(vec![send(1, Outcome::NotDone), grant(1, 1, 100)]), 1, "refused and delivered");
+        assert_eq!(found(vec![send(1, Outcome::Done), grant(1, 1, 100)]), 1, "gone without a settlement");
+        assert_eq!(found(vec![Op::Remaining { messages: 3 }]), 1, "left");
+        let mut second = grant(1, 2, 300);
+        if let Op::Grant { message, .. } = &mut second {
+            *message = (0, 9);
+        }
+        let twice = vec![send(1, Outcome::Done), grant(1, 1, 100), second, ack(1, 200, Outcome::Done)];
+        assert_eq!(found(twice), 1, "duplicated");
+    }
+}

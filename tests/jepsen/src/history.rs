@@ -1,0 +1,127 @@
+//! What every client did and was told: one operation a line, in JSON, so that it can be judged again.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, BufWriter, Write};
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+
+/// How an operation ended for its client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    Done,
+    NotDone,
+    Unknown,
+}
+
+/// One message of the queue: partition and sequence.
+pub type MessageId = (u32, u64);
+
+/// One operation. Times are microseconds since the start of the run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "snake_case")]
+pub enum Op {
+    /// A row was sent; `message` is what the answer named.
+    Send {
+        row: u64,
+        began_us: u64,
+        ended_us: u64,
+        outcome: Outcome,
+        message: Option<MessageId>,
+    },
+    /// A lease was granted; the client believes in it until `lease_until_us`.
+    Grant {
+        row: u64,
+        message: MessageId,
+        grant: u64,
+        receive_count: u32,
+        began_us: u64,
+        ended_us: u64,
+        lease_until_us: u64,
+    },
+    Ack {
+        message: MessageId,
+        grant: u64,
+        began_us: u64,
+        ended_us: u64,
+        outcome: Outcome,
+    },
+    Release {
+        message: MessageId,
+        grant: u64,
+        began_us: u64,
+        ended_us: u64,
+        outcome: Outcome,
+    },
+    /// A fault, for the reader.
+    Fault {
+        at_us: u64,
+        what: String,
+    },
+    /// The end: what the queue still held when everything was healed and drained.
+    Remaining {
+        messages: u64,
+    },
+}
+
+#[derive(Debug, Default)]
+pub struct History {
+    pub ops: Vec<Op>,
+}
+
+impl History {
+    /// # Errors
+    /// When the file cannot be read or is no history.
+    pub fn load(path: &Path) -> Result<Self, String> {
+        let failed = |error: String| format!("{}: {error}", path.display());
+        let file = File::open(path).map_err(|error| failed(error.to_string()))?;
+        let mut ops = Vec::new();
+        for line in BufReader::new(file).lines() {
+            let line = line.map_err(|error| failed(error.to_string()))?;
+            ops.push(serde_json::from_str(&line).map_err(|error| failed(error.to_string()))?);
+        }
+        Ok(Self { ops })
+    }
+
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn save(&self, path: &Path) -> std::io::Result<()> {
+        let mut file = BufWriter::new(File::create(path)?);
+        for op in &self.ops {
+            serde_json::to_writer(&mut file, op)?;
+            file.write_all(b"\n")?;
+        }
+        file.flush()
+    }
+}
+
+/// Where all clients write.
+pub struct Recorder {
+    start: Instant,
+    ops: Mutex<Vec<Op>>,
+}
+
+impl Recorder {
+    pub fn new() -> Self {
+        Self { start: Instant::now(), ops: Mutex::new(Vec::new()) }
+    }
+
+    pub fn us(&self, at: Instant) -> u64 {
+        at.saturating_duration_since(self.start).as_micros() as u64
+    }
+
+    pub fn now_us(&self) -> u64 {
+        self.us(Instant::now())
+    }
+
+    pub fn add(&self, op: Op) {
+        self.ops.lock().unwrap_or_else(PoisonError::into_inner).push(op);
+    }
+
+    pub fn take(&self) -> History {
+        History { ops: std::mem::take(&mut *self.ops.lock().unwrap_or_else(PoisonError::into_inner)) }
+    }
+}

@@ -1,0 +1,52 @@
+//! `leasehold-jepsen`: drives a cluster of real processes, injects faults, and judges the history of what every client saw.
+#![allow(clippy::print_stdout)]
+
+mod checkers;
+mod faults;
+mod history;
+mod random;
+mod run;
+mod workers;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::history::History;
+
+#[derive(Parser)]
+#[command(about = "Real processes, real faults, checked histories")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Runs a workload under faults and checks its history.
+    Run(run::Plan),
+    /// Judges a history that was kept.
+    Check { history: PathBuf },
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let verdict = match arguments.command {
+        Command::Run(plan) => {
+            let runtime = tokio::runtime::Runtime::new().map_err(|error| error.to_string());
+            runtime.and_then(|runtime| runtime.block_on(run::run(&plan)))
+        }
+        Command::Check { history } => History::load(&history).map(|history| checkers::check(&history)),
+    };
+    match verdict {
+        Ok(verdict) => {
+            println!("{}", verdict.to_json());
+            if verdict.holds() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+        Err(error) => {
+            println!("{}", serde_json::json!({ "error": error }));
+            ExitCode::from(2)
+        }
+    }
+}

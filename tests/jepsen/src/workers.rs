@@ -1,0 +1,140 @@
+//! The clients: senders of unique rows, and consumers that ack, hold too long, give back or crash.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use leasehold_client::{Client, Error, Lease, Message, NewMessage, ReceiveOptions};
+use tokio::time::sleep;
+
+use crate::history::{Op, Outcome, Recorder};
+use crate::random::Random;
+
+pub const QUEUE: &str = "jepsen";
+pub const LEASE: Duration = Duration::from_millis(1_500);
+const CALL_TIMEOUT: Duration = Duration::from_secs(3);
+const RETRY_PAUSE: Duration = Duration::from_millis(20);
+
+/// What all workers share.
+pub struct Stage {
+    pub recorder: Recorder,
+    pub endpoints: std::sync::RwLock<Vec<String>>,
+    pub rows: AtomicU64,
+    pub is_over: AtomicBool,
+    pub is_drained: AtomicBool,
+}
+
+impl Stage {
+    /// A client of its own that knows where all nodes are now.
+    pub fn client(&self) -> Result<Client, Error> {
+        let endpoints = self.endpoints.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+        Client::builder(endpoints).call_timeout(CALL_TIMEOUT).build()
+    }
+}
+
+fn outcome<T>(result: Result<&T, &Error>) -> Outcome {
+    match result {
+        Ok(_) => Outcome::Done,
+        Err(error) if error.outcome == leasehold_client::Outcome::Unknown => Outcome::Unknown,
+        Err(_) => Outcome::NotDone,
+    }
+}
+
+/// Sends unique rows until the run is over.
+pub async fn sender(stage: Arc<Stage>, mut random: Random) {
+    let Ok(mut client) = stage.client() else { return };
+    while !stage.is_over.load(Ordering::Relaxed) {
+        let count = 1 + random.below(20);
+        let first = stage.rows.fetch_add(count, Ordering::Relaxed);
+        let messages = (first..first + count).map(|row| NewMessage::new(row.to_string())).collect();
+        let began_us = stage.recorder.now_us();
+        let sent = client.send(QUEUE, messages).await;
+        let ended_us = stage.recorder.now_us();
+        for (at, row) in (first..first + count).enumerate() {
+            let result = sent.as_ref().and_then(|outcomes| outcomes[at].as_ref());
+            let message = result.ok().map(|sent| (sent.id.partition, sent.id.sequence));
+            let outcome = outcome(result);
+            stage.recorder.add(Op::Send { row, began_us, ended_us, outcome, message });
+        }
+        if random.percent(2) {
+            // A sender that was started again is another session.
+            client = stage.client().unwrap_or(client);
+        }
+        sleep(Duration::from_millis(random.below(10))).await;
+    }
+}
+
+/// Consumes until the queue is drained; misbehaves until the run is over.
+pub async fn consumer(stage: Arc<Stage>, mut random: Random) {
+    let Ok(mut client) = stage.client() else { return };
+    while !stage.is_drained.load(Ordering::Relaxed) {
+        let Some((messages, received)) = receive(&stage, &client, 1 + random.below(20)).await else {
+            continue;
+        };
+        let behaviour = if stage.is_over.load(Ordering::Relaxed) { 99 } else { random.below(100) };
+        match behaviour {
+            0..10 => client = stage.client().unwrap_or(client),
+            10..18 => {
+                let held = LEASE + Duration::from_millis(200 + random.below(1_000));
+                sleep(held.saturating_sub(received.elapsed())).await;
+                ack(&stage, &client, &messages).await;
+            }
+            18..28 => release(&stage, &client, &messages).await,
+            _ => {
+                sleep(Duration::from_millis(random.below(20))).await;
+                ack(&stage, &client, &messages).await;
+            }
+        }
+    }
+}
+
+async fn receive(stage: &Stage, client: &Client, messages_max: u64) -> Option<(Vec<Message>, Instant)> {
+    let wait = Duration::from_millis(300);
+    let options = ReceiveOptions { messages_max: messages_max as u32, wait, ..ReceiveOptions::default() };
+    let began_us = stage.recorder.now_us();
+    let received = client.receive(QUEUE, options).await;
+    let at = Instant::now();
+    let Ok(messages) = received else {
+        sleep(RETRY_PAUSE).await;
+        return None;
+    };
+    for message in &messages {
+        stage.recorder.add(Op::Grant {
+            row: std::str::from_utf8(&message.body).ok().and_then(|row| row.parse().ok()).unwrap_or(u64::MAX),
+            message: (message.id.partition, message.id.sequence),
+            grant: message.fencing_token,
+            receive_count: message.receive_count,
+            began_us,
+            ended_us: stage.recorder.us(at),
+            lease_until_us: stage.recorder.us(message.lease_until.into_std()),
+        });
+    }
+    (!messages.is_empty()).then_some((messages, at))
+}
+
+async fn ack(stage: &Stage, client: &Client, messages: &[Message]) {
+    let receipts = messages.iter().map(|message| message.receipt.clone()).collect::<Vec<_>>();
+    let began_us = stage.recorder.now_us();
+    let acked = client.ack(QUEUE, &receipts).await;
+    let ended_us = stage.recorder.now_us();
+    for (at, message) in messages.iter().enumerate() {
+        let outcome = outcome(acked.as_ref().and_then(|outcomes| outcomes[at].as_ref()));
+        let (message, grant) = ((message.id.partition, message.id.sequence), message.fencing_token);
+        stage.recorder.add(Op::Ack { message, grant, began_us, ended_us, outcome });
+    }
+}
+
+async fn release(stage: &Stage, client: &Client, messages: &[Message]) {
+    let leases = messages
+        .iter()
+        .map(|message| Lease::new(message.receipt.clone(), Duration::ZERO))
+        .collect::<Vec<_>>();
+    let began_us = stage.recorder.now_us();
+    let released = client.release(QUEUE, &leases).await;
+    let ended_us = stage.recorder.now_us();
+    for (at, message) in messages.iter().enumerate() {
+        let outcome = outcome(released.as_ref().and_then(|outcomes| outcomes[at].as_ref()));
+        let (message, grant) = ((message.id.partition, message.id.sequence), message.fencing_token);
+        stage.recorder.add(Op::Release { message, grant, began_us, ended_us, outcome });
+    }
+}

@@ -1,0 +1,31 @@
+//! A short run with a fixed seed, so that every change meets real faults. Longer ones are a command: docs/reliability.md.
+#![allow(clippy::unwrap_used, reason = "a test that fails says so by a panic")]
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use serde_json::Value;
+
+/// The `leasehold` program beside this one; a test of this crate alone builds it first.
+fn program() -> PathBuf {
+    let program = PathBuf::from(env!("CARGO_BIN_EXE_leasehold-jepsen")).with_file_name("leasehold");
+    if !program.exists() {
+        let built = Command::new(env!("CARGO")).args(["build", "-p", "leasehold"]).status().unwrap();
+        assert!(built.success());
+    }
+    program
+}
+
+#[test]
+fn kills_and_pauses_break_no_promise() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_leasehold-jepsen"));
+    command.args(["run", "--seed", "3", "--time-limit", "10", "--faults", "kill,pause,pause-kill,transfer"]);
+    let output = command.arg("--program").arg(program()).output().unwrap();
+    let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(output.status.success() && told["holds"] == true, "{told:#}");
+    // Without faults and traffic it would prove nothing.
+    assert!(
+        told["faults"].as_u64() > Some(1) && told["counts"]["delivered"].as_u64() > Some(1_000),
+        "{told:#}"
+    );
+}
