@@ -20,6 +20,7 @@ use leasehold_partition::{
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
+use super::failures::{behind, invalid, propose_failure, receive_refused, stopping};
 use super::grace::Grace;
 use super::log_clock::{LogClock, wall_ms};
 use super::request::{CommandCall, Granted, Receive, ReplySender, Request};
@@ -472,35 +473,5 @@ fn fail(pending: Pending, failure: &Failure) {
         Pending::Command(reply) | Pending::Promise(reply, _) => drop(reply.send(Err(failure.clone()))),
         Pending::Receive(receive) => drop(receive.reply.send(Err(failure.clone()))),
         Pending::Expire | Pending::Own => {}
-    }
-}
-
-fn propose_failure(error: &ProposeError) -> Failure {
-    match error {
-        ProposeError::NotAppended => Failure::not_leader(None),
-        ProposeError::Unknown => Failure::unknown(Reason::NoLeader, error.to_string()),
-        ProposeError::Stopped(_) => Failure::unknown(Reason::NodeFailed, error.to_string()),
-    }
-}
-
-fn invalid(error: &leasehold_partition::DecodeError) -> Failure {
-    Failure::not_done(Reason::InvalidArgument, error.to_string())
-}
-
-fn behind() -> Failure {
-    Failure::try_again(Reason::NoLeader, "the leader's copy of the catalogue is behind")
-}
-
-fn stopping() -> Failure {
-    Failure::try_again(Reason::Stopping, "the node is stopping")
-}
-
-fn receive_refused(reply: &Reply) -> Failure {
-    match reply {
-        Reply::OverLimit => {
-            Failure::try_again(Reason::OverLimit, "too many messages of the queue are in flight")
-        }
-        Reply::Refused { reason } => super::refusal(*reason),
-        other => Failure::unknown(Reason::None, format!("an unexpected reply: {other:?}")),
     }
 }

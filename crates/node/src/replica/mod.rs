@@ -1,5 +1,6 @@
 //! A partition's replica on this node: its group, its state machine, and the task that leads when it is this replica's turn.
 
+mod failures;
 mod grace;
 mod leader;
 mod log_clock;
