@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use leasehold_client::Client;
 use leasehold_client::v1::{InitNode, StatusResponse};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::input::pair;
 use crate::output::{Failure, Output};
@@ -45,20 +45,20 @@ pub async fn run(command: Command, client: &Client, output: Output) -> Result<()
         Command::Init { nodes, partitions, replication } => {
             let nodes = nodes.into_iter().map(init_node).collect();
             let id = client.init_cluster(nodes, partitions, replication).await?;
-            output.line(format!("cluster {id} is founded"), &json!({ "cluster_id": id }));
+            output.line(format!("cluster {id} is founded"), &json!({ "cluster_id": id }))?;
             Ok(())
         }
         Command::Status => status(&client.cluster_status().await?, output),
         Command::AddNode { node } => {
             let id = client.add_node(init_node(node)).await?;
-            output.line(format!("node {id} is in the cluster; replicas move to it"), &json!({ "id": id }));
+            output.line(format!("node {id} is in the cluster; replicas move to it"), &json!({ "id": id }))?;
             Ok(())
         }
         Command::RemoveNode { name, no_wait } => remove(client, &name, no_wait, output).await,
         Command::Transfer { partition, node } => {
             client.transfer_leader(partition, &node).await?;
             let text = format!("partition {partition} is handed to {node}");
-            output.line(text, &json!({ "partition": partition, "node": node }));
+            output.line(text, &json!({ "partition": partition, "node": node }))?;
             Ok(())
         }
     }
@@ -70,79 +70,74 @@ fn init_node((name, peer_address): (String, String)) -> InitNode {
 
 async fn remove(client: &Client, name: &str, no_wait: bool, output: Output) -> Result<(), Failure> {
     client.remove_node(name).await?;
-    loop {
-        if no_wait {
-            break;
-        }
-        let status = client.cluster_status().await?;
-        let Some(node) = status.nodes.iter().find(|node| node.name == name) else { break };
-        if !output.is_json() {
-            eprintln!("{name} still has {} replicas", node.replicas);
-        }
-        tokio::time::sleep(Duration::from_secs(1)).await;
+    if no_wait {
+        return output.line(format!("{name} is leaving"), &json!({ "node": name, "gone": false }));
     }
-    let text = if no_wait { format!("{name} is leaving") } else { format!("{name} has left the cluster") };
-    output.line(text, &json!({ "node": name, "gone": !no_wait }));
-    Ok(())
+    let bar = output.progress(None);
+    loop {
+        let status = client.cluster_status().await?;
+        // A node that is in no cluster, such as the one that left, does not know who is.
+        if !status.cluster_id.is_empty() {
+            let Some(node) = status.nodes.iter().find(|node| node.name == name) else { break };
+            bar.set_message(format!("{name} still has {} replicas", node.replicas));
+        }
+        bar.tick();
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    bar.finish_and_clear();
+    output.line(format!("{name} has left the cluster"), &json!({ "node": name, "gone": true }))
 }
 
 fn status(status: &StatusResponse, output: Output) -> Result<(), Failure> {
-    if output.is_json() {
-        let nodes = status.nodes.iter().map(|node| {
-            json!({
-                "id": node.id, "name": node.name, "peer_address": node.peer_address, "client_address": node.client_address,
-                "reachable": node.reachable, "leaving": node.leaving, "replicas": node.replicas, "leaders": node.leaders,
-            })
-        });
-        let partitions = status.partitions.iter().map(|partition| {
-            json!({
-                "partition": partition.partition, "leader": partition.leader, "term": partition.term,
-                "applied_index": partition.applied_index, "replicas": partition.replicas, "settled": partition.settled,
-            })
-        });
-        let (nodes, partitions) = (nodes.collect::<Vec<_>>(), partitions.collect::<Vec<_>>());
-        let object = json!({
-            "cluster_id": status.cluster_id, "node": status.node, "ready": status.ready, "queues": status.queues,
-            "nodes": nodes, "partitions": partitions,
-        });
-        output.line("", &object);
-        return Ok(());
-    }
+    output.line(status_text(status), &status_json(status))
+}
+
+fn status_json(status: &StatusResponse) -> Value {
+    let nodes = status.nodes.iter().map(|node| {
+        json!({
+            "id": node.id, "name": node.name, "peer_address": node.peer_address, "client_address": node.client_address,
+            "reachable": node.reachable, "leaving": node.leaving, "replicas": node.replicas, "leaders": node.leaders,
+        })
+    });
+    let partitions = status.partitions.iter().map(|partition| {
+        json!({
+            "partition": partition.partition, "leader": partition.leader, "term": partition.term,
+            "applied_index": partition.applied_index, "replicas": partition.replicas, "settled": partition.settled,
+        })
+    });
+    let (nodes, partitions) = (nodes.collect::<Vec<_>>(), partitions.collect::<Vec<_>>());
+    json!({
+        "cluster_id": status.cluster_id, "node": status.node, "ready": status.ready, "queues": status.queues,
+        "nodes": nodes, "partitions": partitions,
+    })
+}
+
+fn status_text(status: &StatusResponse) -> String {
     if status.cluster_id.is_empty() {
-        println!("node {} belongs to no cluster", status.node);
-        return Ok(());
+        return format!("node {} belongs to no cluster", status.node);
     }
-    println!(
-        "cluster {}, asked at {}, {} queues, ready: {}",
-        status.cluster_id, status.node, status.queues, status.ready
-    );
-    println!(
-        "{:<12} {:<22} {:<22} {:>9} {:>8} {:>8}",
-        "node", "clients", "peers", "reachable", "replicas", "leaders"
-    );
+    let StatusResponse { cluster_id, node, queues, ready, .. } = status;
+    let mut lines = vec![format!("cluster {cluster_id}, asked at {node}, {queues} queues, ready: {ready}")];
+    let row = |node: &str, clients: &str, peers: &str, reachable: &str, replicas: &str, leaders: &str| {
+        format!("{node:<12} {clients:<22} {peers:<22} {reachable:>9} {replicas:>8} {leaders:>8}")
+    };
+    lines.push(row("node", "clients", "peers", "reachable", "replicas", "leaders"));
     for node in &status.nodes {
-        let reachable = if node.leaving {
-            "leaving"
-        } else if node.reachable {
-            "yes"
-        } else {
-            "no"
+        let reachable = match (node.leaving, node.reachable) {
+            (true, _) => "leaving",
+            (false, true) => "yes",
+            (false, false) => "no",
         };
-        println!(
-            "{:<12} {:<22} {:<22} {:>9} {:>8} {:>8}",
-            node.name, node.client_address, node.peer_address, reachable, node.replicas, node.leaders
-        );
+        let (replicas, leaders) = (node.replicas.to_string(), node.leaders.to_string());
+        lines.push(row(&node.name, &node.client_address, &node.peer_address, reachable, &replicas, &leaders));
     }
     let name =
         |id: u64| status.nodes.iter().find(|node| node.id == id).map_or("-", |node| node.name.as_str());
     for partition in &status.partitions {
         let replicas = partition.replicas.iter().map(|id| name(*id)).collect::<Vec<_>>().join(" ");
         let moving = if partition.settled { "" } else { ", moving" };
-        println!(
-            "partition {:<4} led by {:<8} on {replicas}{moving}",
-            partition.partition,
-            name(partition.leader)
-        );
+        let leader = name(partition.leader);
+        lines.push(format!("partition {:<4} led by {leader:<8} on {replicas}{moving}", partition.partition));
     }
-    Ok(())
+    lines.join("\n")
 }

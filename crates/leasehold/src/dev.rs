@@ -13,6 +13,9 @@ use serde_json::json;
 use crate::output::{Failure, Output};
 use crate::server::Stop;
 
+/// Between the ports for clients and those for nodes.
+const PEER_PORTS_AFTER: u16 = 100;
+
 #[derive(clap::Args)]
 pub struct Arguments {
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=9))]
@@ -34,45 +37,95 @@ pub struct Arguments {
 /// When a node cannot start or stops by itself.
 pub async fn run(arguments: Arguments, output: Output) -> Result<(), Failure> {
     let mut stop = Stop::new()?;
-    if arguments.port == 0 && arguments.data.as_deref().is_some_and(Path::exists) {
-        return Err(Failure::usage(
-            "nodes with data find each other where they were: give the --port they had",
-        ));
-    }
+    check(&arguments)?;
     let temporary = tempfile::tempdir()?;
     let dir = arguments.data.as_deref().unwrap_or(temporary.path());
     let mut nodes = Vec::new();
     for number in 1..=arguments.nodes {
-        let port = if arguments.port == 0 { 0 } else { arguments.port + number - 1 };
-        let peer_port = if arguments.port == 0 { 0 } else { port + 100 };
-        nodes.push((format!("n{number}"), start(dir, &format!("n{number}"), port, peer_port).await?));
+        let (client, peer) = ports(arguments.port, number)?;
+        nodes.push(start(dir, &node_name(number), client, peer).await?);
     }
-    let endpoints =
-        nodes.iter().map(|(_, node)| format!("http://{}", node.client_address())).collect::<Vec<_>>();
-    let client = Client::connect(endpoints.clone())?;
-    if client.cluster_status().await?.cluster_id.is_empty() {
-        let members = nodes.iter().map(|(name, node)| InitNode {
-            name: name.clone(),
-            peer_address: node.peer_address().to_string(),
-        });
-        client.init_cluster(members.collect(), arguments.partitions, 0).await?;
-    }
-    while !nodes.iter().all(|(_, node)| node.is_ready()) {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    for ((name, _), endpoint) in nodes.iter().zip(&endpoints) {
-        output.line(format!("{name} {endpoint}"), &json!({ "node": name, "endpoint": endpoint }));
-    }
-    output.line("ready", &json!({ "ready": true, "data": dir }));
-    let any_failed = futures::future::select_all(nodes.iter().map(|(_, node)| Box::pin(node.failed())));
+    let ended = tokio::select! {
+        ended = serve(&arguments, dir, &nodes, output) => ended,
+        () = stop.asked() => Ok(()),
+    };
+    let stopped = futures::future::join_all(nodes.into_iter().map(Node::shutdown));
     tokio::select! {
-        () = stop.asked() => {}
-        (reason, _, _) = any_failed => return Err(Failure::new(reason)),
+        _ = stopped => ended,
+        () = stop.asked() => Err(Failure::new("stopped before everything was handed over")),
     }
-    for (_, node) in nodes {
-        node.shutdown().await;
+}
+
+/// Founds the cluster where there is none, says that it is ready, and waits until a node cannot go on.
+async fn serve(arguments: &Arguments, dir: &Path, nodes: &[Node], output: Output) -> Result<(), Failure> {
+    let any_failed = futures::future::select_all(nodes.iter().map(|node| Box::pin(node.failed())));
+    let endpoints = nodes.iter().map(|node| format!("http://{}", node.client_address())).collect::<Vec<_>>();
+    let ready = async {
+        if !has_cluster(dir, arguments.nodes) {
+            let members = (1..).zip(nodes).map(|(number, node)| InitNode {
+                name: node_name(number),
+                peer_address: node.peer_address().to_string(),
+            });
+            let client = Client::connect(endpoints.clone())?;
+            client.init_cluster(members.collect(), arguments.partitions, 0).await?;
+        }
+        while !nodes.iter().all(Node::is_ready) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        for (number, endpoint) in (1..).zip(&endpoints) {
+            let name = node_name(number);
+            output.line(format!("{name} {endpoint}"), &json!({ "node": name, "endpoint": endpoint }))?;
+        }
+        output.line("ready", &json!({ "ready": true, "data": dir }))?;
+        std::future::pending().await
+    };
+    tokio::select! {
+        ended = ready => ended,
+        (reason, _, _) = any_failed => Err(Failure::new(reason)),
+    }
+}
+
+/// Whether the arguments go together with what the folder holds.
+fn check(arguments: &Arguments) -> Result<(), Failure> {
+    let Some(dir) = &arguments.data else { return Ok(()) };
+    if !has_cluster(dir, arguments.nodes) {
+        return Ok(());
+    }
+    if arguments.port == 0 {
+        return Err(Failure::usage(
+            "nodes with data find each other where they were: give the --port they had",
+        ));
+    }
+    // A cluster cannot be made larger or smaller by starting other nodes.
+    let known = (1..=9).filter(|number| is_member(dir, *number)).count();
+    if known != usize::from(arguments.nodes) || !is_member(dir, arguments.nodes) {
+        let dir = dir.display();
+        return Err(Failure::usage(format!("{dir} holds a cluster of {known} nodes: give --nodes {known}")));
     }
     Ok(())
+}
+
+/// Whether any of the nodes has a place in a cluster.
+fn has_cluster(dir: &Path, nodes: u16) -> bool {
+    (1..=nodes).any(|number| is_member(dir, number))
+}
+
+fn is_member(dir: &Path, number: u16) -> bool {
+    dir.join(node_name(number)).join("identity").exists()
+}
+
+fn node_name(number: u16) -> String {
+    format!("n{number}")
+}
+
+/// Of a node, for clients and for other nodes.
+fn ports(first: u16, number: u16) -> Result<(u16, u16), Failure> {
+    if first == 0 {
+        return Ok((0, 0));
+    }
+    let client = first.checked_add(number - 1);
+    let both = client.and_then(|client| Some((client, client.checked_add(PEER_PORTS_AFTER)?)));
+    both.ok_or_else(|| Failure::usage(format!("there are not enough ports from {first} on")))
 }
 
 async fn start(dir: &Path, name: &str, port: u16, peer_port: u16) -> Result<Node, Failure> {
@@ -90,4 +143,16 @@ async fn start(dir: &Path, name: &str, port: u16, peer_port: u16) -> Result<Node
     // The first node of the process starts it.
     let _ = start_logging(config.logging.format, &config.logging.level);
     Node::start(config).await.map_err(|error| Failure::new(format!("{name}: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_follow_one_another_and_end_at_the_last() {
+        assert_eq!(ports(7400, 3).unwrap(), (7402, 7502));
+        assert_eq!(ports(0, 3).unwrap(), (0, 0));
+        assert!(ports(65_430, 9).is_err());
+    }
 }

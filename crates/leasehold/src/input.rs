@@ -5,6 +5,7 @@ use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
 use std::time::Duration;
 
+use bytes::Bytes;
 use flate2::read::MultiGzDecoder;
 use leasehold_client::MessageId;
 
@@ -50,15 +51,31 @@ pub fn message_id(text: &str) -> Result<MessageId, String> {
     numbers.ok_or_else(|| format!("{text:?} is no message id: give partition:sequence, as `send` printed it"))
 }
 
+/// Lines, without what ends them. They need not be text.
+pub type Lines = Box<dyn Iterator<Item = io::Result<Bytes>> + Send>;
+
 /// The lines of a file, whether it is compressed with gzip or not.
 ///
 /// # Errors
-/// When it cannot be read or is not text.
-pub fn lines(path: &Path) -> io::Result<Box<dyn Iterator<Item = io::Result<String>>>> {
+/// When it cannot be read.
+pub fn lines(path: &Path) -> io::Result<Lines> {
     let mut file = BufReader::new(File::open(path)?);
     let is_gzip = file.fill_buf()?.starts_with(&[0x1f, 0x8b]);
-    let reader: Box<dyn Read> = if is_gzip { Box::new(MultiGzDecoder::new(file)) } else { Box::new(file) };
-    Ok(Box::new(BufReader::new(reader).lines()))
+    let reader: Box<dyn Read + Send> =
+        if is_gzip { Box::new(MultiGzDecoder::new(file)) } else { Box::new(file) };
+    Ok(lines_of(BufReader::new(reader)))
+}
+
+/// The lines of anything.
+pub fn lines_of(reader: impl BufRead + Send + 'static) -> Lines {
+    Box::new(reader.split(b'\n').map(|line| {
+        line.map(|mut line| {
+            if line.last() == Some(&b'\r') {
+                line.pop();
+            }
+            Bytes::from(line)
+        })
+    }))
 }
 
 #[cfg(test)]
@@ -91,13 +108,15 @@ mod tests {
     fn a_compressed_file_reads_like_a_plain_one() {
         let dir = tempfile::tempdir().unwrap();
         let (plain, packed) = (dir.path().join("plain"), dir.path().join("packed"));
-        std::fs::write(&plain, "one\ntwo\n").unwrap();
+        let text = b"one\r\n\xff\n";
+        std::fs::write(&plain, text).unwrap();
         let mut encoder =
             flate2::write::GzEncoder::new(File::create(&packed).unwrap(), flate2::Compression::fast());
-        encoder.write_all(b"one\ntwo\n").unwrap();
+        encoder.write_all(text).unwrap();
         encoder.finish().unwrap();
         for path in [plain, packed] {
-            assert_eq!(lines(&path).unwrap().collect::<Result<Vec<_>, _>>().unwrap(), ["one", "two"]);
+            let read = lines(&path).unwrap().collect::<Result<Vec<_>, _>>().unwrap();
+            assert_eq!(read, [&b"one"[..], b"\xff"]);
         }
     }
 }

@@ -11,6 +11,8 @@ mod memory;
 mod messages;
 mod output;
 mod queue;
+mod receive;
+mod send;
 mod server;
 
 use std::process::ExitCode;
@@ -24,7 +26,8 @@ use crate::output::{Failure, Output};
 #[command(
     name = "leasehold",
     version,
-    about = "A distributed work queue whose leases survive the death of a node"
+    about = "A distributed work queue whose leases survive the death of a node",
+    after_help = "Exit codes: 0 done, 1 not done, 2 wrong usage, 3 the outcome is unknown."
 )]
 struct Arguments {
     #[command(flatten)]
@@ -64,9 +67,9 @@ enum Command {
     #[command(subcommand)]
     Queue(queue::Command),
     /// Sends messages: the argument, or the lines of a file or of stdin.
-    Send(messages::Send),
+    Send(send::Arguments),
     /// Receives messages.
-    Receive(messages::Receive),
+    Receive(receive::Arguments),
     /// Looks at messages without leasing them.
     Peek(messages::Peek),
     /// Tells the life of one message.
@@ -75,7 +78,10 @@ enum Command {
 
 fn main() -> ExitCode {
     memory::give_back_what_is_large();
-    let arguments = Arguments::parse();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return usage(&error),
+    };
     let output = Output::new(arguments.global.json);
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
@@ -90,6 +96,17 @@ fn main() -> ExitCode {
     }
 }
 
+/// Help on stdout, or what is wrong with the arguments, as JSON when they ask for it.
+fn usage(error: &clap::Error) -> ExitCode {
+    let wants_json = std::env::args_os().any(|argument| argument == "--json");
+    if error.use_stderr() && wants_json {
+        return Output::new(true).failed(&Failure::usage(error.to_string().trim_end()));
+    }
+    // Who has closed the output needs no help.
+    let _ = error.print();
+    ExitCode::from(error.exit_code() as u8)
+}
+
 async fn run(command: Command, global: &Global, output: Output) -> Result<(), Failure> {
     let client = || Client::connect(global.endpoint.iter().map(with_scheme)).map_err(Failure::from);
     match command {
@@ -98,8 +115,8 @@ async fn run(command: Command, global: &Global, output: Output) -> Result<(), Fa
         Command::Demo(arguments) => demo::run(arguments, output).await,
         Command::Cluster(command) => cluster::run(command, &client()?, output).await,
         Command::Queue(command) => queue::run(command, &client()?, output).await,
-        Command::Send(arguments) => messages::send(arguments, &client()?, output).await,
-        Command::Receive(arguments) => messages::receive(arguments, &client()?, output).await,
+        Command::Send(arguments) => send::run(arguments, &client()?, output).await,
+        Command::Receive(arguments) => receive::run(arguments, &client()?, output).await,
         Command::Peek(arguments) => messages::peek(arguments, &client()?, output).await,
         Command::Why(arguments) => messages::why(arguments, &client()?, output).await,
     }

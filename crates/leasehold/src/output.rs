@@ -1,8 +1,10 @@
 //! What the command says, as text or as JSON, and how it ends.
 
 use std::fmt;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
+use indicatif::{ProgressBar, ProgressDrawTarget};
 use leasehold_client::{Error, Outcome};
 use serde_json::{Value, json};
 
@@ -21,25 +23,57 @@ impl Output {
         self.json
     }
 
-    /// One result: the text, or the object.
-    pub fn line(self, text: impl fmt::Display, object: &Value) {
+    /// One result: the text, or the object. It is written when this returns.
+    ///
+    /// # Errors
+    /// When nobody reads any more.
+    pub fn line(self, text: impl fmt::Display, object: &Value) -> Result<(), Failure> {
+        let mut stdout = std::io::stdout().lock();
+        if self.json { writeln!(stdout, "{object}") } else { writeln!(stdout, "{text}") }?;
+        Ok(stdout.flush()?)
+    }
+
+    /// A body as it is, or the object.
+    ///
+    /// # Errors
+    /// When nobody reads any more.
+    pub fn bytes(self, body: &[u8], object: &Value) -> Result<(), Failure> {
         if self.json {
-            println!("{object}");
-        } else {
-            println!("{text}");
+            return self.line("", object);
         }
+        let mut stdout = std::io::stdout().lock();
+        stdout.write_all(body)?;
+        stdout.write_all(b"\n")?;
+        Ok(stdout.flush()?)
+    }
+
+    /// A sign of life for long work: drawn on stderr when it is a terminal, and otherwise nowhere.
+    pub fn progress(self, length: Option<u64>) -> ProgressBar {
+        let bar = length.map_or_else(ProgressBar::new_spinner, ProgressBar::new);
+        if self.json || !std::io::stderr().is_terminal() {
+            bar.set_draw_target(ProgressDrawTarget::hidden());
+        }
+        bar
     }
 
     /// Says why it failed; returns the exit code.
     pub fn failed(self, failure: &Failure) -> ExitCode {
+        self.tell(failure);
+        ExitCode::from(failure.exit_code)
+    }
+
+    /// Says why something of it failed.
+    pub fn tell(self, failure: &Failure) {
         if self.json {
             eprintln!("{}", failure.to_json());
         } else {
             eprintln!("error: {}", failure.detail);
         }
-        ExitCode::from(failure.exit_code)
     }
 }
+
+/// The exit code when nobody knows whether it was done.
+const UNKNOWN: u8 = 3;
 
 /// Why a command did not do what it was asked.
 #[derive(Debug, Clone)]
@@ -61,6 +95,25 @@ impl Failure {
         Self { reason: "INVALID_ARGUMENT".to_owned(), exit_code: 2, ..Self::new(detail) }
     }
 
+    /// Says first what it was about.
+    pub fn in_front(self, what: &str) -> Self {
+        Self { detail: format!("{what}{}", self.detail), ..self }
+    }
+
+    /// Says how many items of how many failed; what is unknown of one is unknown of all.
+    pub fn of_items(self, failed: u64, all: u64, what: &str) -> Self {
+        if all == 1 {
+            self
+        } else {
+            Self { detail: format!("{failed} of {all} {what}: {}", self.detail), ..self }
+        }
+    }
+
+    /// The one that says less for certain.
+    pub fn or_less_certain(self, other: Self) -> Self {
+        if other.exit_code == UNKNOWN && self.exit_code != UNKNOWN { other } else { self }
+    }
+
     fn to_json(&self) -> Value {
         json!({ "outcome": self.outcome, "reason": self.reason, "detail": self.detail })
     }
@@ -75,7 +128,7 @@ impl fmt::Display for Failure {
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let (outcome, exit_code) = match error.outcome {
-            Outcome::Unknown => ("UNKNOWN", 3),
+            Outcome::Unknown => ("UNKNOWN", UNKNOWN),
             Outcome::Done | Outcome::NotDone => ("NOT_DONE", 1),
         };
         Self { outcome, reason: error.reason.as_str_name().to_owned(), detail: error.to_string(), exit_code }

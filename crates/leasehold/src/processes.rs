@@ -108,6 +108,17 @@ impl Processes {
         Ok(self.nodes[at].child.kill().await?)
     }
 
+    /// Ends every node and waits until it is gone.
+    ///
+    /// # Errors
+    /// When a process cannot be ended.
+    pub async fn stop(mut self) -> Result<(), ProcessError> {
+        for node in &mut self.nodes {
+            node.child.kill().await?;
+        }
+        Ok(())
+    }
+
     /// Starts a killed node again where it was, from what its disk holds.
     ///
     /// # Errors
@@ -143,6 +154,12 @@ impl NodeProcess {
         command
             .args(["server", "--json"])
             .args(settings.iter().flat_map(|setting| ["--set", setting.as_str()]));
+        // What the user set for the command, or for a node of their own, is not meant for these.
+        for (variable, _) in std::env::vars_os() {
+            if variable.to_string_lossy().starts_with("LEASEHOLD_") {
+                command.env_remove(variable);
+            }
+        }
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).kill_on_drop(true);
         let mut child = command.spawn()?;
         let failed = || {

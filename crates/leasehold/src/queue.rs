@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use leasehold_client::v1::{DescribeQueueResponse, QueueSettings};
+use leasehold_client::v1::{DescribeQueueResponse, QueueCounters, QueueSettings};
 use leasehold_client::{Client, QueueKind};
 use serde_json::{Value, json};
 
@@ -72,12 +72,16 @@ pub struct Settings {
     /// Where messages go that were received too often; "" for nowhere.
     #[arg(long)]
     dead_letter_queue: Option<String>,
+    /// Receives after which a message goes there, 1 to 1000.
     #[arg(long)]
     receives_max: Option<u32>,
-    #[arg(long)]
+    /// Whether messages without a deduplication id get one from their content.
+    #[arg(long, value_name = "true|false")]
     content_deduplication: Option<bool>,
+    /// How long a deduplication id is remembered; 0 switches it off.
     #[arg(long, value_parser = duration)]
     deduplication_window: Option<Duration>,
+    /// Messages that may be leased at a time.
     #[arg(long)]
     in_flight_max: Option<u64>,
     /// Messages; 0 is without bound.
@@ -86,6 +90,7 @@ pub struct Settings {
     /// Bytes; 0 is without bound.
     #[arg(long)]
     bytes_max: Option<u64>,
+    /// Bytes of one message with its attributes, up to 1 MiB.
     #[arg(long)]
     message_bytes_max: Option<u64>,
 }
@@ -117,30 +122,30 @@ pub async fn run(command: Command, client: &Client, output: Output) -> Result<()
             let created = client.create_queue(&queue, settings.to_wire(Some(kind)), shards).await?;
             let text =
                 if created { format!("{queue} is created") } else { format!("{queue} was there already") };
-            output.line(text, &json!({ "queue": queue, "created": created }));
+            output.line(text, &json!({ "queue": queue, "created": created }))?;
         }
         Command::List { prefix } => list(client, &prefix, output).await?,
-        Command::Describe { queue } => describe(&client.describe_queue(&queue).await?, output),
+        Command::Describe { queue } => describe(&client.describe_queue(&queue).await?, output)?,
         Command::Set { queue, settings } => {
             client.set_queue(&queue, settings.to_wire(None)).await?;
-            done(output, &queue, "is changed");
+            done(output, &queue, "is changed")?;
         }
         Command::Purge { queue } => {
             client.purge_queue(&queue).await?;
-            done(output, &queue, "is empty");
+            done(output, &queue, "is empty")?;
         }
         Command::Delete { queue } => {
             client.delete_queue(&queue).await?;
-            done(output, &queue, "is deleted");
+            done(output, &queue, "is deleted")?;
         }
         Command::Redrive { queue, cancel: true, .. } => {
             client.cancel_redrive(&queue).await?;
-            done(output, &queue, "is no longer redriven");
+            done(output, &queue, "is no longer redriven")?;
         }
         Command::Redrive { queue, target, rate, no_wait, .. } => {
             client.start_redrive(&queue, target.as_deref(), rate).await?;
             if no_wait {
-                done(output, &queue, "is being redriven");
+                done(output, &queue, "is being redriven")?;
             } else {
                 watch_redrive(client, &queue, output).await?;
             }
@@ -149,8 +154,8 @@ pub async fn run(command: Command, client: &Client, output: Output) -> Result<()
     Ok(())
 }
 
-fn done(output: Output, queue: &str, what: &str) {
-    output.line(format!("{queue} {what}"), &json!({ "queue": queue, "done": true }));
+fn done(output: Output, queue: &str, what: &str) -> Result<(), Failure> {
+    output.line(format!("{queue} {what}"), &json!({ "queue": queue, "done": true }))
 }
 
 async fn list(client: &Client, prefix: &str, output: Output) -> Result<(), Failure> {
@@ -158,7 +163,7 @@ async fn list(client: &Client, prefix: &str, output: Output) -> Result<(), Failu
     loop {
         let page = client.list_queues(prefix, 1_000, &after).await?;
         for queue in &page.queues {
-            output.line(queue, &json!({ "queue": queue }));
+            output.line(queue, &json!({ "queue": queue }))?;
         }
         match page.queues.last() {
             Some(last) if page.more => after.clone_from(last),
@@ -168,10 +173,7 @@ async fn list(client: &Client, prefix: &str, output: Output) -> Result<(), Failu
 }
 
 async fn watch_redrive(client: &Client, queue: &str, output: Output) -> Result<(), Failure> {
-    let bar = indicatif::ProgressBar::new(0);
-    if output.is_json() {
-        bar.set_draw_target(indicatif::ProgressDrawTarget::hidden());
-    }
+    let bar = output.progress(Some(0));
     loop {
         let described = client.describe_queue(queue).await?;
         let waiting = described.counters.unwrap_or_default().dead;
@@ -181,7 +183,7 @@ async fn watch_redrive(client: &Client, queue: &str, output: Output) -> Result<(
         if !redrive.running && waiting == 0 {
             bar.finish_and_clear();
             let text = format!("{} messages of {queue} are moved", redrive.moved);
-            output.line(text, &json!({ "queue": queue, "moved": redrive.moved }));
+            output.line(text, &json!({ "queue": queue, "moved": redrive.moved }))?;
             return Ok(());
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
@@ -200,31 +202,39 @@ fn settings_json(settings: &QueueSettings) -> Value {
     })
 }
 
-fn describe(described: &DescribeQueueResponse, output: Output) {
+fn describe(described: &DescribeQueueResponse, output: Output) -> Result<(), Failure> {
     let counters = described.counters.unwrap_or_default();
     let settings = settings_json(&described.settings.clone().unwrap_or_default());
     let shards =
         described.shards.iter().map(|shard| json!({ "partition": shard.partition, "leader": shard.leader }));
+    let redrive = described
+        .redrive
+        .map(|redrive| json!({ "running": redrive.running, "moved": redrive.moved, "total": redrive.total }));
     let object = json!({
         "queue": described.queue, "settings": settings, "ready": counters.ready, "leased": counters.leased,
         "delayed": counters.delayed, "dead": counters.dead, "bytes": counters.bytes,
-        "oldest_age_ms": counters.oldest_age_ms, "shards": shards.collect::<Vec<_>>(),
+        "oldest_age_ms": counters.oldest_age_ms, "shards": shards.collect::<Vec<_>>(), "redrive": redrive,
+        "created_wall_ms": described.created_wall_ms,
     });
-    if output.is_json() {
-        return output.line("", &object);
+    output.line(describe_text(described, &settings), &object)
+}
+
+fn describe_text(described: &DescribeQueueResponse, settings: &Value) -> String {
+    let QueueCounters { ready, leased, delayed, dead, bytes, oldest_age_ms } =
+        described.counters.unwrap_or_default();
+    let mut lines = vec![
+        described.queue.clone(),
+        format!("  ready {ready}, leased {leased}, delayed {delayed}, dead {dead}"),
+        format!("  {bytes} bytes, the oldest is {oldest_age_ms} ms old"),
+    ];
+    if let Some(redrive) = &described.redrive {
+        let state = if redrive.running { "running" } else { "over" };
+        lines.push(format!("  redrive {state}, {} of {} moved", redrive.moved, redrive.total));
     }
-    println!("{}", described.queue);
-    println!(
-        "  ready {}, leased {}, delayed {}, dead {}",
-        counters.ready, counters.leased, counters.delayed, counters.dead
-    );
-    println!("  {} bytes, the oldest is {} ms old", counters.bytes, counters.oldest_age_ms);
-    if let Value::Object(settings) = &settings {
-        for (name, value) in settings.iter().filter(|(_, value)| !value.is_null()) {
-            println!("  {name:<24} {value}");
-        }
-    }
+    let given = settings.as_object().into_iter().flatten().filter(|(_, value)| !value.is_null());
+    lines.extend(given.map(|(name, value)| format!("  {name:<24} {value}")));
     for shard in &described.shards {
-        println!("  shard on partition {}, led by {}", shard.partition, shard.leader);
+        lines.push(format!("  shard on partition {}, led by {}", shard.partition, shard.leader));
     }
+    lines.join("\n")
 }

@@ -26,7 +26,9 @@ pub struct Arguments {
 /// # Errors
 /// When it cannot start, or had to stop by itself.
 pub async fn run(arguments: Arguments, output: Output) -> Result<(), Failure> {
-    let loaded = Config::load(arguments.config.as_deref(), process_environment(), &arguments.settings);
+    // The endpoint is of the commands that ask a node, which may share their environment with one.
+    let environment = process_environment().filter(|(name, _)| name != "LEASEHOLD_ENDPOINT");
+    let loaded = Config::load(arguments.config.as_deref(), environment, &arguments.settings);
     let config = loaded.map_err(|error| Failure::usage(error.to_string()))?;
     start_logging(config.logging.format, &config.logging.level)
         .map_err(|error| Failure::usage(error.to_string()))?;
@@ -36,9 +38,9 @@ pub async fn run(arguments: Arguments, output: Output) -> Result<(), Failure> {
     let (client, peer) = (node.client_address(), node.peer_address());
     let admin = node.admin_address().map(|address| address.to_string());
     output.line(
-        format!("node {name} serves clients on {client} and nodes on {peer}"),
+        format!("ready: node {name} serves clients on {client} and nodes on {peer}"),
         &json!({ "node": name, "client": client.to_string(), "peer": peer.to_string(), "admin": admin }),
-    );
+    )?;
     tokio::select! {
         () = stop.asked() => {}
         reason = node.failed() => return Err(Failure::new(format!("node {name} cannot go on: {reason}"))),

@@ -11,6 +11,7 @@ use super::QUEUE;
 use crate::output::Failure;
 
 const PATIENCE: Duration = Duration::from_secs(30);
+const PROBES_MAX: u32 = 200;
 const RETRY_PAUSE: Duration = Duration::from_millis(5);
 
 /// What was killed, and how long it was missed.
@@ -18,6 +19,7 @@ const RETRY_PAUSE: Duration = Duration::from_millis(5);
 pub struct Failover {
     pub node: usize,
     pub node_name: String,
+    pub killed: Instant,
     /// From the kill to the first send and the first receive that were done, by partition that the node led.
     pub partitions: Vec<(u32, Duration)>,
 }
@@ -29,16 +31,22 @@ impl Failover {
     }
 }
 
-/// Queues of one shard each, one on every partition.
+/// Queues of one shard each, at least one on every partition.
 pub async fn make_probes(client: &Client, partitions: u32) -> Result<Vec<(String, u32)>, Failure> {
-    let mut probes = Vec::new();
-    for number in 0..partitions {
+    let mut probes: Vec<(String, u32)> = Vec::new();
+    // A queue goes where its name is hashed to: some partitions take several tries.
+    for number in 0..PROBES_MAX {
         let name = format!("probe-{number}");
         client.create_queue(&name, QueueSettings::default(), 1).await?;
         let routes = client.routes(&name).await?;
-        probes.extend(routes.shards.first().map(|shard| (name, shard.partition)));
+        let shard = routes.shards.first().map(|shard| shard.partition);
+        let is_new = |partition: &u32| probes.iter().all(|(_, known)| known != partition);
+        probes.extend(shard.filter(is_new).map(|partition| (name, partition)));
+        if probes.len() == partitions as usize {
+            return Ok(probes);
+        }
     }
-    Ok(probes)
+    Err(Failure::new(format!("{PROBES_MAX} queues have reached {} of {partitions} partitions", probes.len())))
 }
 
 /// The node that leads most shards of the queue, and the partitions it leads.
@@ -61,15 +69,19 @@ pub async fn kill_busiest(processes: &mut Processes, probes: &[(String, u32)]) -
     let client = Client::connect(survivors.map(|(_, endpoint)| endpoint))?;
     // Connections are open before the clock runs.
     client.cluster_status().await?;
-    processes.kill(at).await?;
+    let of_led = probes.iter().filter(|(_, partition)| led.contains(partition)).collect::<Vec<_>>();
+    if of_led.len() != led.len() {
+        return Err(Failure::new("a partition of the queue has no probe: its failover cannot be measured"));
+    }
+    // From before the signal: the others may notice before the process is reaped.
     let killed = Instant::now();
-    let of_led = probes.iter().filter(|(_, partition)| led.contains(partition));
-    let waits = of_led.map(|(queue, partition)| {
+    processes.kill(at).await?;
+    let waits = of_led.into_iter().map(|(queue, partition)| {
         let client = client.clone();
         async move { Ok::<_, Failure>((*partition, wait_until_served(&client, queue, killed).await?)) }
     });
     let partitions = futures::future::try_join_all(waits).await?;
-    Ok(Failover { node: at, node_name: processes.nodes[at].name.clone(), partitions })
+    Ok(Failover { node: at, killed, node_name: processes.nodes[at].name.clone(), partitions })
 }
 
 async fn wait_until_served(client: &Client, queue: &str, since: Instant) -> Result<Duration, Failure> {

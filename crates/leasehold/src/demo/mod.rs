@@ -1,27 +1,30 @@
 //! `leasehold demo`: three processes, real input, crashes on purpose, and a proof at the end.
 
+mod display;
 mod failover;
 mod proof;
 mod work;
 
-use std::io::{IsTerminal, Write};
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use leasehold::processes::Processes;
 use leasehold_client::v1::{QueueCounters, QueueSettings};
-use leasehold_client::{Client, NewMessage};
-use serde_json::json;
+use leasehold_client::{Client, NewMessage, Outcome, Reason, Sent};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
+use self::display::Proof;
 use self::failover::{Failover, kill_busiest, make_probes};
-use self::proof::{Verdict, judge};
+use self::proof::{SentRow, judge};
 use self::work::Ledger;
 use crate::input::lines;
 use crate::output::{Failure, Output};
+use crate::server::Stop;
 
 const QUEUE: &str = "flights";
 /// The attribute with the number of the row.
@@ -30,6 +33,9 @@ const LEASE: Duration = Duration::from_secs(3);
 const SHARDS: u32 = 4;
 /// Rows of one send.
 const BATCH: usize = 200;
+const BATCH_BYTES_MAX: usize = 1024 * 1024;
+/// The sender is ahead of the workers by one in so many rows at most.
+const AHEAD_MAX_SHARE: usize = 8;
 const CRASHING_CONSUMERS: usize = 2;
 /// Share of the rows, in percent, after which the leader is killed, and after which nobody misbehaves any more.
 const KILL_AT_PERCENT: u64 = 40;
@@ -56,75 +62,118 @@ pub struct Arguments {
     keep: bool,
 }
 
-/// What the display shows.
-#[derive(Default)]
-struct Progress {
-    sent: AtomicU64,
-    failover_ms: AtomicU64,
-}
-
 /// Runs the demo.
 ///
 /// # Errors
-/// When the proof does not hold, or the cluster cannot be brought up.
+/// When the proof does not hold, the cluster cannot be brought up, or a signal comes.
 pub async fn run(arguments: Arguments, output: Output) -> Result<(), Failure> {
     let rows = rows(&arguments)?;
+    let mut stop = Stop::new()?;
     let dir = tempfile::Builder::new().prefix("leasehold-demo-").tempdir()?;
-    let told = |text: String| {
-        if !output.is_json() {
-            println!("{text}")
-        }
-    };
-    told(format!("three nodes start, with their data in {}", dir.path().display()));
+    if !output.is_json() {
+        println!("three nodes start, with their data in {}", dir.path().display());
+    }
     let started = Instant::now();
-    let mut processes = Processes::start(&std::env::current_exe()?, dir.path(), SHARDS).await?;
+    let mut processes = None;
+    let ended = tokio::select! {
+        ended = prove(&arguments, rows, dir.path(), &mut processes, output) => ended,
+        () = stop.asked() => Err(Failure::new("stopped before the proof was complete")),
+    };
+    // The nodes are gone before their data is.
+    if let Some(processes) = processes {
+        processes.stop().await?;
+    }
+    if arguments.keep {
+        eprintln!("kept: {}", dir.keep().display());
+    } else if let Err(error) = dir.close() {
+        eprintln!("the data could not be removed: {error}");
+    }
+    let proof = ended?;
+    proof.tell(started.elapsed(), output)?;
+    if proof.verdict.holds() { Ok(()) } else { Err(Failure::new("the proof does not hold")) }
+}
+
+async fn prove(
+    arguments: &Arguments,
+    rows: Vec<Bytes>,
+    dir: &Path,
+    processes: &mut Option<Processes>,
+    output: Output,
+) -> Result<Proof, Failure> {
+    let processes = processes.insert(Processes::start(&std::env::current_exe()?, dir, SHARDS).await?);
     let client = processes.client()?;
     let settings = QueueSettings { lease_ms: Some(LEASE.as_millis() as u64), ..QueueSettings::default() };
     client.create_queue(QUEUE, settings, SHARDS).await?;
     let probes = make_probes(&client, SHARDS).await?;
-    told(format!(
-        "{} rows are sent and processed; {CRASHING_CONSUMERS} consumers crash, one is too slow",
-        rows.len()
-    ));
-
-    let (ledger, progress) = (Arc::new(Ledger::default()), Arc::new(Progress::default()));
-    let mut workers = start_workers(&processes, &ledger, arguments.consumers)?;
-    let display =
-        (!output.is_json()).then(|| tokio::spawn(show(ledger.clone(), progress.clone(), rows.len())));
+    if !output.is_json() {
+        let count = rows.len();
+        println!(
+            "{count} rows are sent and processed; {CRASHING_CONSUMERS} consumers crash, one is too slow"
+        );
+    }
     let count = rows.len() as u64;
-    let sending = tokio::spawn(send_all(client.clone(), rows, progress.clone()));
-    let failover = if arguments.no_kill {
-        None
-    } else {
-        wait_for(&ledger, count * KILL_AT_PERCENT / 100).await?;
-        let failover = kill_busiest(&mut processes, &probes).await?;
-        progress.failover_ms.store(failover.longest().as_millis() as u64, Ordering::Relaxed);
-        sleep(RESTART_AFTER).await;
-        processes.restart(failover.node).await?;
-        Some(failover)
+    let ledger = Arc::new(Ledger::new(rows.clone()));
+    let mut workers = start_workers(processes, &ledger, arguments.consumers)?;
+    let mut helpers = JoinSet::new();
+    if !output.is_json() {
+        helpers.spawn(display::show(ledger.clone(), count));
+    }
+    let work = async {
+        let sending = send_all(client.clone(), rows, &ledger);
+        let (sent, failover) =
+            tokio::try_join!(sending, fail_over(arguments, processes, &probes, &ledger, count))?;
+        wait_for(&ledger, count * DRAIN_AT_PERCENT / 100).await?;
+        ledger.is_draining.store(true, Ordering::Relaxed);
+        Ok::<_, Failure>((sent, failover, drain(&client).await?))
     };
-    let sent = sending.await.map_err(|error| Failure::new(error.to_string()))??;
-    wait_for(&ledger, count * DRAIN_AT_PERCENT / 100).await?;
-    ledger.is_draining.store(true, Ordering::Relaxed);
-    let remaining = drain(&client).await?;
+    let (sent, failover, remaining) = tokio::select! {
+        done = work => done?,
+        failure = broken(&mut workers) => return Err(failure),
+    };
     if let Some(failover) = &failover {
-        wait_until_back(&processes, failover.node).await?;
+        wait_until_back(processes, failover.node).await?;
     }
     ledger.is_over.store(true, Ordering::Relaxed);
-    while workers.join_next().await.is_some() {}
-    if let Some(display) = display {
-        display.abort();
+    while let Some(worker) = workers.join_next().await {
+        worker.map_err(|error| Failure::new(format!("a worker broke: {error}")))?;
     }
     let records = ledger.take_records();
     let verdict = judge(&sent, &records, remaining);
-    tell(&verdict, failover.as_ref(), &ledger, started.elapsed(), output);
-    if arguments.keep {
-        eprintln!("kept: {}", dir.keep().display());
-    }
-    if verdict.holds() { Ok(()) } else { Err(Failure::new("the proof does not hold")) }
+    let crashes = ledger.crashes.load(Ordering::Relaxed);
+    Ok(Proof::new(verdict, failover, &records, crashes))
 }
 
-fn rows(arguments: &Arguments) -> Result<Vec<String>, Failure> {
+/// Waits until a worker panics: what it did would be missing from the proof.
+async fn broken(workers: &mut JoinSet<()>) -> Failure {
+    loop {
+        match workers.join_next().await {
+            Some(Err(error)) => return Failure::new(format!("a worker broke: {error}")),
+            Some(Ok(())) => {}
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// Kills the busiest node in mid-stream, and starts it again some time later.
+async fn fail_over(
+    arguments: &Arguments,
+    processes: &mut Processes,
+    probes: &[(String, u32)],
+    ledger: &Ledger,
+    count: u64,
+) -> Result<Option<Failover>, Failure> {
+    if arguments.no_kill {
+        return Ok(None);
+    }
+    wait_for(ledger, count * KILL_AT_PERCENT / 100).await?;
+    let failover = kill_busiest(processes, probes).await?;
+    ledger.failover_ms.store(failover.longest().as_millis() as u64, Ordering::Relaxed);
+    sleep(RESTART_AFTER).await;
+    processes.restart(failover.node).await?;
+    Ok(Some(failover))
+}
+
+fn rows(arguments: &Arguments) -> Result<Vec<Bytes>, Failure> {
     let flights = || {
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/data/flights.csv.gz");
         if source.exists() { source } else { PathBuf::from("examples/data/flights.csv.gz") }
@@ -159,32 +208,49 @@ fn start_workers(
     Ok(workers)
 }
 
-/// Sends every row until it is done; returns the rows that were answered as done.
-async fn send_all(client: Client, rows: Vec<String>, progress: Arc<Progress>) -> Result<Vec<u64>, Failure> {
+/// Sends every row until it is done, not far ahead of the workers: the kill shall fall into the sending too.
+async fn send_all(client: Client, rows: Vec<Bytes>, ledger: &Ledger) -> Result<Vec<SentRow>, Failure> {
     let end = Instant::now() + PATIENCE;
-    let mut waiting = rows.into_iter().enumerate().map(|(row, body)| (row as u64, body)).collect::<Vec<_>>();
+    let producer = client.producer(QUEUE).batch(BATCH, BATCH_BYTES_MAX).start();
+    let ahead_max = (rows.len() / AHEAD_MAX_SHARE).max(BATCH) as u64;
+    let mut waiting = rows.into_iter().zip(0..).map(|(body, row)| (row, body, 0)).collect::<VecDeque<_>>();
     let mut sent = Vec::with_capacity(waiting.len());
     while !waiting.is_empty() {
-        let rest = waiting.split_off(waiting.len().min(BATCH));
-        let batch = std::mem::replace(&mut waiting, rest);
+        while sent.len() as u64 >= ledger.acked.load(Ordering::Relaxed) + ahead_max && Instant::now() < end {
+            sleep(Duration::from_millis(2)).await;
+        }
+        let batch = waiting.drain(..waiting.len().min(BATCH)).collect::<Vec<_>>();
         let messages = batch
             .iter()
-            .map(|(row, body)| NewMessage::new(body.clone()).attribute(ROW, "Number", row.to_string()));
-        let outcomes = client.send(QUEUE, messages.collect()).await;
-        let done = |at: usize| outcomes.as_ref().is_ok_and(|outcomes| outcomes[at].is_ok());
-        for (at, row) in batch.into_iter().enumerate() {
-            if done(at) {
-                sent.push(row.0);
-            } else {
-                waiting.push(row);
+            .map(|(row, body, _)| NewMessage::new(body.clone()).attribute(ROW, "Number", row.to_string()));
+        let results = producer.send_all(messages.collect::<Vec<_>>()).await;
+        for ((row, body, unknown_tries), result) in batch.into_iter().zip(results) {
+            match result {
+                Ok(Sent { id, .. }) => {
+                    sent.push(SentRow { row, message: (id.partition, id.sequence), unknown_tries });
+                }
+                Err(error) if Instant::now() > end || is_final(&error) => {
+                    return Err(Failure::new(format!("row {row} cannot be sent: {error}")));
+                }
+                Err(error) => {
+                    let is_unknown = error.outcome == Outcome::Unknown;
+                    waiting.push_back((row, body, unknown_tries + u32::from(is_unknown)));
+                }
             }
         }
-        progress.sent.store(sent.len() as u64, Ordering::Relaxed);
-        if Instant::now() > end {
-            return Err(Failure::new(format!("{} rows could not be sent in time", waiting.len())));
-        }
+        ledger.sent.store(sent.len() as u64, Ordering::Relaxed);
     }
+    producer.close().await;
     Ok(sent)
+}
+
+/// The same message would be refused again.
+fn is_final(error: &leasehold_client::Error) -> bool {
+    let is_refused = matches!(
+        error.reason,
+        Reason::UnknownQueue | Reason::InvalidArgument | Reason::MessageTooLarge | Reason::BatchTooLarge
+    );
+    is_refused && error.outcome == Outcome::NotDone
 }
 
 async fn wait_for(ledger: &Ledger, acked: u64) -> Result<(), Failure> {
@@ -226,63 +292,4 @@ async fn drain(client: &Client) -> Result<u64, Failure> {
             _ => sleep(Duration::from_millis(100)).await,
         }
     }
-}
-
-async fn show(ledger: Arc<Ledger>, progress: Arc<Progress>, rows: usize) {
-    let is_terminal = std::io::stdout().is_terminal();
-    loop {
-        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let (sent, acked) = (count(&progress.sent), count(&ledger.acked));
-        let failover = match count(&progress.failover_ms) {
-            0 => String::new(),
-            ms => format!(", failover {ms} ms"),
-        };
-        let line = format!(
-            "sent {sent}/{rows}, processed {}, acked {acked}, in queue {}, redelivered {}, crashes {}{failover}",
-            count(&ledger.processed),
-            sent.saturating_sub(acked),
-            count(&ledger.redelivered),
-            count(&ledger.crashes),
-        );
-        if is_terminal {
-            print!("\r\x1b[2K{line}");
-            // A terminal that is gone needs no display.
-            let _ = std::io::stdout().flush();
-        } else {
-            println!("{line}");
-        }
-        sleep(Duration::from_millis(if is_terminal { 100 } else { 1_000 })).await;
-    }
-}
-
-fn tell(verdict: &Verdict, failover: Option<&Failover>, ledger: &Ledger, took: Duration, output: Output) {
-    let failover_ms = failover.map(|failover| failover.longest().as_millis() as u64);
-    let mut object = verdict.to_json();
-    object["failover_ms"] = json!(failover_ms);
-    object["killed"] = json!(failover.map(|failover| failover.node_name.clone()));
-    object["consumer_crashes"] = json!(ledger.crashes.load(Ordering::Relaxed));
-    object["seconds"] = json!(took.as_secs_f64());
-    if output.is_json() {
-        return output.line("", &object);
-    }
-    let duplicates =
-        verdict.duplicates.iter().map(|(cause, count)| format!("{count} {cause}")).collect::<Vec<_>>();
-    println!("\n");
-    println!("sent               {:>8}", verdict.sent);
-    println!("acknowledged       {:>8}", verdict.acked);
-    println!("lost               {:>8}", verdict.lost.len());
-    println!("redelivered        {:>8}", verdict.redelivered);
-    println!("processed again    {:>8}  {}", verdict.duplicates.values().sum::<u64>(), duplicates.join(", "));
-    println!("leases shortened   {:>8}", verdict.leases_shortened);
-    println!("fencing violations {:>8}", verdict.fencing_violations);
-    if let Some(failover) = failover {
-        let led = failover.partitions.len();
-        println!(
-            "failover           {:>8} ms  {} was killed; it led {led} partitions",
-            failover_ms.unwrap_or(0),
-            failover.node_name
-        );
-    }
-    println!("took               {:>8.1} s", took.as_secs_f64());
-    println!("{}", if verdict.holds() { "the proof holds" } else { "THE PROOF DOES NOT HOLD" });
 }

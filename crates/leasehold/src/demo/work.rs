@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use leasehold_client::{Client, Error, Message, Outcome, Reason, ReceiveOptions};
 use tokio::time::sleep;
 
@@ -22,7 +23,14 @@ const RETRY_PAUSE: Duration = Duration::from_millis(50);
 /// What all workers write into.
 #[derive(Default)]
 pub struct Ledger {
+    /// What was sent, by row.
+    bodies: Vec<Bytes>,
     records: Mutex<Vec<Record>>,
+    pub sent: AtomicU64,
+    /// 0 until it is known.
+    pub failover_ms: AtomicU64,
+    /// Deliveries in the hands of workers.
+    pub in_flight: AtomicU64,
     pub processed: AtomicU64,
     pub acked: AtomicU64,
     pub redelivered: AtomicU64,
@@ -33,24 +41,32 @@ pub struct Ledger {
 }
 
 impl Ledger {
+    pub fn new(bodies: Vec<Bytes>) -> Self {
+        Self { bodies, ..Self::default() }
+    }
+
     pub fn take_records(&self) -> Vec<Record> {
         std::mem::take(&mut *self.records.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn add(&self, message: &Message, received: Instant, is_processed: bool, ending: Ending) {
-        let row = message.attribute(ROW).and_then(|row| std::str::from_utf8(row).ok()?.parse().ok());
+        let row = message.attribute(ROW).and_then(|row| std::str::from_utf8(row).ok()?.parse::<u64>().ok());
+        // A message that nobody of the demo sent shows up as a row that was not sent.
+        let row = row.unwrap_or(u64::MAX);
+        let body = usize::try_from(row).ok().and_then(|row| self.bodies.get(row));
         let record = Record {
-            // A message that nobody of the demo sent shows up as a row that was not sent.
-            row: row.unwrap_or(u64::MAX),
+            row,
             message: (message.id.partition, message.id.sequence),
             fencing_token: message.fencing_token,
             receive_count: message.receive_count,
             received,
             lease_until: message.lease_until.into_std(),
             finished: Instant::now(),
+            is_intact: body == Some(&message.body),
             is_processed,
             ending,
         };
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
         self.processed.fetch_add(u64::from(is_processed), Ordering::Relaxed);
         self.acked.fetch_add(u64::from(ending == Ending::Acked), Ordering::Relaxed);
         self.redelivered.fetch_add(u64::from(message.receive_count > 1), Ordering::Relaxed);
@@ -58,12 +74,15 @@ impl Ledger {
     }
 }
 
-async fn receive(client: &Client, consumer: &str, messages_max: u32) -> Vec<Message> {
+async fn receive(client: &Client, consumer: &str, messages_max: u32, ledger: &Ledger) -> Vec<Message> {
     let wait = Duration::from_millis(500);
     let options =
         ReceiveOptions { messages_max, wait, consumer: consumer.to_owned(), ..ReceiveOptions::default() };
     match client.receive(QUEUE, options).await {
-        Ok(messages) => messages,
+        Ok(messages) => {
+            ledger.in_flight.fetch_add(messages.len() as u64, Ordering::Relaxed);
+            messages
+        }
         Err(_) => {
             // A node may be down: the next try finds another.
             sleep(RETRY_PAUSE).await;
@@ -95,7 +114,7 @@ fn ending(error: Option<&Error>) -> Ending {
 /// Processes and acknowledges until the demo is over.
 pub async fn good(client: Client, name: String, ledger: Arc<Ledger>) {
     while !ledger.is_over.load(Ordering::Relaxed) {
-        let messages = receive(&client, &name, BATCH).await;
+        let messages = receive(&client, &name, BATCH, &ledger).await;
         if messages.is_empty() {
             continue;
         }
@@ -112,7 +131,7 @@ pub async fn good(client: Client, name: String, ledger: Arc<Ledger>) {
 pub async fn crashing(endpoints: Vec<String>, name: String, ledger: Arc<Ledger>) {
     while !ledger.is_draining.load(Ordering::Relaxed) {
         let Ok(client) = Client::connect(endpoints.clone()) else { return };
-        let messages = receive(&client, &name, CRASH_BATCH).await;
+        let messages = receive(&client, &name, CRASH_BATCH, &ledger).await;
         let received = Instant::now();
         for (at, message) in messages.iter().enumerate() {
             ledger.add(message, received, at < messages.len() / 2, Ending::Crashed);
@@ -126,7 +145,7 @@ pub async fn crashing(endpoints: Vec<String>, name: String, ledger: Arc<Ledger>)
 /// Works longer than its lease lasts, and then acknowledges.
 pub async fn slow(client: Client, name: String, ledger: Arc<Ledger>) {
     while !ledger.is_draining.load(Ordering::Relaxed) {
-        let messages = receive(&client, &name, SLOW_BATCH).await;
+        let messages = receive(&client, &name, SLOW_BATCH, &ledger).await;
         if messages.is_empty() {
             continue;
         }
