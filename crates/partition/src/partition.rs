@@ -142,7 +142,9 @@ impl Partition {
             Recall::Forgotten => Reply::Refused { reason: Refusal::RequestForgotten },
             Recall::New => {
                 let reply = self.execute(&request.command, at, notes);
-                self.sessions.remember(id, &reply);
+                if !reply.is_empty_handed() {
+                    self.sessions.remember(id, &reply);
+                }
                 reply
             }
         }

@@ -59,6 +59,16 @@ impl Reply {
         reader.finish()?;
         Ok(reply)
     }
+
+    /// Whether it is the reply of a receive that got nothing. Such a receive is not done: while its consumer waits it is
+    /// executed again, under the same request id.
+    pub(crate) fn is_empty_handed(&self) -> bool {
+        match self {
+            Self::Received { deliveries } => deliveries.is_empty(),
+            Self::OverLimit => true,
+            _ => false,
+        }
+    }
 }
 
 /// Why a command, or one message of it, was refused. Nothing was changed for it.

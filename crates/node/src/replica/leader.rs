@@ -9,7 +9,7 @@
 //! One task owns all of it, for one leadership: when the term ends, everything here is dropped and everybody is told. Invariant:
 //! nothing in here is needed for correctness after a crash; the state machine knows every lease.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -73,6 +73,8 @@ pub struct Leadership {
     batch: Option<Batch>,
     in_flight: VecDeque<InFlight>,
     waiters: Waiters,
+    /// Queues in which something may be deliverable, and somebody may wait for it.
+    to_wake: BTreeSet<QueueId>,
     /// The catalogue revision under which each queue's shard is known to be configured.
     configured: HashMap<QueueId, u64>,
     deadline: Deadline,
@@ -104,6 +106,7 @@ impl Leadership {
             batch: None,
             in_flight: VecDeque::new(),
             waiters: Waiters::default(),
+            to_wake: BTreeSet::new(),
             configured: HashMap::new(),
             deadline,
             is_expiring: false,
@@ -140,6 +143,7 @@ impl Leadership {
                 }
                 () = sleep_until(timer), if may_propose => self.on_timer(),
             }
+            self.wake_waiters();
             if let Err(failure) = self.propose().await {
                 break failure;
             }
@@ -194,7 +198,14 @@ impl Leadership {
         let may_be_retry = is_named && self.shared.machine.read().shard(receive.queue).is_some();
         if may_be_retry || self.shared.machine.read().has_ready(receive.queue) {
             self.add_receive(receive);
-        } else if receive.wait_until.is_some_and(|end| end > Instant::now()) {
+        } else {
+            self.park(receive);
+        }
+    }
+
+    /// Lets a receive wait that found nothing, or ends it.
+    fn park(&mut self, receive: Receive) {
+        if receive.may_wait() {
             self.waiters.park(receive);
         } else {
             let _ = receive.reply.send(Ok(Granted::default()));
@@ -323,7 +334,12 @@ impl Leadership {
     fn answer(&mut self, pending: Pending, reply: Reply, lag_ms: u64, stamp_ms: u64) {
         match (pending, reply) {
             (Pending::Receive(receive), Reply::Received { deliveries }) => {
+                // It may have left something, since it was bounded, for one who was not woken because of it.
+                self.to_wake.insert(receive.queue);
                 self.deliver(*receive, deliveries, lag_ms)
+            }
+            (Pending::Receive(receive), Reply::OverLimit) if receive.may_wait() => {
+                self.waiters.park(*receive)
             }
             (Pending::Receive(receive), reply) => drop(receive.reply.send(Err(receive_refused(&reply)))),
             (Pending::Command(sender), reply) => drop(sender.send(Ok(reply))),
@@ -340,11 +356,7 @@ impl Leadership {
 
     fn deliver(&mut self, receive: Receive, deliveries: Vec<Delivery>, lag_ms: u64) {
         if deliveries.is_empty() {
-            if receive.wait_until.is_some_and(|end| end > Instant::now()) {
-                self.waiters.park(receive);
-            } else {
-                let _ = receive.reply.send(Ok(Granted::default()));
-            }
+            self.park(receive);
             return;
         }
         if lag_ms > INHERITED_GRACE_MS {
@@ -369,28 +381,41 @@ impl Leadership {
     }
 
     fn react(&mut self, effects: &Effects) {
-        for queue in &effects.ready {
-            self.wake(*queue);
-        }
+        self.to_wake.extend(&effects.ready);
         if !effects.outbox.is_empty() {
             self.shared.outbox.notify_one();
         }
         self.deadline = self.shared.machine.read().next_deadline().unwrap_or_default();
     }
 
-    /// Proposes grants for waiters, for as many as there is something to grant.
+    /// Proposes grants for those who wait, as far as there is something to grant and the batch has room; the rest has its turn
+    /// when an entry in flight is applied.
+    fn wake_waiters(&mut self) {
+        while !self.batch_is_full()
+            && let Some(queue) = self.to_wake.pop_first()
+        {
+            self.wake(queue);
+        }
+    }
+
     fn wake(&mut self, queue: QueueId) {
-        let Some(mut ready) = self.shared.machine.read().shard(queue).map(|shard| shard.counters.ready)
-        else {
-            return;
+        let mut ready = {
+            let state = self.shared.machine.read();
+            let is_ready = state.has_ready(queue);
+            state.shard(queue).filter(|_| is_ready).map_or(0, |shard| shard.counters.ready)
         };
         if ready > 0 {
             self.waiters.tell_ready(queue);
         }
-        while ready > 0 && !self.batch_is_full() {
-            let Some(receive) = self.waiters.pop(queue) else { return };
+        while ready > 0
+            && let Some(receive) = self.waiters.pop(queue)
+        {
             ready = ready.saturating_sub(u64::from(receive.options.messages_max));
             self.add_receive(receive);
+            if self.batch_is_full() {
+                self.to_wake.insert(queue);
+                return;
+            }
         }
     }
 

@@ -55,6 +55,13 @@ pub struct Granted {
     pub deliveries: Vec<Delivery>,
 }
 
+impl Receive {
+    /// Whether its consumer still waits for something to come.
+    pub fn may_wait(&self) -> bool {
+        self.wait_until.is_some_and(|end| end > Instant::now())
+    }
+}
+
 impl Request {
     /// Roughly what it holds in memory.
     pub fn size_bytes(&self) -> usize {

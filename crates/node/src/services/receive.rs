@@ -8,13 +8,16 @@ use futures::stream::FuturesUnordered;
 use leasehold_catalogue::PartitionId;
 use leasehold_proto::peer;
 use leasehold_proto::v1::{Delivery, ReceiveRequest};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{lookup, validate};
 use crate::cluster::QueueInfo;
 use crate::core::Core;
 use crate::failure::Failure;
 use crate::limits::{RECEIVE_MESSAGES_MAX, RECEIVE_WAIT_MS_MAX};
+
+/// Pause before a shard without a leader is asked again.
+const ASK_AGAIN: Duration = Duration::from_millis(50);
 
 /// Grants leases, waiting for the first message as long as the request says.
 ///
@@ -86,21 +89,21 @@ async fn receive_from_any(
 
 /// The first shard that has something before `end`.
 async fn wait_for_any(core: &Core, shards: &[PartitionId], queue: u64, end: Instant) -> Option<PartitionId> {
-    let mut waits = shards
-        .iter()
-        .map(|shard| async move {
-            let wait_ms = end.saturating_duration_since(Instant::now()).as_millis() as u64;
-            let asked = core.router.ask(*shard, peer::Ready { queue, wait_ms }).await;
-            (*shard, asked.is_ok() && Instant::now() < end)
-        })
-        .collect::<FuturesUnordered<_>>();
-    let first = async {
-        while let Some((shard, is_ready)) = waits.next().await {
-            if is_ready {
-                return Some(shard);
+    let mut waits =
+        shards.iter().map(|shard| wait_for(core, *shard, queue, end)).collect::<FuturesUnordered<_>>();
+    timeout_at(end, waits.next()).await.ok().flatten()
+}
+
+/// Waits until the shard has something, whoever leads it meanwhile; at `end` it may return without.
+async fn wait_for(core: &Core, shard: PartitionId, queue: u64, end: Instant) -> PartitionId {
+    loop {
+        let wait_ms = end.saturating_duration_since(Instant::now()).as_millis() as u64;
+        match core.router.ask(shard, peer::Ready { queue, wait_ms }).await {
+            Ok(()) => return shard,
+            Err(failure) => {
+                tracing::debug!(shard = shard.0, %failure, "a receive waits for a leader");
+                sleep(ASK_AGAIN).await;
             }
         }
-        None
-    };
-    timeout_at(end, first).await.ok().flatten()
+    }
 }
