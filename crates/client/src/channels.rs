@@ -11,7 +11,10 @@ use tonic::transport::{Channel, Endpoint};
 use crate::Error;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-const KEEP_ALIVE: Duration = Duration::from_secs(5);
+/// A connection on which nothing came for so long is asked whether its node is still there. Together with the time for the answer
+/// this bounds how long a silent node holds up a call: less than the others need to agree that it is gone would gain nothing.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_millis(500);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_millis(1_500);
 const STREAM_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
 /// How long a node that failed is asked only when no other is left; doubles while it fails at each try.
@@ -121,7 +124,7 @@ fn endpoint(address: &str) -> Result<Endpoint, Error> {
         .tcp_nodelay(true)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .http2_keep_alive_interval(KEEP_ALIVE)
-        .keep_alive_timeout(KEEP_ALIVE)
+        .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
+        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
         .keep_alive_while_idle(true))
 }

@@ -3,7 +3,7 @@
 mod fake;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fake::{Fault, Node, dead_address};
 use leasehold_client::{Client, NewMessage, Outcome, Reason, ReceiveOptions};
@@ -139,6 +139,25 @@ async fn a_leader_that_cannot_be_reached_is_passed_by() {
     node.shared.lead_at(&[&dead_address()]);
     node.client().send("q", batch(&["a"])).await.unwrap();
     assert_eq!(node.shared.state().stored, [b"a"]);
+}
+
+#[tokio::test]
+async fn a_leader_that_falls_silent_is_left() {
+    let (entry, mut old) = (Node::start().await, Node::start().await);
+    let client = entry.client();
+    entry.shared.lead_at(&[&old.address]);
+    client.send("q", batch(&["a"])).await.unwrap();
+    assert_eq!(old.shared.state().stored, [b"a"]);
+
+    old.fall_silent();
+    entry.shared.lead_at(&[&entry.address]);
+    entry.shared.offer(&["one"], Duration::from_secs(30));
+    // A node may take all this time to answer such a call: that it is silent must be noticed otherwise.
+    let wait = Duration::from_secs(20);
+    let asked = Instant::now();
+    let received = client.receive("q", ReceiveOptions { wait, ..Default::default() }).await.unwrap();
+    assert_eq!(received[0].body, "one");
+    assert!(asked.elapsed() < wait);
 }
 
 #[tokio::test]

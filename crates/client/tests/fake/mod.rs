@@ -5,7 +5,7 @@
 mod services;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, mpsc};
 use std::time::Duration;
 
 use leasehold_client::v1::cluster_server::ClusterServer;
@@ -169,6 +169,8 @@ pub struct Node {
     pub address: String,
     pub shared: Arc<Shared>,
     runtime: Option<Runtime>,
+    /// Its only thread waits for this.
+    silence: Option<mpsc::Sender<()>>,
 }
 
 impl Node {
@@ -190,16 +192,29 @@ impl Node {
             let incoming = TcpListenerStream::new(TcpListener::from_std(listener).unwrap());
             server.serve_with_incoming(incoming).await.unwrap();
         });
-        Self { address, shared, runtime: Some(runtime) }
+        Self { address, shared, runtime: Some(runtime), silence: None }
     }
 
     pub fn client(&self) -> Client {
         Client::connect([self.address.clone()]).unwrap()
     }
+
+    /// Answers nothing any more, while its connections stay open.
+    pub fn fall_silent(&mut self) {
+        let (silence, end) = mpsc::channel();
+        let (begun, begin) = mpsc::channel();
+        self.silence = Some(silence);
+        self.runtime.as_ref().unwrap().spawn(async move {
+            begun.send(()).unwrap();
+            let _ = end.recv();
+        });
+        begin.recv().unwrap();
+    }
 }
 
 impl Drop for Node {
     fn drop(&mut self) {
+        self.silence.take();
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }

@@ -8,12 +8,14 @@
 //! A node keeps two links to each peer, `control` (votes, liveness, the catalogue) and `bulk` (log entries and commands), so that
 //! a vote never waits behind a megabyte of messages. All groups share them. A link that breaks fails every call in flight at
 //! once with [`CallFailure::Lost`]; when the peer does not come back at the first attempt, or says nothing for the liveness
-//! timeout, a [`PeerEvent::Down`] tells the replicas to elect without waiting for a Raft timeout.
+//! timeout, both links are cut, and a [`PeerEvent::Down`] tells the replicas to elect without waiting for a Raft timeout.
 
 mod batch;
 mod cluster_name;
 mod inbound;
 mod outbound;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,8 +23,9 @@ use std::time::Duration;
 
 use leasehold_catalogue::NodeId;
 use leasehold_proto::peer::Failure;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
+use self::outbound::Watch;
 pub use cluster_name::ClusterName;
 pub use inbound::{Answers, Dispatch, LaneServer};
 pub use outbound::{Link, PendingAnswer, open_channel};
@@ -84,15 +87,12 @@ impl Lanes {
         if let Some(peer) = peers.get(&node) {
             return peer.clone();
         }
+        let (silences, silences_seen) = watch::channel(0);
+        let (timeout, events) = (self.liveness_timeout, self.events.clone());
+        let liveness = Watch::Liveness { timeout, events, silences };
         let peer = Arc::new(Peer {
-            control: Link::open_control(
-                node,
-                address,
-                &self.cluster,
-                self.liveness_timeout,
-                self.events.clone(),
-            ),
-            bulk: Link::open_bulk(node, address, &self.cluster),
+            control: Link::open(node, address, &self.cluster, liveness),
+            bulk: Link::open(node, address, &self.cluster, Watch::Silences(silences_seen)),
         });
         peers.insert(node, peer.clone());
         peer

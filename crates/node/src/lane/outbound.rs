@@ -10,7 +10,7 @@ use leasehold_catalogue::NodeId;
 use leasehold_proto::peer::peer_client::PeerClient;
 use leasehold_proto::peer::{Failure, Frame, FrameBatch, FrameKind};
 use prost::Message as _;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout};
 use tonic::Streaming;
@@ -70,23 +70,7 @@ impl Drop for PendingAnswer {
 }
 
 impl Link {
-    /// Opens the link that also watches whether the peer is alive.
-    pub fn open_control(
-        node: NodeId,
-        address: &str,
-        cluster: &ClusterName,
-        liveness_timeout: Duration,
-        events: mpsc::UnboundedSender<PeerEvent>,
-    ) -> Self {
-        Self::open(node, address, cluster, Watch::Liveness { timeout: liveness_timeout, events })
-    }
-
-    /// Opens a link that leaves watching to the other one.
-    pub fn open_bulk(node: NodeId, address: &str, cluster: &ClusterName) -> Self {
-        Self::open(node, address, cluster, Watch::None)
-    }
-
-    fn open(node: NodeId, address: &str, cluster: &ClusterName, watch: Watch) -> Self {
+    pub fn open(node: NodeId, address: &str, cluster: &ClusterName, watch: Watch) -> Self {
         let shared = Arc::new(Shared {
             node,
             cluster: cluster.clone(),
@@ -184,9 +168,13 @@ impl Shared {
     }
 }
 
-enum Watch {
-    None,
-    Liveness { timeout: Duration, events: mpsc::UnboundedSender<PeerEvent> },
+/// How a link notices that its peer says nothing any more: a broken process breaks its connections, a stopped one or a cut network
+/// does not.
+pub enum Watch {
+    /// It asks the peer all the time, and tells the node and the other link.
+    Liveness { timeout: Duration, events: mpsc::UnboundedSender<PeerEvent>, silences: watch::Sender<u64> },
+    /// The other link asks: when it finds silence, calls on this one must not wait for it to end either.
+    Silences(watch::Receiver<u64>),
 }
 
 impl Watch {
@@ -196,9 +184,19 @@ impl Watch {
             let _ = events.send(event);
         }
     }
+
+    /// Whether the other link finds silence; for ever when this link asks itself.
+    async fn told_silent(&mut self) {
+        if let Self::Silences(silences) = self
+            && silences.changed().await.is_ok()
+        {
+            return;
+        }
+        std::future::pending().await
+    }
 }
 
-async fn run(shared: Arc<Shared>, watch: Watch) {
+async fn run(shared: Arc<Shared>, mut watch: Watch) {
     let mut pause_ms = RECONNECT_PAUSE_MS_MIN;
     let mut down_reported = false;
     loop {
@@ -211,7 +209,7 @@ async fn run(shared: Arc<Shared>, watch: Watch) {
                 watch.report(PeerEvent::Up(shared.node));
                 down_reported = false;
                 pause_ms = RECONNECT_PAUSE_MS_MIN;
-                let silent = exchange(&shared, &watch, frames, answers).await;
+                let silent = exchange(&shared, &mut watch, frames, answers).await;
                 shared.disconnect();
                 if silent {
                     watch.report(PeerEvent::Down(shared.node));
@@ -234,13 +232,17 @@ async fn run(shared: Arc<Shared>, watch: Watch) {
 /// Reads answers until the stream ends. Returns whether it ended because the peer fell silent.
 async fn exchange(
     shared: &Arc<Shared>,
-    watch: &Watch,
+    watch: &mut Watch,
     frames: mpsc::UnboundedSender<Frame>,
     mut answers: Streaming<FrameBatch>,
 ) -> bool {
     let silence_max = match watch {
-        Watch::Liveness { timeout, .. } => *timeout,
-        Watch::None => Duration::MAX,
+        Watch::Liveness { timeout, .. } => Some(*timeout),
+        Watch::Silences(silences) => {
+            // What was found before this connection says nothing about it.
+            silences.mark_unchanged();
+            None
+        }
     };
     let mut heard = Instant::now();
     let mut beat = tokio::time::interval(Duration::from_millis(LIVENESS_INTERVAL_MS));
@@ -253,9 +255,13 @@ async fn exchange(
                 }
                 Ok(None) | Err(_) => return false,
             },
-            _ = beat.tick(), if matches!(watch, Watch::Liveness { .. }) => {
-                if heard.elapsed() > silence_max {
+            () = watch.told_silent() => return false,
+            _ = beat.tick(), if silence_max.is_some() => {
+                if silence_max.is_some_and(|silence_max| heard.elapsed() > silence_max) {
                     tracing::warn!(peer = shared.node.0, "the peer is silent");
+                    if let Watch::Liveness { silences, .. } = watch {
+                        silences.send_modify(|count| *count += 1);
+                    }
                     return true;
                 }
                 let liveness = Frame { kind: FrameKind::Liveness as i32, ..Frame::default() };
