@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use leasehold_client::v1::{QueueSettings, StatusResponse};
-use leasehold_client::{Client, NewMessage, Reason, ReceiveOptions};
+use leasehold_client::{Client, NewMessage, Outcome, Reason, ReceiveOptions};
 use leasehold_cluster_tests::{Plan, TestCluster, eventually};
 
 async fn send(client: &Client, queue: &str, from: u32, count: u32) {
@@ -321,5 +321,48 @@ async fn the_log_does_not_grow_although_some_partitions_rest() {
     for queue in ["resting-1", "resting-2", "resting-3"] {
         assert_eq!(drain(&client, queue, 1).await, expected(1));
     }
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_without_a_quorum_refuses_what_it_has_no_room_for() {
+    const MESSAGES: usize = 60;
+    let settings = vec![("limits.pending_bytes_max".to_owned(), "16MiB".to_owned())];
+    let mut cluster = TestCluster::start(Plan { partitions: 1, settings, ..Plan::default() }).await;
+    let client = cluster.client_at("n1");
+    client.create_queue("q", QueueSettings::default(), 1).await.unwrap();
+    client.transfer_leader(0, "n1").await.unwrap();
+    eventually("n1 leads", async || {
+        client.describe_queue("q").await.is_ok_and(|queue| queue.shards[0].leader == "n1")
+    })
+    .await;
+    cluster.stop("n2").await;
+    cluster.stop("n3").await;
+    let endpoint = leasehold_cluster_tests::endpoint(cluster.node("n1").client_address());
+    let hasty = Client::builder([endpoint]).call_timeout(Duration::from_secs(3)).build().unwrap();
+    let sends = (0..MESSAGES).map(|number| {
+        let hasty = hasty.clone();
+        let body = format!("{number:05}").repeat(200_000);
+        tokio::spawn(async move { hasty.send("q", vec![NewMessage::new(body)]).await })
+    });
+    let (mut refused, mut may_be_there) = (0, 0);
+    for send in sends.collect::<Vec<_>>() {
+        match send.await.unwrap() {
+            Err(error) if error.outcome == Outcome::NotDone => {
+                assert_eq!(error.reason, Reason::Busy, "{error}");
+                assert!(error.retry_after.is_some());
+                refused += 1;
+            }
+            Err(_) | Ok(_) => may_be_there += 1,
+        }
+    }
+    assert!(refused > 0 && may_be_there > 0, "{refused} refused, {may_be_there} accepted");
+    cluster.restart("n2").await;
+    cluster.restart("n3").await;
+    cluster.wait_until_ready().await;
+    // There is room again, and what was refused is not there.
+    send(&client, "q", 0, 1).await;
+    let count = client.describe_queue("q").await.unwrap().counters.unwrap().ready;
+    assert!(count as usize <= may_be_there + 1, "{count} are there, {may_be_there} may be");
     cluster.end().await;
 }
