@@ -9,9 +9,10 @@
 //! One task owns all of it, for one leadership: when the term ends, everything here is dropped and everybody is told. Invariant:
 //! nothing in here is needed for correctness after a crash; the state machine knows every lease.
 
+mod timers;
+
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use leasehold_partition::{
@@ -27,17 +28,9 @@ use super::request::{CommandCall, Granted, Receive, ReplySender, Request};
 use super::waiters::Waiters;
 use super::{Shared, WantedShard};
 use crate::failure::Failure;
-use crate::limits::{
-    ENTRIES_IN_FLIGHT_MAX, ENTRY_BYTES_MAX, ENTRY_COMMANDS_MAX, EXPIRE_ITEMS_MAX, INHERITED_GRACE_MS,
-    MARK_INTERVAL_MS,
-};
+use crate::limits::{ENTRIES_IN_FLIGHT_MAX, ENTRY_BYTES_MAX, ENTRY_COMMANDS_MAX, INHERITED_GRACE_MS};
 use crate::raft::{Applied, Proposal, ProposeError, Role};
 use leasehold_proto::v1::Reason;
-
-/// How long something may wait that is never urgent: forgetting remembered ids.
-const WINDOW_PATIENCE_MS: u64 = 5_000;
-/// Pause between two entries that only sweep garbage.
-const SWEEP_PAUSE_MS: u64 = 10;
 
 /// Who waits for the reply of one command of an entry.
 enum Pending {
@@ -416,59 +409,6 @@ impl Leadership {
                 self.to_wake.insert(queue);
                 return;
             }
-        }
-    }
-
-    fn next_timer(&self) -> Instant {
-        let far = Instant::now() + Duration::from_secs(3600);
-        let log = |log_ms: u64| self.clock.instant_of(log_ms);
-        let due = [
-            self.waiters.next_end(),
-            self.expiry_due(),
-            self.is_counting().then(|| self.stamped_at + Duration::from_millis(MARK_INTERVAL_MS)),
-            self.deadline
-                .window_log_ms
-                .filter(|_| !self.is_expiring)
-                .map(|end| log(end + WINDOW_PATIENCE_MS)),
-        ];
-        due.into_iter().flatten().min().unwrap_or(far)
-    }
-
-    /// Whether time must be kept moving in the log: a new leader starts from the last stamp.
-    fn is_counting(&self) -> bool {
-        self.deadline.lease_log_ms.is_some() || self.deadline.delay_log_ms.is_some()
-    }
-
-    /// When the next expiry entry is worth proposing; one is in flight at a time.
-    fn expiry_due(&self) -> Option<Instant> {
-        if self.is_expiring {
-            return None;
-        }
-        let lease =
-            self.deadline.lease_log_ms.map(|end| self.clock.instant_of(end + self.grace.slack_ms(end)));
-        let delay = self.deadline.delay_log_ms.map(|end| self.clock.instant_of(end));
-        let wall = self
-            .deadline
-            .wall_ms
-            .map(|end| Instant::now() + Duration::from_millis(end.saturating_sub(wall_ms())));
-        let garbage = self.deadline.garbage.then(|| self.stamped_at + Duration::from_millis(SWEEP_PAUSE_MS));
-        [lease, delay, wall, garbage].into_iter().flatten().min()
-    }
-
-    fn on_timer(&mut self) {
-        let now = Instant::now();
-        self.waiters.end_waits(now);
-        let now_ms = self.clock.now_ms(now);
-        let windows_due = self.deadline.window_log_ms.is_some_and(|end| end + WINDOW_PATIENCE_MS <= now_ms);
-        let expiry_due =
-            self.expiry_due().is_some_and(|due| due <= now) || (windows_due && !self.is_expiring);
-        if expiry_due {
-            let leases_as_of_ms = self.grace.leases_as_of_ms(now_ms);
-            self.is_expiring = true;
-            self.grace.ended_through(leases_as_of_ms);
-            self.add(&Command::Expire { leases_as_of_ms, items_max: EXPIRE_ITEMS_MAX }, Pending::Expire);
-        } else if self.is_counting() && self.stamped_at + Duration::from_millis(MARK_INTERVAL_MS) <= now {
-            self.add_own(&Command::Mark);
         }
     }
 
