@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::core::Core;
 use crate::lane::PeerEvent;
-use crate::raft::{Group, GroupId, Role};
+use crate::raft::{Group, GroupId, Members, Role};
 
 /// The first survivor asks for votes at once, each next one this much later, so that they do not split the votes.
 const STAGGER: Duration = Duration::from_millis(40);
@@ -21,6 +21,9 @@ const CAMPAIGNS_MAX: u32 = 5;
 /// How often it is looked for groups without a leader, and how long one may be without.
 const LEADERLESS_INTERVAL: Duration = Duration::from_millis(100);
 const LEADERLESS_PATIENCE: Duration = Duration::from_millis(300);
+
+/// How often it is looked which replicas are cut off, when no peer was lost or found.
+const REACH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How often leaders are compared with where they are best.
 const BALANCE_INTERVAL: Duration = Duration::from_secs(2);
@@ -57,15 +60,37 @@ fn groups(core: &Core) -> Vec<Group> {
     partitions.chain([core.catalogue.group.clone()]).collect()
 }
 
-/// Whether enough voters can be asked; an election that cannot be won would only make the next leader step down.
+/// Whether this replica may win; an election that cannot be won would only make the next leader step down.
 fn can_win(core: &Core, group: &Group) -> bool {
     let members = group.members();
+    members.voters.contains(&group.replica()) && reaches_majority(core, &members)
+}
+
+fn reaches_majority(core: &Core, members: &Members) -> bool {
     let can_vote = |replica: &&u64| {
         let is_reachable = |node: NodeId| node == core.view.here() || core.lanes.is_reachable(node);
         members.nodes.get(replica).is_some_and(|node| is_reachable(NodeId(node.node_id)))
     };
     let votes = members.voters.iter().filter(can_vote).count();
-    members.voters.contains(&group.replica()) && votes * 2 > members.voters.len()
+    votes * 2 > members.voters.len()
+}
+
+/// Tells replicas whether they reach a majority, until the node stops.
+pub async fn watch_reach(core: Arc<Core>) {
+    let mut reach = core.lanes.reach();
+    // A group that is about to be founded has no voters yet.
+    let is_cut_off = |group: &Group| {
+        let members = group.members();
+        !members.voters.is_empty() && !reaches_majority(&core, &members)
+    };
+    loop {
+        for replica in core.router.replicas() {
+            replica.cut_off().set(is_cut_off(replica.group()));
+        }
+        core.catalogue.cut_off.set(is_cut_off(&core.catalogue.group));
+        // Members change too, and replicas are started.
+        let _ = timeout(REACH_INTERVAL, reach.changed()).await;
+    }
 }
 
 /// Stands for groups that nobody leads, as after a start of all nodes, until the node stops. Raft's own time-outs would do it

@@ -44,6 +44,9 @@ pub struct Plan {
     /// Where the history is kept; without it, only that of a violation is, in the temporary folder.
     #[arg(long)]
     history: Option<PathBuf>,
+    /// Keeps the data folders and the logs of the nodes also when nothing was violated.
+    #[arg(long)]
+    keep: bool,
 }
 
 const DRAIN_PATIENCE: Duration = Duration::from_secs(120);
@@ -178,6 +181,12 @@ fn keep(
     verdict: &mut Verdict,
     dir: tempfile::TempDir,
 ) -> Result<(), String> {
+    if plan.keep || !verdict.holds() {
+        verdict.data = Some(dir.keep().display().to_string());
+    }
+    if !verdict.holds() {
+        verdict.replay = Some(plan.replay());
+    }
     let path = match &plan.history {
         Some(path) => path.clone(),
         None if verdict.holds() => return Ok(()),
@@ -185,9 +194,5 @@ fn keep(
     };
     history.save(&path).map_err(|error| error.to_string())?;
     verdict.history = Some(path.display().to_string());
-    if !verdict.holds() {
-        verdict.replay = Some(plan.replay());
-        verdict.data = Some(dir.keep().display().to_string());
-    }
     Ok(())
 }

@@ -10,7 +10,7 @@ use leasehold_catalogue::NodeId;
 use leasehold_proto::peer::peer_client::PeerClient;
 use leasehold_proto::peer::{Failure, Frame, FrameBatch, FrameKind};
 use prost::Message as _;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout};
 use tonic::Streaming;
@@ -71,19 +71,18 @@ impl Drop for PendingAnswer {
 
 impl Link {
     /// Opens the link that also watches whether the peer is alive.
-    pub fn open_control(
+    pub fn open_control(node: NodeId, address: &str, cluster: &ClusterName, liveness: Liveness) -> Self {
+        Self::open(node, address, cluster, Watch::Liveness(liveness))
+    }
+
+    /// Opens a link that leaves watching to the other one, and breaks when that finds the peer silent.
+    pub fn open_bulk(
         node: NodeId,
         address: &str,
         cluster: &ClusterName,
-        liveness_timeout: Duration,
-        events: mpsc::UnboundedSender<PeerEvent>,
+        silences: watch::Receiver<()>,
     ) -> Self {
-        Self::open(node, address, cluster, Watch::Liveness { timeout: liveness_timeout, events })
-    }
-
-    /// Opens a link that leaves watching to the other one.
-    pub fn open_bulk(node: NodeId, address: &str, cluster: &ClusterName) -> Self {
-        Self::open(node, address, cluster, Watch::None)
+        Self::open(node, address, cluster, Watch::Follow(silences))
     }
 
     fn open(node: NodeId, address: &str, cluster: &ClusterName, watch: Watch) -> Self {
@@ -184,36 +183,55 @@ impl Shared {
     }
 }
 
+/// How the control link watches its peer, and whom it tells.
+pub struct Liveness {
+    /// A peer that says nothing for this long is down.
+    pub timeout: Duration,
+    pub events: mpsc::UnboundedSender<PeerEvent>,
+    pub reach: watch::Sender<()>,
+    /// Told when the peer is silent, for the link that does not watch.
+    pub silences: watch::Sender<()>,
+}
+
 enum Watch {
-    None,
-    Liveness { timeout: Duration, events: mpsc::UnboundedSender<PeerEvent> },
+    Liveness(Liveness),
+    Follow(watch::Receiver<()>),
 }
 
 impl Watch {
     fn report(&self, event: PeerEvent) {
-        if let Self::Liveness { events, .. } = self {
+        if let Self::Liveness(liveness) = self {
             // The node is stopping when nobody listens any more.
-            let _ = events.send(event);
+            let _ = liveness.events.send(event);
+        }
+    }
+
+    fn reach_changed(&self) {
+        if let Self::Liveness(liveness) = self {
+            liveness.reach.send_replace(());
         }
     }
 }
 
-async fn run(shared: Arc<Shared>, watch: Watch) {
+async fn run(shared: Arc<Shared>, mut watch: Watch) {
     let mut pause_ms = RECONNECT_PAUSE_MS_MIN;
     let mut down_reported = false;
     loop {
         match connect(&shared).await {
             Ok((frames, answers)) => {
                 shared.connect(frames.clone());
+                watch.reach_changed();
                 if down_reported {
                     tracing::info!(peer = shared.node.0, "the peer answers again");
                 }
                 watch.report(PeerEvent::Up(shared.node));
                 down_reported = false;
                 pause_ms = RECONNECT_PAUSE_MS_MIN;
-                let silent = exchange(&shared, &watch, frames, answers).await;
+                let end = exchange(&shared, &mut watch, frames, answers).await;
                 shared.disconnect();
-                if silent {
+                watch.reach_changed();
+                if end == End::Silence {
+                    tracing::warn!(peer = shared.node.0, "the peer is silent");
                     watch.report(PeerEvent::Down(shared.node));
                     down_reported = true;
                 }
@@ -231,19 +249,27 @@ async fn run(shared: Arc<Shared>, watch: Watch) {
     }
 }
 
-/// Reads answers until the stream ends. Returns whether it ended because the peer fell silent.
+/// Why a connection is over.
+#[derive(PartialEq, Eq)]
+enum End {
+    /// It broke, or the peer closed it.
+    Broken,
+    /// The peer says nothing any more.
+    Silence,
+}
+
+/// Reads answers until the stream ends or the peer falls silent.
 async fn exchange(
     shared: &Arc<Shared>,
-    watch: &Watch,
+    watch: &mut Watch,
     frames: mpsc::UnboundedSender<Frame>,
     mut answers: Streaming<FrameBatch>,
-) -> bool {
-    let silence_max = match watch {
-        Watch::Liveness { timeout, .. } => *timeout,
-        Watch::None => Duration::MAX,
-    };
+) -> End {
     let mut heard = Instant::now();
     let mut beat = tokio::time::interval(Duration::from_millis(LIVENESS_INTERVAL_MS));
+    if let Watch::Follow(silences) = watch {
+        silences.mark_unchanged();
+    }
     loop {
         tokio::select! {
             batch = answers.message() => match batch {
@@ -251,19 +277,30 @@ async fn exchange(
                     heard = Instant::now();
                     batch.frames.into_iter().for_each(|frame| shared.settle(frame));
                 }
-                Ok(None) | Err(_) => return false,
+                Ok(None) | Err(_) => return End::Broken,
             },
-            _ = beat.tick(), if matches!(watch, Watch::Liveness { .. }) => {
-                if heard.elapsed() > silence_max {
-                    tracing::warn!(peer = shared.node.0, "the peer is silent");
-                    return true;
+            // Without its other half the link is about to be dropped.
+            () = next_silence(watch) => return End::Broken,
+            _ = beat.tick(), if matches!(watch, Watch::Liveness(_)) => {
+                let Watch::Liveness(liveness) = &*watch else { continue };
+                if heard.elapsed() > liveness.timeout {
+                    liveness.silences.send_replace(());
+                    return End::Silence;
                 }
-                let liveness = Frame { kind: FrameKind::Liveness as i32, ..Frame::default() };
-                if frames.send(liveness).is_err() {
-                    return false;
+                let sign_of_life = Frame { kind: FrameKind::Liveness as i32, ..Frame::default() };
+                if frames.send(sign_of_life).is_err() {
+                    return End::Broken;
                 }
-            }
+            },
         }
+    }
+}
+
+/// Completes when the link that watches finds the peer silent.
+async fn next_silence(watch: &mut Watch) {
+    match watch {
+        Watch::Follow(silences) => drop(silences.changed().await),
+        Watch::Liveness(_) => std::future::pending().await,
     }
 }
 
