@@ -16,7 +16,9 @@ use crate::raft::{Group, GroupId, Members, Role};
 const STAGGER: Duration = Duration::from_millis(40);
 /// A survivor that finds no new leader asks again.
 const CAMPAIGN_AGAIN: Duration = Duration::from_millis(400);
-const CAMPAIGNS_MAX: u32 = 5;
+/// One that was not wanted is, as soon as the others miss the leader too.
+const CONSENT_AGAIN: Duration = Duration::from_millis(50);
+const CAMPAIGN_PATIENCE: Duration = Duration::from_secs(2);
 
 /// How often it is looked for groups without a leader, and how long one may be without.
 const LEADERLESS_INTERVAL: Duration = Duration::from_millis(100);
@@ -138,7 +140,8 @@ async fn campaign_in_turn(core: Arc<Core>, group: Group, gone: NodeId) {
     spread(&mut survivors, group.id());
     let Some(turn) = survivors.iter().position(|replica| *replica == group.replica()) else { return };
     sleep(STAGGER * turn as u32).await;
-    for _ in 0..CAMPAIGNS_MAX {
+    let end = Instant::now() + CAMPAIGN_PATIENCE;
+    while Instant::now() < end {
         let is_led = match &*group.role().borrow() {
             Role::Leader { .. } | Role::Stopped => true,
             Role::Follower { leader } => leader.as_ref().is_some_and(|leader| leader.node_id != gone.0),
@@ -146,10 +149,8 @@ async fn campaign_in_turn(core: Arc<Core>, group: Group, gone: NodeId) {
         if is_led || core.lanes.is_reachable(gone) {
             return;
         }
-        if can_win(&core, &group) {
-            group.campaign().await;
-        }
-        sleep(CAMPAIGN_AGAIN + STAGGER * turn as u32).await;
+        let has_asked = can_win(&core, &group) && group.campaign().await;
+        sleep(if has_asked { CAMPAIGN_AGAIN + STAGGER * turn as u32 } else { CONSENT_AGAIN }).await;
     }
 }
 
