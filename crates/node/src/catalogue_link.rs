@@ -114,6 +114,7 @@ impl CatalogueLink {
     async fn ask(&self, body: Bytes) -> Result<Answer, Failure> {
         let end = Instant::now() + Duration::from_millis(LEADER_WAIT_MS_MAX);
         let mut hint = None;
+        let mut was_unknown = false;
         for tries in 0.. {
             let tried = match self.leader_node().or(hint).or_else(|| self.any_other(tries)) {
                 Some(leader) if leader == self.view.here() => {
@@ -128,13 +129,14 @@ impl CatalogueLink {
                         && !self.cut_off.is_so()
                         && Instant::now() < end =>
                 {
+                    was_unknown |= failure.outcome == Outcome::Unknown;
                     hint = failure.leader.filter(|leader| *leader != self.view.here());
                     sleep(Duration::from_millis(LOOK_AGAIN_MS)).await;
                 }
-                done => return done,
+                done => return done.map_err(|failure| failure.after(was_unknown)),
             }
         }
-        Err(Failure::not_leader(None))
+        Err(Failure::not_leader(None).after(was_unknown))
     }
 
     /// Another node of the cluster. A node that came back elsewhere hears from no leader, but others know who it is.

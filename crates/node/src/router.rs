@@ -116,6 +116,7 @@ impl Router {
         };
         let body = LazyBody::new(move || message.encode_to_vec().into());
         let patience = Patience::of_millis(LEADER_WAIT_MS_MAX);
+        let mut was_unknown = false;
         loop {
             let tried = match self.way_to(partition) {
                 Way::Here(replica) => replica.cut_off().or_answer(self.execute(&replica, call.clone())).await,
@@ -127,9 +128,10 @@ impl Router {
             };
             match tried {
                 Err(failure) if self.may_repeat(partition, &failure, repeat, &patience) => {
+                    was_unknown |= failure.outcome == Outcome::Unknown;
                     sleep(Duration::from_millis(LOOK_AGAIN_MS)).await;
                 }
-                done => return done,
+                done => return done.map_err(|failure| failure.after(was_unknown)),
             }
         }
     }
@@ -143,6 +145,7 @@ impl Router {
         let repeat = repeat_of(&kind);
         let body = LazyBody::new(move || peer::Query { kind: Some(kind.clone()) }.encode_to_vec().into());
         let patience = Patience::of_millis(LEADER_WAIT_MS_MAX);
+        let mut was_unknown = false;
         loop {
             let tried = match self.way_to(partition) {
                 Way::Here(replica) => {
@@ -156,9 +159,10 @@ impl Router {
             };
             match tried {
                 Err(failure) if self.may_repeat(partition, &failure, repeat, &patience) => {
+                    was_unknown |= failure.outcome == Outcome::Unknown;
                     sleep(Duration::from_millis(LOOK_AGAIN_MS)).await;
                 }
-                done => return done,
+                done => return done.map_err(|failure| failure.after(was_unknown)),
             }
         }
     }

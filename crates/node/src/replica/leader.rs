@@ -336,7 +336,7 @@ impl Leadership {
             (Pending::Receive(receive), Reply::Received { deliveries }) => {
                 // It may have left something, since it was bounded, for one who was not woken because of it.
                 self.to_wake.insert(receive.queue);
-                self.deliver(*receive, deliveries, lag_ms)
+                self.deliver(*receive, deliveries)
             }
             (Pending::Receive(receive), Reply::OverLimit) if receive.may_wait() => {
                 self.waiters.park(*receive)
@@ -354,25 +354,37 @@ impl Leadership {
         }
     }
 
-    fn deliver(&mut self, receive: Receive, deliveries: Vec<Delivery>, lag_ms: u64) {
+    fn deliver(&mut self, receive: Receive, deliveries: Vec<Delivery>) {
         if deliveries.is_empty() {
             self.park(receive);
             return;
         }
-        if lag_ms > INHERITED_GRACE_MS {
-            // A new leader would not know how late this answer left: it must not promise the lease.
+        if !self.may_promise(&deliveries) {
             self.give_back(receive.queue, &deliveries);
-            let detail = "the grant took too long to commit and was given back";
-            let _ = receive.reply.send(Err(Failure::try_again(Reason::Busy, detail)));
+            let _ = receive.reply.send(Ok(Granted::default()));
             return;
         }
         for delivery in &deliveries {
-            self.grace.answered(delivery.deadline_log_ms, lag_ms);
+            self.grace.answered(delivery.deadline_log_ms, self.lag_ms(delivery));
         }
         if let Err(Ok(granted)) = receive.reply.send(Ok(Granted { deliveries })) {
             // The poller has hung up: the messages must not wait for its leases to end.
             self.give_back(receive.queue, &granted.deliveries);
         }
+    }
+
+    /// Whether the leases can still be promised in full. A request that is repeated gets the grants of its first try: they may be
+    /// old, or over and somebody else's; and a new leader would not know how late an answer left.
+    fn may_promise(&self, deliveries: &[Delivery]) -> bool {
+        let state = self.shared.machine.read();
+        let is_held = |delivery: &Delivery| state.holds_lease(&delivery.receipt);
+        deliveries.iter().all(|delivery| is_held(delivery) && self.lag_ms(delivery) <= INHERITED_GRACE_MS)
+    }
+
+    /// How long ago a lease was granted.
+    fn lag_ms(&self, delivery: &Delivery) -> u64 {
+        let granted_ms = delivery.deadline_log_ms.saturating_sub(u64::from(delivery.lease_ms));
+        self.clock.now_ms(Instant::now()).saturating_sub(granted_ms)
     }
 
     fn give_back(&mut self, queue: QueueId, deliveries: &[Delivery]) {
