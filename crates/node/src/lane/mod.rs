@@ -15,6 +15,8 @@ mod batch;
 mod cluster_name;
 mod inbound;
 mod outbound;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
