@@ -171,6 +171,20 @@ impl Group {
             .map_err(|error| error.to_string())
     }
 
+    /// Waits until everything that was appended here before the last [`Group::catch_up`], committed or not, is applied here. That
+    /// took a round of Raft's own loop, so its metrics show what had been appended.
+    ///
+    /// # Errors
+    /// When the group has stopped.
+    pub async fn apply_appended(&self) -> Result<(), String> {
+        let mut metrics = self.raft.metrics();
+        let last = metrics.borrow_watched().last_log_index;
+        while metrics.borrow_watched().last_applied.map(|applied| applied.index) < last {
+            metrics.changed().await.map_err(|error| error.to_string())?;
+        }
+        Ok(())
+    }
+
     /// Asks for votes at once, because the leader's node is known to be gone. Voters grant it although they heard the leader a
     /// moment ago; so it asks first whether they want an election, and without a majority that does nothing happens: a higher term
     /// would end a leadership that serves the others well. Returns whether it asked for votes.

@@ -83,12 +83,15 @@ pub struct Leadership {
 }
 
 impl Leadership {
-    /// Takes office: waits until everything earlier leaders committed is applied, and starts the clock from there.
+    /// Takes office: waits until everything earlier leaders committed is applied, and starts the clock from there. A leader that
+    /// was refused an entry, as after its lease ran out, takes office again in the same term: what it appended before may still
+    /// be on its way, with stamps that the new clock must not fall behind.
     ///
     /// # Errors
     /// When leadership was lost meanwhile.
     pub async fn start(shared: Arc<Shared>, term: u64) -> Result<Self, String> {
         shared.group.catch_up().await?;
+        shared.group.apply_appended().await?;
         let now = Instant::now();
         let (log_time_ms, deadline, has_leases) = {
             let state = shared.machine.read();

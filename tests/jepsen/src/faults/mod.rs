@@ -61,6 +61,14 @@ impl Fault {
             Self::Network(_) => network::LASTS_MS,
         }
     }
+
+    /// The calm afterwards, in milliseconds: from, and up to.
+    fn calm_ms(self) -> [u64; 2] {
+        match self {
+            Self::Process(_) => process::CALM_MS,
+            Self::Network(_) => network::CALM_MS,
+        }
+    }
 }
 
 /// What faults are done to, and where they are written down.

@@ -33,6 +33,8 @@ pub enum Fault {
 
 /// A cut is noticed after a second: it has to last longer than that and the election that follows.
 pub const LASTS_MS: [u64; 2] = [2_000, 8_000];
+/// Nodes that were cut off find each other again within a second: shorter calm would hide what comes after.
+pub const CALM_MS: [u64; 2] = [1_000, 4_000];
 
 const CUT: Effect = Effect::Loss { percent: 100 };
 

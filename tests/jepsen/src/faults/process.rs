@@ -23,6 +23,7 @@ pub enum Fault {
 }
 
 pub const LASTS_MS: [u64; 2] = [300, 3_300];
+pub const CALM_MS: [u64; 2] = [500, 3_000];
 
 fn failed(error: ProcessError) -> String {
     error.to_string()

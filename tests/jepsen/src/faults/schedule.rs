@@ -47,13 +47,14 @@ pub fn schedule(
     while calm_at < time_limit && !faults.is_empty() {
         let fault = faults[random.below(faults.len() as u64) as usize];
         let [shortest, longest] = fault.lasts_ms();
+        let [calm_min, calm_max] = fault.calm_ms();
         let mut next = Planned {
             fault,
             node: random.below(nodes as u64) as usize,
             choice: random.next(),
             begins: calm_at,
             lasts: Duration::from_millis(shortest + random.below(longest - shortest)),
-            pause: Duration::from_millis(500 + random.below(2_500)),
+            pause: Duration::from_millis(calm_min + random.below(calm_max - calm_min)),
         };
         let wants_company = random.percent(50);
         if overlap == Overlap::Two && wants_company {
