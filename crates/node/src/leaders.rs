@@ -95,6 +95,15 @@ pub async fn watch_reach(core: Arc<Core>) {
     }
 }
 
+/// Whether a follower knows no leader, or none that answers. One that is heard and does not hear would lead nobody for ever.
+fn is_leaderless(core: &Core, group: &Group) -> bool {
+    match &*group.role().borrow() {
+        Role::Follower { leader: None } => true,
+        Role::Follower { leader: Some(leader) } => !core.lanes.is_reachable(NodeId(leader.node_id)),
+        Role::Leader { .. } | Role::Stopped => false,
+    }
+}
+
 /// Stands for groups that nobody leads, as after a start of all nodes, until the node stops. Raft's own time-outs would do it
 /// too, seconds later.
 pub async fn watch_leaderless(core: Arc<Core>) {
@@ -102,8 +111,7 @@ pub async fn watch_leaderless(core: Arc<Core>) {
     loop {
         sleep(LEADERLESS_INTERVAL).await;
         for group in groups(&core) {
-            let is_leaderless = matches!(*group.role().borrow(), Role::Follower { leader: None });
-            if !is_leaderless {
+            if !is_leaderless(&core, &group) {
                 leaderless.remove(&group.id());
                 continue;
             }

@@ -429,7 +429,9 @@ fn raft_config(options: &GroupOptions) -> Result<Config, openraft::ConfigError> 
         election_timeout_min: options.election_ms_min,
         election_timeout_max: options.election_ms_max,
         enable_pre_vote: Some(true),
-        quorum_loss_probe_interval: Some(options.election_ms_max * 2 + options.election_ms_max),
+        // A leader that lost its quorum goes on asking for it, so it serves again as soon as the others are back. Followers that
+        // hear it and are not heard, for whom Raft would have it be silent, are the business of the lanes.
+        quorum_loss_probe_interval: None,
         // A snapshot is taken when the log wants room, not after a number of entries.
         snapshot_policy: SnapshotPolicy::Never,
         // An entry may be a MiB: what is kept for followers that lag a little must not pin the log.

@@ -21,15 +21,14 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::failures::{behind, invalid, propose_failure, receive_refused, stopping};
-use super::grace::Grace;
+use super::grace::{Grace, lag_ms, may_promise};
 use super::log_clock::{LogClock, wall_ms};
 use super::request::{CommandCall, Granted, Receive, ReplySender, Request};
 use super::waiters::Waiters;
 use super::{Shared, WantedShard};
 use crate::failure::Failure;
 use crate::limits::{
-    ENTRIES_IN_FLIGHT_MAX, ENTRY_BYTES_MAX, ENTRY_COMMANDS_MAX, EXPIRE_ITEMS_MAX, INHERITED_GRACE_MS,
-    MARK_INTERVAL_MS,
+    ENTRIES_IN_FLIGHT_MAX, ENTRY_BYTES_MAX, ENTRY_COMMANDS_MAX, EXPIRE_ITEMS_MAX, MARK_INTERVAL_MS,
 };
 use crate::raft::{Applied, Proposal, ProposeError, Role};
 use leasehold_proto::v1::Reason;
@@ -83,9 +82,8 @@ pub struct Leadership {
 }
 
 impl Leadership {
-    /// Takes office: waits until everything earlier leaders committed is applied, and starts the clock from there. A leader that
-    /// was refused an entry, as after its lease ran out, takes office again in the same term: what it appended before may still
-    /// be on its way, with stamps that the new clock must not fall behind.
+    /// Takes office: waits until everything earlier leaders committed is applied, and starts the clock from there. After a refused
+    /// entry it does so again in the same term: the clock must not fall behind the stamps of what is still on its way.
     ///
     /// # Errors
     /// When leadership was lost meanwhile.
@@ -297,11 +295,8 @@ impl Leadership {
         let payload = Bytes::from(batch.builder.finish());
         match self.shared.group.propose(payload, self.term).await {
             Ok(proposal) => {
-                self.in_flight.push_back(InFlight {
-                    proposal,
-                    stamp_ms: batch.stamp_ms,
-                    pending: batch.pending,
-                });
+                let Batch { stamp_ms, pending, .. } = batch;
+                self.in_flight.push_back(InFlight { proposal, stamp_ms, pending });
                 Ok(())
             }
             Err(error) => {
@@ -362,32 +357,19 @@ impl Leadership {
             self.park(receive);
             return;
         }
-        if !self.may_promise(&deliveries) {
+        let now_ms = self.clock.now_ms(Instant::now());
+        if !may_promise(&self.shared.machine.read(), &deliveries, now_ms) {
             self.give_back(receive.queue, &deliveries);
             let _ = receive.reply.send(Ok(Granted::default()));
             return;
         }
         for delivery in &deliveries {
-            self.grace.answered(delivery.deadline_log_ms, self.lag_ms(delivery));
+            self.grace.answered(delivery.deadline_log_ms, lag_ms(delivery, now_ms));
         }
         if let Err(Ok(granted)) = receive.reply.send(Ok(Granted { deliveries })) {
             // The poller has hung up: the messages must not wait for its leases to end.
             self.give_back(receive.queue, &granted.deliveries);
         }
-    }
-
-    /// Whether the leases can still be promised in full. A request that is repeated gets the grants of its first try: they may be
-    /// old, or over and somebody else's; and a new leader would not know how late an answer left.
-    fn may_promise(&self, deliveries: &[Delivery]) -> bool {
-        let state = self.shared.machine.read();
-        let is_held = |delivery: &Delivery| state.holds_lease(&delivery.receipt);
-        deliveries.iter().all(|delivery| is_held(delivery) && self.lag_ms(delivery) <= INHERITED_GRACE_MS)
-    }
-
-    /// How long ago a lease was granted.
-    fn lag_ms(&self, delivery: &Delivery) -> u64 {
-        let granted_ms = delivery.deadline_log_ms.saturating_sub(u64::from(delivery.lease_ms));
-        self.clock.now_ms(Instant::now()).saturating_sub(granted_ms)
     }
 
     fn give_back(&mut self, queue: QueueId, deliveries: &[Delivery]) {
