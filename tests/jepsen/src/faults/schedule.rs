@@ -25,6 +25,9 @@ impl Planned {
     }
 }
 
+/// Before the first fault, so that there is traffic that it can stop.
+const WARM_UP: Duration = Duration::from_secs(1);
+
 /// How many faults are in force at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Overlap {
@@ -43,7 +46,7 @@ pub fn schedule(
 ) -> Vec<Planned> {
     let mut random = Random::new(seed, u64::MAX);
     let mut planned: Vec<Planned> = Vec::new();
-    let mut calm_at = Duration::ZERO;
+    let mut calm_at = WARM_UP;
     while calm_at < time_limit && !faults.is_empty() {
         let fault = faults[random.below(faults.len() as u64) as usize];
         let [shortest, longest] = fault.lasts_ms();
