@@ -56,7 +56,11 @@ const DRAIN_PATIENCE: Duration = Duration::from_secs(120);
 /// # Errors
 /// When the cluster cannot be brought up, or a node does not come back.
 pub fn run(plan: &Plan) -> Result<Verdict, String> {
-    let network = Network::make(plan.network, plan.seed)?;
+    let is_needed = plan.faults.iter().any(|fault| fault.is_of_network());
+    let network = match plan.network {
+        network::Kind::Auto if !is_needed => None,
+        kind => Network::make(kind, plan.seed)?,
+    };
     let runtime = tokio::runtime::Runtime::new().map_err(|error| error.to_string())?;
     runtime.block_on(run_over(plan, network.as_ref()))
 }

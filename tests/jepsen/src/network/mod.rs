@@ -31,7 +31,7 @@ const _: () = assert!(CLIENTS < rules::PLACES_MAX);
 /// What the nodes talk over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Kind {
-    /// Namespaces where they are permitted, or else loopback.
+    /// Namespaces where a fault needs them and they are permitted, or else loopback.
     Auto,
     /// Faults of the network are skipped.
     Loopback,
