@@ -95,6 +95,11 @@ impl Channels {
 
     pub(crate) fn note_failure(&self, address: &str) {
         self.with(address, Known::fail);
+        self.move_on_from(address);
+    }
+
+    /// Uses another endpoint from now on, if it is this one that is in use.
+    pub(crate) fn move_on_from(&self, address: &str) {
         let current = self.current.load(Ordering::Relaxed);
         if self.endpoints[current % self.endpoints.len()] == address {
             self.current.store(current.wrapping_add(1), Ordering::Relaxed);

@@ -165,6 +165,8 @@ impl Client {
     pub(crate) fn note_result(&self, address: &str, queue: Option<&str>, error: Option<&Error>) {
         match error {
             Some(error) if error.is_of_the_node() => self.inner.channels.note_failure(address),
+            // It may be cut off from the leader that others know; it is not to blame otherwise.
+            Some(error) if error.reason == Reason::NoLeader => self.inner.channels.move_on_from(address),
             _ => self.inner.channels.note_success(address),
         }
         if let (Some(queue), Some(error)) = (queue, error)

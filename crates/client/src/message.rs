@@ -148,7 +148,8 @@ impl Message {
         self.attributes.iter().find(|attribute| attribute.name == name).map(|attribute| &attribute.value)
     }
 
-    pub(crate) fn from_wire(wire: v1::Delivery) -> Self {
+    /// `leased` is when its lease began, or earlier.
+    pub(crate) fn from_wire(wire: v1::Delivery, leased: Instant) -> Self {
         Self {
             receipt: wire.receipt,
             id: wire.id.unwrap_or_default(),
@@ -157,7 +158,7 @@ impl Message {
             receive_count: wire.receive_count,
             sent_at: wall_time(wire.sent_wall_ms),
             first_received_at: wall_time(wire.first_received_wall_ms),
-            lease_until: Instant::now() + Duration::from_millis(wire.lease_ms),
+            lease_until: leased + Duration::from_millis(wire.lease_ms),
             fencing_token: wire.fencing_token,
             group: wire.group,
             deduplication_id: wire.deduplication_id,

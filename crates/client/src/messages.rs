@@ -8,6 +8,7 @@ use leasehold_proto::v1::{
     AckRequest, ExtendItem, ExtendRequest, MessageId, PeekRequest, Peeked, ReceiveRequest, ReleaseItem,
     ReleaseRequest, SendRequest, SettleOutcome, SettleResponse, WhyRequest, WhyResponse,
 };
+use tokio::time::Instant;
 use tonic::transport::Channel;
 use tonic::{Response, Status};
 
@@ -66,10 +67,17 @@ impl Client {
         let answer = self
             .call(attempts, |channel| {
                 let wire = wire.clone();
-                async move { messages(channel).receive(wire).await }
+                async move {
+                    let sent = Instant::now();
+                    let answer = messages(channel).receive(wire).await?;
+                    Ok(answer.map(|answer| (sent, answer)))
+                }
             })
             .await?;
-        Ok(answer.deliveries.into_iter().map(Message::from_wire).collect())
+        let (sent, answer) = answer;
+        // The answer may have been on its way for long, and its leases did not wait for it.
+        let leased = (sent + Duration::from_millis(answer.waited_ms)).min(Instant::now());
+        Ok(answer.deliveries.into_iter().map(|delivery| Message::from_wire(delivery, leased)).collect())
     }
 
     /// Removes messages that are done. At most 4,096 receipts.

@@ -1,6 +1,8 @@
-//! A cluster of real processes, on loopback, ended by the ids they were started with.
+//! A cluster of real processes, on loopback unless it is told otherwise, ended by the ids they were started with.
 
+use std::ffi::OsString;
 use std::fs::File;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -12,8 +14,8 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::time::{sleep, timeout};
 
-const NODES: usize = 3;
-const ANYWHERE: &str = "127.0.0.1:0";
+/// How many nodes a cluster of processes has.
+pub const NODES: usize = 3;
 const START_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Why the processes do not do what they shall.
@@ -40,11 +42,41 @@ impl std::fmt::Display for ProcessError {
 
 impl std::error::Error for ProcessError {}
 
+/// Where a node's process runs.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// The address that it listens on.
+    pub host: IpAddr,
+    /// A command that turns into the program given after it, as `nsenter` does, with its own arguments; empty for none. The
+    /// process keeps its id.
+    pub launcher: Vec<OsString>,
+}
+
+impl Default for Place {
+    fn default() -> Self {
+        Self { host: Ipv4Addr::LOCALHOST.into(), launcher: Vec::new() }
+    }
+}
+
+impl Place {
+    fn command(&self, program: &Path) -> Command {
+        match self.launcher.split_first() {
+            None => Command::new(program),
+            Some((launcher, arguments)) => {
+                let mut command = Command::new(launcher);
+                command.args(arguments).arg(program);
+                command
+            }
+        }
+    }
+}
+
 /// One node's process.
 pub struct NodeProcess {
     pub name: String,
     pub client_address: String,
     peer_address: String,
+    place: Place,
     child: Child,
 }
 
@@ -56,14 +88,29 @@ pub struct Processes {
 }
 
 impl Processes {
-    /// Starts nodes of a `leasehold` program and founds their cluster.
+    /// Starts nodes of a `leasehold` program on loopback and founds their cluster.
     ///
     /// # Errors
     /// When a process does not start, or the cluster is not ready in time.
     pub async fn start(program: &Path, dir: &Path, partitions: u32) -> Result<Self, ProcessError> {
+        Self::start_in(program, dir, partitions, Default::default()).await
+    }
+
+    /// As [`Processes::start`], each node in a place of its own.
+    ///
+    /// # Errors
+    /// As [`Processes::start`].
+    pub async fn start_in(
+        program: &Path,
+        dir: &Path,
+        partitions: u32,
+        places: [Place; NODES],
+    ) -> Result<Self, ProcessError> {
         let mut nodes = Vec::new();
-        for number in 1..=NODES {
-            nodes.push(NodeProcess::start(program, dir, &format!("n{number}"), ANYWHERE, ANYWHERE).await?);
+        for (at, place) in places.into_iter().enumerate() {
+            let anywhere = SocketAddr::new(place.host, 0).to_string();
+            let name = format!("n{}", at + 1);
+            nodes.push(NodeProcess::start(program, dir, &name, place, [&anywhere, &anywhere]).await?);
         }
         let processes = Self { program: program.to_owned(), dir: dir.to_owned(), nodes };
         let members = processes
@@ -124,9 +171,9 @@ impl Processes {
     /// # Errors
     /// When the process does not start.
     pub async fn restart(&mut self, at: usize) -> Result<(), ProcessError> {
-        let NodeProcess { name, client_address, peer_address, .. } = &self.nodes[at];
-        let started =
-            NodeProcess::start(&self.program, &self.dir, name, client_address, peer_address).await?;
+        let NodeProcess { name, client_address, peer_address, place, .. } = &self.nodes[at];
+        let listen = [client_address.as_str(), peer_address];
+        let started = NodeProcess::start(&self.program, &self.dir, name, place.clone(), listen).await?;
         self.nodes[at] = started;
         Ok(())
     }
@@ -137,8 +184,8 @@ impl NodeProcess {
         program: &Path,
         dir: &Path,
         name: &str,
-        client_listen: &str,
-        peer_listen: &str,
+        place: Place,
+        [client_listen, peer_listen]: [&str; 2],
     ) -> Result<Self, ProcessError> {
         let data_dir = dir.join(name);
         let log = File::options().create(true).append(true).open(dir.join(format!("{name}.log")))?;
@@ -149,8 +196,9 @@ impl NodeProcess {
             format!("peer_listen={peer_listen}"),
             "admin_listen=127.0.0.1:0".to_owned(),
             "log.segment_bytes=16MiB".to_owned(),
+            format!("insecure={}", !place.host.is_loopback()),
         ];
-        let mut command = Command::new(program);
+        let mut command = place.command(program);
         command
             .args(["server", "--json"])
             .args(settings.iter().flat_map(|setting| ["--set", setting.as_str()]));
@@ -178,6 +226,7 @@ impl NodeProcess {
             name: name.to_owned(),
             client_address: address("client")?,
             peer_address: address("peer")?,
+            place,
             child,
         })
     }

@@ -78,14 +78,17 @@ impl LocalAnswers {
             }),
         };
         let queue = QueueId(receive.queue);
-        let wait_until = (wait_ms > 0).then(|| Instant::now() + Duration::from_millis(wait_ms));
+        let asked = Instant::now();
+        let wait_until = (wait_ms > 0).then(|| asked + Duration::from_millis(wait_ms));
         let granted =
             replica.ask(|reply| Request::Receive(Receive { queue, options, wait_until, reply })).await?;
+        // Before anything else is done: the leases last from now at the latest.
+        let waited_ms = millis(asked.elapsed());
         let mut deliveries = Vec::with_capacity(granted.deliveries.len());
         for grant in granted.deliveries {
             deliveries.push(self.delivery(replica, queue, &grant).await?);
         }
-        Ok(ReceiveResponse { deliveries })
+        Ok(ReceiveResponse { deliveries, waited_ms })
     }
 
     pub async fn ready(&self, replica: &Replica, ready: peer::Ready) -> Result<(), Failure> {
@@ -206,6 +209,11 @@ impl LocalAnswers {
         let read = tokio::task::spawn_blocking(move || read_content(&log, group, at));
         read.await.unwrap_or_else(|error| Err(Failure::try_again(Reason::Stopping, error.to_string())))
     }
+}
+
+/// Whole milliseconds.
+pub fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn read_content(log: &Log, group: GroupId, at: ContentRef) -> Result<Bytes, Failure> {

@@ -15,6 +15,7 @@ use crate::failure::Failure;
 use crate::lane::Lanes;
 use crate::limits::LEADER_WAIT_MS_MAX;
 use crate::raft::{Applied, Group, GroupId, ProposeError, ReplicaNode, Role};
+use crate::replica::CutOff;
 
 /// The catalogue's Raft group.
 pub const CATALOGUE_GROUP: GroupId = GroupId(0);
@@ -30,13 +31,14 @@ struct Answer {
 /// Asks the catalogue for changes, wherever its leader is.
 pub struct CatalogueLink {
     pub group: Group,
+    pub cut_off: CutOff,
     view: Arc<ClusterView>,
     lanes: Arc<Lanes>,
 }
 
 impl CatalogueLink {
     pub fn new(group: Group, view: Arc<ClusterView>, lanes: Arc<Lanes>) -> Self {
-        Self { group, view, lanes }
+        Self { group, cut_off: CutOff::default(), view, lanes }
     }
 
     /// Whether this node leads the catalogue, and under which term.
@@ -47,7 +49,11 @@ impl CatalogueLink {
         }
     }
 
+    /// The node that leads the catalogue, as far as this one knows; none when this one is cut off.
     pub fn leader_node(&self) -> Option<NodeId> {
+        if self.cut_off.is_so() {
+            return None;
+        }
         match &*self.group.role().borrow() {
             Role::Leader { .. } => Some(self.view.here()),
             Role::Follower { leader } => leader.as_ref().map(|leader| NodeId(leader.node_id)),
@@ -83,7 +89,7 @@ impl CatalogueLink {
     /// # Errors
     /// When this node does not lead the catalogue.
     pub async fn answer_here(&self, body: Bytes) -> Result<Bytes, Failure> {
-        self.execute_here(body).await.map(|answer| {
+        self.cut_off.or_answer(self.execute_here(body)).await.map(|answer| {
             let mut bytes = BytesMut::new();
             bytes.put_u64_le(answer.log_index);
             bytes.extend_from_slice(&answer.reply.encode());
@@ -108,21 +114,29 @@ impl CatalogueLink {
     async fn ask(&self, body: Bytes) -> Result<Answer, Failure> {
         let end = Instant::now() + Duration::from_millis(LEADER_WAIT_MS_MAX);
         let mut hint = None;
+        let mut was_unknown = false;
         for tries in 0.. {
             let tried = match self.leader_node().or(hint).or_else(|| self.any_other(tries)) {
-                Some(leader) if leader == self.view.here() => self.execute_here(body.clone()).await,
+                Some(leader) if leader == self.view.here() => {
+                    self.cut_off.or_answer(self.execute_here(body.clone())).await
+                }
                 Some(node) => self.ask_node(node, body.clone()).await,
                 None => Err(Failure::not_leader(None)),
             };
             match tried {
-                Err(failure) if failure.reason == Reason::NoLeader && Instant::now() < end => {
+                Err(failure)
+                    if failure.reason == Reason::NoLeader
+                        && !self.cut_off.is_so()
+                        && Instant::now() < end =>
+                {
+                    was_unknown |= failure.outcome == Outcome::Unknown;
                     hint = failure.leader.filter(|leader| *leader != self.view.here());
                     sleep(Duration::from_millis(LOOK_AGAIN_MS)).await;
                 }
-                done => return done,
+                done => return done.map_err(|failure| failure.after(was_unknown)),
             }
         }
-        Err(Failure::not_leader(None))
+        Err(Failure::not_leader(None).after(was_unknown))
     }
 
     /// Another node of the cluster. A node that came back elsewhere hears from no leader, but others know who it is.

@@ -89,6 +89,7 @@ impl Core {
         core.give_live_ranges();
         tasks.spawn(reconcile::run(core.clone()));
         tasks.spawn(leaders::watch_peers(core.clone(), peer_events));
+        tasks.spawn(leaders::watch_reach(core.clone()));
         tasks.spawn(leaders::balance(core.clone()));
         tasks.spawn(leaders::watch_leaderless(core.clone()));
         tasks.spawn(housekeeping::run(core.clone()));

@@ -44,6 +44,14 @@ impl Failure {
         Self { leader, ..Self::try_again(Reason::NoLeader, "the partition has no leader at this moment") }
     }
 
+    /// After an attempt of unknown outcome, a later refusal does not say that nothing happened.
+    pub fn after(mut self, earlier_unknown: bool) -> Self {
+        if earlier_unknown {
+            self.outcome = Outcome::Unknown;
+        }
+        self
+    }
+
     pub fn to_peer(&self) -> peer::Failure {
         peer::Failure {
             outcome: self.outcome as u32,
@@ -129,5 +137,18 @@ fn code_of(reason: Reason) -> Code {
         Reason::NoLeader | Reason::Stopping => Code::Unavailable,
         Reason::NodeFailed => Code::DataLoss,
         Reason::None => Code::Unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_after_an_unknown_attempt_is_unknown() {
+        let refused = || Failure::not_leader(None);
+        assert_eq!(refused().after(false).outcome, Outcome::NotDone);
+        assert_eq!(refused().after(true).outcome, Outcome::Unknown);
+        assert_eq!(refused().after(true).reason, Reason::NoLeader);
     }
 }

@@ -10,17 +10,22 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::core::Core;
 use crate::lane::PeerEvent;
-use crate::raft::{Group, GroupId, Role};
+use crate::raft::{Group, GroupId, Members, Role};
 
 /// The first survivor asks for votes at once, each next one this much later, so that they do not split the votes.
 const STAGGER: Duration = Duration::from_millis(40);
 /// A survivor that finds no new leader asks again.
 const CAMPAIGN_AGAIN: Duration = Duration::from_millis(400);
-const CAMPAIGNS_MAX: u32 = 5;
+/// One that was not wanted is, as soon as the others miss the leader too.
+const CONSENT_AGAIN: Duration = Duration::from_millis(50);
+const CAMPAIGN_PATIENCE: Duration = Duration::from_secs(2);
 
 /// How often it is looked for groups without a leader, and how long one may be without.
 const LEADERLESS_INTERVAL: Duration = Duration::from_millis(100);
 const LEADERLESS_PATIENCE: Duration = Duration::from_millis(300);
+
+/// How often it is looked which replicas are cut off, when no peer was lost or found.
+const REACH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How often leaders are compared with where they are best.
 const BALANCE_INTERVAL: Duration = Duration::from_secs(2);
@@ -57,15 +62,46 @@ fn groups(core: &Core) -> Vec<Group> {
     partitions.chain([core.catalogue.group.clone()]).collect()
 }
 
-/// Whether enough voters can be asked; an election that cannot be won would only make the next leader step down.
+/// Whether this replica may win; an election that cannot be won would only make the next leader step down.
 fn can_win(core: &Core, group: &Group) -> bool {
     let members = group.members();
+    members.voters.contains(&group.replica()) && reaches_majority(core, &members)
+}
+
+fn reaches_majority(core: &Core, members: &Members) -> bool {
     let can_vote = |replica: &&u64| {
         let is_reachable = |node: NodeId| node == core.view.here() || core.lanes.is_reachable(node);
         members.nodes.get(replica).is_some_and(|node| is_reachable(NodeId(node.node_id)))
     };
     let votes = members.voters.iter().filter(can_vote).count();
-    members.voters.contains(&group.replica()) && votes * 2 > members.voters.len()
+    votes * 2 > members.voters.len()
+}
+
+/// Tells replicas whether they reach a majority, until the node stops.
+pub async fn watch_reach(core: Arc<Core>) {
+    let mut reach = core.lanes.reach();
+    // A group that is about to be founded has no voters yet.
+    let is_cut_off = |group: &Group| {
+        let members = group.members();
+        !members.voters.is_empty() && !reaches_majority(&core, &members)
+    };
+    loop {
+        for replica in core.router.replicas() {
+            replica.cut_off().set(is_cut_off(replica.group()));
+        }
+        core.catalogue.cut_off.set(is_cut_off(&core.catalogue.group));
+        // Members change too, and replicas are started.
+        let _ = timeout(REACH_INTERVAL, reach.changed()).await;
+    }
+}
+
+/// Whether a follower knows no leader, or none that answers. One that is heard and does not hear would lead nobody for ever.
+fn is_leaderless(core: &Core, group: &Group) -> bool {
+    match &*group.role().borrow() {
+        Role::Follower { leader: None } => true,
+        Role::Follower { leader: Some(leader) } => !core.lanes.is_reachable(NodeId(leader.node_id)),
+        Role::Leader { .. } | Role::Stopped => false,
+    }
 }
 
 /// Stands for groups that nobody leads, as after a start of all nodes, until the node stops. Raft's own time-outs would do it
@@ -75,8 +111,7 @@ pub async fn watch_leaderless(core: Arc<Core>) {
     loop {
         sleep(LEADERLESS_INTERVAL).await;
         for group in groups(&core) {
-            let is_leaderless = matches!(*group.role().borrow(), Role::Follower { leader: None });
-            if !is_leaderless {
+            if !is_leaderless(&core, &group) {
                 leaderless.remove(&group.id());
                 continue;
             }
@@ -113,7 +148,8 @@ async fn campaign_in_turn(core: Arc<Core>, group: Group, gone: NodeId) {
     spread(&mut survivors, group.id());
     let Some(turn) = survivors.iter().position(|replica| *replica == group.replica()) else { return };
     sleep(STAGGER * turn as u32).await;
-    for _ in 0..CAMPAIGNS_MAX {
+    let end = Instant::now() + CAMPAIGN_PATIENCE;
+    while Instant::now() < end {
         let is_led = match &*group.role().borrow() {
             Role::Leader { .. } | Role::Stopped => true,
             Role::Follower { leader } => leader.as_ref().is_some_and(|leader| leader.node_id != gone.0),
@@ -121,10 +157,8 @@ async fn campaign_in_turn(core: Arc<Core>, group: Group, gone: NodeId) {
         if is_led || core.lanes.is_reachable(gone) {
             return;
         }
-        if can_win(&core, &group) {
-            group.campaign().await;
-        }
-        sleep(CAMPAIGN_AGAIN + STAGGER * turn as u32).await;
+        let has_asked = can_win(&core, &group) && group.campaign().await;
+        sleep(if has_asked { CAMPAIGN_AGAIN + STAGGER * turn as u32 } else { CONSENT_AGAIN }).await;
     }
 }
 

@@ -180,7 +180,7 @@ impl Shell {
             catalogue.partitions().map(|partition| partition.partition_id()).collect::<Vec<_>>()
         });
         let is_led = |partition: &leasehold_catalogue::PartitionId| match core.router.replica(*partition) {
-            Some(replica) => replica.leader_node(core.view.here()).is_some(),
+            Some(_) => core.router.leader_of(*partition).is_some(),
             None => !core.view.nodes_of(*partition).contains(&core.view.here()),
         };
         match partitions.iter().find(|partition| !is_led(partition)) {

@@ -7,6 +7,9 @@
 //!
 //! A request that certainly did not happen is tried again until its patience ends, since a partition gets a new leader within
 //! moments. One that may have happened is given back as unknown, unless it carries a request id: then trying again is safe.
+//!
+//! A replica that reaches no majority has nobody to bring a request to: it cannot commit if it leads, and does not hear of a new
+//! leader elsewhere. Its node says so at once, also to those who wait already, and clients go to another one.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -83,13 +86,17 @@ impl Router {
         self.replicas.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
-    /// The node that leads a partition, as far as this one knows.
+    /// The node that leads a partition, as far as this one knows; none when this one is cut off.
     pub fn leader_of(&self, partition: PartitionId) -> Option<NodeId> {
         if let Some(replica) = self.replica(partition) {
-            return replica.leader_node(self.here);
+            return replica.leader_node(self.here).filter(|_| !replica.cut_off().is_so());
         }
         let hint = self.hints.lock().unwrap_or_else(PoisonError::into_inner).get(&partition).copied();
         hint.or_else(|| self.view.nodes_of(partition).first().copied())
+    }
+
+    fn is_cut_off(&self, partition: PartitionId) -> bool {
+        self.replica(partition).is_some_and(|replica| replica.cut_off().is_so())
     }
 
     /// Has a command executed by the leader of a partition.
@@ -109,9 +116,10 @@ impl Router {
         };
         let body = LazyBody::new(move || message.encode_to_vec().into());
         let patience = Patience::of_millis(LEADER_WAIT_MS_MAX);
+        let mut was_unknown = false;
         loop {
             let tried = match self.way_to(partition) {
-                Way::Here(replica) => self.execute(&replica, call.clone()).await,
+                Way::Here(replica) => replica.cut_off().or_answer(self.execute(&replica, call.clone())).await,
                 Way::Node(node) => {
                     let answer = self.ask_node(node, FrameKind::Command, partition, body.get()).await;
                     answer.and_then(|bytes| Reply::decode(&bytes).map_err(|error| malformed(&error)))
@@ -120,9 +128,10 @@ impl Router {
             };
             match tried {
                 Err(failure) if self.may_repeat(partition, &failure, repeat, &patience) => {
+                    was_unknown |= failure.outcome == Outcome::Unknown;
                     sleep(Duration::from_millis(LOOK_AGAIN_MS)).await;
                 }
-                done => return done,
+                done => return done.map_err(|failure| failure.after(was_unknown)),
             }
         }
     }
@@ -136,9 +145,12 @@ impl Router {
         let repeat = repeat_of(&kind);
         let body = LazyBody::new(move || peer::Query { kind: Some(kind.clone()) }.encode_to_vec().into());
         let patience = Patience::of_millis(LEADER_WAIT_MS_MAX);
+        let mut was_unknown = false;
         loop {
             let tried = match self.way_to(partition) {
-                Way::Here(replica) => question.answer(&self.answers, &replica).await,
+                Way::Here(replica) => {
+                    replica.cut_off().or_answer(question.answer(&self.answers, &replica)).await
+                }
                 Way::Node(node) => {
                     let answer = self.ask_node(node, FrameKind::Query, partition, body.get()).await;
                     answer.and_then(|bytes| Q::Answer::decode(bytes).map_err(|error| malformed(&error)))
@@ -147,9 +159,10 @@ impl Router {
             };
             match tried {
                 Err(failure) if self.may_repeat(partition, &failure, repeat, &patience) => {
+                    was_unknown |= failure.outcome == Outcome::Unknown;
                     sleep(Duration::from_millis(LOOK_AGAIN_MS)).await;
                 }
-                done => return done,
+                done => return done.map_err(|failure| failure.after(was_unknown)),
             }
         }
     }
@@ -160,7 +173,7 @@ impl Router {
     /// When the replica does not lead, and what it answers.
     pub async fn answer_here(&self, partition: PartitionId, query: peer::Query) -> Result<Bytes, Failure> {
         let replica = self.replica_here(partition)?;
-        self.answers.answer(&replica, query).await
+        replica.cut_off().or_answer(self.answers.answer(&replica, query)).await
     }
 
     /// Serves a command that another node brings to a replica here.
@@ -169,7 +182,7 @@ impl Router {
     /// As [`Router::answer_here`].
     pub async fn command_here(&self, partition: PartitionId, call: CommandCall) -> Result<Reply, Failure> {
         let replica = self.replica_here(partition)?;
-        self.execute(&replica, call).await
+        replica.cut_off().or_answer(self.execute(&replica, call)).await
     }
 
     async fn execute(&self, replica: &Replica, call: CommandCall) -> Result<Reply, Failure> {
@@ -218,7 +231,7 @@ impl Router {
         }
         self.learn(partition, failure);
         let is_safe = repeat == Repeat::Safe || failure.outcome == Outcome::NotDone;
-        is_safe && !patience.has_ended()
+        is_safe && !self.is_cut_off(partition) && !patience.has_ended()
     }
 
     /// Remembers whom a follower named, or forgets a leader that did not answer as one.

@@ -1,9 +1,9 @@
 //! Reading a partition. Every read is bounded by what it returns, or by a limit named beside it.
 
-use crate::ids::QueueId;
+use crate::ids::{QueueId, Receipt};
 use crate::limits::{PEEK_SCAN_MAX, WINDOW_SLACK_MS};
 use crate::list;
-use crate::message::{Age, Aged};
+use crate::message::{Age, Aged, holds};
 use crate::partition::Partition;
 use crate::view::{Deadline, MessageView, OutboxItem, Peek, ShardView, State};
 
@@ -53,6 +53,12 @@ impl Partition {
     /// Whether a receive now would deliver. O(log queues).
     pub fn has_ready(&self, queue: QueueId) -> bool {
         self.shards.get(&queue).is_some_and(|shard| shard.has_ready())
+    }
+
+    /// Whether a receipt is that of a lease that was neither settled nor ended, nor given to somebody else.
+    pub fn holds_lease(&self, receipt: &Receipt) -> bool {
+        let found = self.store.messages.get(receipt.slot).zip(self.store.side(receipt.slot));
+        found.is_some_and(|(message, side)| holds(message, side, receipt))
     }
 
     /// What is due next; `None` when nothing is outstanding at all. O(1).

@@ -56,10 +56,21 @@ pub enum Op {
         ended_us: u64,
         outcome: Outcome,
     },
-    /// A fault, for the reader.
+    /// A fault begins: its name, and what is done, for the reader.
     Fault {
+        number: usize,
         at_us: u64,
+        fault: String,
         what: String,
+    },
+    FaultEnded {
+        number: usize,
+        at_us: u64,
+    },
+    /// No fault is in force from now on, and senders go on: each of these partitions must serve again.
+    Healed {
+        at_us: u64,
+        partitions: Vec<u32>,
     },
     /// The end: what the queue still held when everything was healed and drained.
     Remaining {
@@ -119,6 +130,11 @@ impl Recorder {
 
     pub fn add(&self, op: Op) {
         self.ops.lock().unwrap_or_else(PoisonError::into_inner).push(op);
+    }
+
+    /// Looks at what was recorded so far.
+    pub fn look<T>(&self, read: impl FnOnce(&[Op]) -> T) -> T {
+        read(&self.ops.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     pub fn take(&self) -> History {

@@ -4,6 +4,7 @@
 mod checkers;
 mod faults;
 mod history;
+mod network;
 mod random;
 mod run;
 mod workers;
@@ -33,10 +34,7 @@ enum Command {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let verdict = match arguments.command {
-        Command::Run(plan) => {
-            let runtime = tokio::runtime::Runtime::new().map_err(|error| error.to_string());
-            runtime.and_then(|runtime| runtime.block_on(run::run(&plan)))
-        }
+        Command::Run(plan) => run::run(&plan),
         Command::Check { history } => History::load(&history).map(|history| checkers::check(&history)),
     };
     match verdict {

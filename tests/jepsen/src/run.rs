@@ -1,6 +1,6 @@
 //! One run: a cluster, workers, faults, healing, draining, and the verdict.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
@@ -10,9 +10,10 @@ use leasehold_client::v1::{QueueCounters, QueueSettings};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
-use crate::checkers::{self, Verdict};
-use crate::faults::{Fault, inject, schedule};
+use crate::checkers::{self, Verdict, progress};
+use crate::faults::{Fault, Overlap, Planned, Scene, inject, schedule};
 use crate::history::{Op, Recorder};
+use crate::network::{self, Network};
 use crate::random::Random;
 use crate::workers::{LEASE, QUEUE, Stage, consumer, sender};
 
@@ -20,6 +21,12 @@ use crate::workers::{LEASE, QUEUE, Stage, consumer, sender};
 pub struct Plan {
     #[arg(long, value_enum, value_delimiter = ',', default_values = ["kill", "pause", "pause-kill", "transfer"])]
     faults: Vec<Fault>,
+    /// Lets two faults be in force at a time, such as a kill during a partition.
+    #[arg(long)]
+    overlap: bool,
+    /// What nodes and clients talk over; faults of the network need namespaces.
+    #[arg(long, value_enum, default_value = "auto")]
+    network: network::Kind,
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Seconds of faults.
@@ -37,42 +44,36 @@ pub struct Plan {
     /// Where the history is kept; without it, only that of a violation is, in the temporary folder.
     #[arg(long)]
     history: Option<PathBuf>,
+    /// Keeps the data folders and the logs of the nodes also when nothing was violated.
+    #[arg(long)]
+    keep: bool,
 }
 
 const DRAIN_PATIENCE: Duration = Duration::from_secs(120);
 
-/// Runs a plan.
+/// Runs a plan. Call it before there are threads: they would not be in the network of the clients.
 ///
 /// # Errors
 /// When the cluster cannot be brought up, or a node does not come back.
-pub async fn run(plan: &Plan) -> Result<Verdict, String> {
-    let dir = tempfile::tempdir().map_err(|error| error.to_string())?;
-    let program = match &plan.program {
-        Some(program) => program.clone(),
-        None => std::env::current_exe().map_err(|error| error.to_string())?.with_file_name("leasehold"),
+pub fn run(plan: &Plan) -> Result<Verdict, String> {
+    let is_needed = plan.faults.iter().any(|fault| fault.is_of_network());
+    let network = match plan.network {
+        network::Kind::Auto if !is_needed => None,
+        kind => Network::make(kind, plan.seed)?,
     };
-    let mut processes =
-        Processes::start(&program, dir.path(), plan.partitions).await.map_err(|error| error.to_string())?;
-    let stage = Arc::new(Stage {
-        recorder: Recorder::new(),
-        endpoints: RwLock::new(processes.endpoints()),
-        rows: AtomicU64::new(0),
-        is_over: AtomicBool::new(false),
-        is_drained: AtomicBool::new(false),
-    });
-    let client = processes.client().map_err(|error| error.to_string())?;
-    let settings = QueueSettings { lease_ms: Some(LEASE.as_millis() as u64), ..QueueSettings::default() };
-    client.create_queue(QUEUE, settings, plan.partitions).await.map_err(|error| error.to_string())?;
-    let mut workers = JoinSet::new();
-    for number in 0..plan.senders {
-        workers.spawn(sender(stage.clone(), Random::new(plan.seed, number)));
-    }
-    for number in 0..plan.consumers {
-        workers.spawn(consumer(stage.clone(), Random::new(plan.seed, 1_000 + number)));
-    }
-    let planned =
-        schedule(&plan.faults, plan.seed, processes.nodes.len(), Duration::from_secs(plan.time_limit));
-    inject(&stage, &mut processes, &planned).await?;
+    let runtime = tokio::runtime::Runtime::new().map_err(|error| error.to_string())?;
+    runtime.block_on(run_over(plan, network.as_ref()))
+}
+
+async fn run_over(plan: &Plan, network: Option<&Network>) -> Result<Verdict, String> {
+    let dir = tempfile::tempdir().map_err(|error| error.to_string())?;
+    let mut processes = start_nodes(plan, dir.path(), network).await?;
+    let stage = Arc::new(set_up(plan, &processes).await?);
+    let mut workers = start_workers(plan, &stage);
+    let (planned, skipped) = plan.schedule(processes.nodes.len(), network.is_some());
+    let mut scene = Scene { stage: &stage, processes: &mut processes, network };
+    inject(&mut scene, &planned).await?;
+    await_progress(&stage).await;
     stage.is_over.store(true, Ordering::Relaxed);
     let messages = drain(&stage).await?;
     stage.is_drained.store(true, Ordering::Relaxed);
@@ -82,8 +83,79 @@ pub async fn run(plan: &Plan) -> Result<Verdict, String> {
     let mut verdict = checkers::check(&history);
     verdict.seed = Some(plan.seed);
     verdict.faults = planned.len();
+    verdict.skipped = skipped;
+    verdict.counts.extend(network.map(Network::counts).into_iter().flatten());
     keep(plan, &history, &mut verdict, dir)?;
     Ok(verdict)
+}
+
+impl Plan {
+    /// The faults of the run, and the names of those that are not possible on loopback.
+    fn schedule(&self, nodes: usize, has_network: bool) -> (Vec<Planned>, Vec<String>) {
+        let is_possible = |fault: &Fault| has_network || !fault.is_of_network();
+        let (possible, skipped): (Vec<_>, Vec<_>) = self.faults.iter().copied().partition(is_possible);
+        let overlap = if self.overlap { Overlap::Two } else { Overlap::One };
+        let planned = schedule(&possible, self.seed, nodes, Duration::from_secs(self.time_limit), overlap);
+        (planned, skipped.into_iter().map(Fault::name).collect())
+    }
+
+    fn replay(&self) -> String {
+        let faults = self.faults.iter().map(|fault| fault.name()).collect::<Vec<_>>().join(",");
+        let (seed, limit) = (self.seed, self.time_limit);
+        let overlap = if self.overlap { " --overlap" } else { "" };
+        format!("leasehold-jepsen run --faults {faults}{overlap} --seed {seed} --time-limit {limit}")
+    }
+}
+
+async fn start_nodes(plan: &Plan, dir: &Path, network: Option<&Network>) -> Result<Processes, String> {
+    let program = match &plan.program {
+        Some(program) => program.clone(),
+        None => std::env::current_exe().map_err(|error| error.to_string())?.with_file_name("leasehold"),
+    };
+    let places = network.map(Network::places).unwrap_or_default();
+    let started = Processes::start_in(&program, dir, plan.partitions, places).await;
+    started.map_err(|error| error.to_string())
+}
+
+/// Makes the queue, and what all workers share.
+async fn set_up(plan: &Plan, processes: &Processes) -> Result<Stage, String> {
+    let client = processes.client().map_err(|error| error.to_string())?;
+    let settings = QueueSettings { lease_ms: Some(LEASE.as_millis() as u64), ..QueueSettings::default() };
+    client.create_queue(QUEUE, settings, plan.partitions).await.map_err(|error| error.to_string())?;
+    let routes = client.routes(QUEUE).await.map_err(|error| error.to_string())?;
+    Ok(Stage {
+        recorder: Recorder::new(),
+        endpoints: RwLock::new(processes.endpoints()),
+        partitions: routes.shards.iter().map(|shard| shard.partition).collect(),
+        rows: AtomicU64::new(0),
+        is_over: AtomicBool::new(false),
+        is_drained: AtomicBool::new(false),
+    })
+}
+
+fn start_workers(plan: &Plan, stage: &Arc<Stage>) -> JoinSet<()> {
+    let mut workers = JoinSet::new();
+    for number in 0..plan.senders {
+        workers.spawn(sender(stage.clone(), Random::new(plan.seed, number)));
+    }
+    for number in 0..plan.consumers {
+        workers.spawn(consumer(stage.clone(), Random::new(plan.seed, 1_000 + number)));
+    }
+    workers
+}
+
+/// Lets the senders go on until every partition has served them, or until the checker has its violation.
+async fn await_progress(stage: &Stage) {
+    let at_us = stage.recorder.now_us();
+    stage.recorder.add(Op::Healed { at_us, partitions: stage.partitions.clone() });
+    let end = Instant::now() + progress::BOUND;
+    loop {
+        let served = stage.recorder.look(|ops| progress::served_since(ops, at_us));
+        if Instant::now() > end || stage.partitions.iter().all(|partition| served.contains_key(partition)) {
+            return;
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
 }
 
 /// Waits until everything has been worked off; returns what is left when that takes too long.
@@ -113,6 +185,12 @@ fn keep(
     verdict: &mut Verdict,
     dir: tempfile::TempDir,
 ) -> Result<(), String> {
+    if plan.keep || !verdict.holds() {
+        verdict.data = Some(dir.keep().display().to_string());
+    }
+    if !verdict.holds() {
+        verdict.replay = Some(plan.replay());
+    }
     let path = match &plan.history {
         Some(path) => path.clone(),
         None if verdict.holds() => return Ok(()),
@@ -120,14 +198,5 @@ fn keep(
     };
     history.save(&path).map_err(|error| error.to_string())?;
     verdict.history = Some(path.display().to_string());
-    if !verdict.holds() {
-        let faults =
-            plan.faults.iter().map(|fault| format!("{fault:?}").to_lowercase()).collect::<Vec<_>>().join(",");
-        let faults = faults.replace("pausekill", "pause-kill").replace("killall", "kill-all");
-        let (seed, limit) = (plan.seed, plan.time_limit);
-        verdict.replay =
-            Some(format!("leasehold-jepsen run --faults {faults} --seed {seed} --time-limit {limit}"));
-        verdict.data = Some(dir.keep().display().to_string());
-    }
     Ok(())
 }

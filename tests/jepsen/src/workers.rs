@@ -19,6 +19,8 @@ const RETRY_PAUSE: Duration = Duration::from_millis(20);
 pub struct Stage {
     pub recorder: Recorder,
     pub endpoints: std::sync::RwLock<Vec<String>>,
+    /// Those that hold the queue.
+    pub partitions: Vec<u32>,
     pub rows: AtomicU64,
     pub is_over: AtomicBool,
     pub is_drained: AtomicBool,

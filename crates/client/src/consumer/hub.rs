@@ -217,7 +217,7 @@ impl Hub {
 
     /// Hands a message out; when nobody takes it, it is dropped at once and so released.
     fn deliver(&mut self, lane: u64, wire: v1::Delivery) {
-        let message = Message::from_wire(wire);
+        let message = Message::from_wire(wire, Instant::now());
         let receipt = message.receipt.clone();
         let (Some(outbox), Some(hub)) = (&self.outbox, self.commands.upgrade()) else {
             let how = Settle::Release(Duration::ZERO);

@@ -160,7 +160,8 @@ mod tests {
 
     fn held(keep_for: Duration) -> (Leases, u64, Arc<LeaseState>) {
         let mut leases = Leases::new(None, keep_for);
-        let message = Message::from_wire(v1::Delivery { lease_ms: 30_000, ..Default::default() });
+        let message =
+            Message::from_wire(v1::Delivery { lease_ms: 30_000, ..Default::default() }, Instant::now());
         let (key, state) = leases.hold(&message, 1);
         (leases, key, state)
     }

@@ -161,7 +161,7 @@ impl Messages for Service {
         self.shared.state().receives += 1;
         self.check(self.shared.next_fault())?;
         let deliveries = self.shared.state().to_push.drain(..).collect();
-        Ok(Response::new(ReceiveResponse { deliveries }))
+        Ok(Response::new(ReceiveResponse { deliveries, waited_ms: 0 }))
     }
 
     async fn pull(&self, request: Request<Streaming<PullRequest>>) -> Answer<Self::PullStream> {

@@ -8,7 +8,8 @@
 //! A node keeps two links to each peer, `control` (votes, liveness, the catalogue) and `bulk` (log entries and commands), so that
 //! a vote never waits behind a megabyte of messages. All groups share them. A link that breaks fails every call in flight at
 //! once with [`CallFailure::Lost`]; when the peer does not come back at the first attempt, or says nothing for the liveness
-//! timeout, both links are cut, and a [`PeerEvent::Down`] tells the replicas to elect without waiting for a Raft timeout.
+//! timeout, a [`PeerEvent::Down`] tells the replicas to elect without waiting for a Raft timeout. Only `control` listens for silence;
+//! it breaks `bulk` with itself, whose connection would otherwise wait for the transport's retransmissions, longer and longer.
 
 mod batch;
 mod cluster_name;
@@ -25,9 +26,9 @@ use leasehold_catalogue::NodeId;
 use leasehold_proto::peer::Failure;
 use tokio::sync::{mpsc, watch};
 
-use self::outbound::Watch;
 pub use cluster_name::ClusterName;
 pub use inbound::{Answers, Dispatch, LaneServer};
+use outbound::Liveness;
 pub use outbound::{Link, PendingAnswer, open_channel};
 
 /// Why a call to a peer has no answer.
@@ -64,6 +65,7 @@ pub struct Lanes {
     cluster: ClusterName,
     liveness_timeout: Duration,
     events: mpsc::UnboundedSender<PeerEvent>,
+    reach: watch::Sender<()>,
     peers: Mutex<BTreeMap<NodeId, Arc<Peer>>>,
 }
 
@@ -74,7 +76,8 @@ impl Lanes {
         liveness_timeout: Duration,
         events: mpsc::UnboundedSender<PeerEvent>,
     ) -> Self {
-        Self { cluster, liveness_timeout, events, peers: Mutex::new(BTreeMap::new()) }
+        let reach = watch::Sender::new(());
+        Self { cluster, liveness_timeout, events, reach, peers: Mutex::new(BTreeMap::new()) }
     }
 
     pub fn cluster(&self) -> &ClusterName {
@@ -87,13 +90,16 @@ impl Lanes {
         if let Some(peer) = peers.get(&node) {
             return peer.clone();
         }
-        let (silences, silences_seen) = watch::channel(0);
-        let (timeout, events) = (self.liveness_timeout, self.events.clone());
-        let liveness = Watch::Liveness { timeout, events, silences };
-        let peer = Arc::new(Peer {
-            control: Link::open(node, address, &self.cluster, liveness),
-            bulk: Link::open(node, address, &self.cluster, Watch::Silences(silences_seen)),
-        });
+        let silences = watch::Sender::new(());
+        let bulk = Link::open_bulk(node, address, &self.cluster, silences.subscribe());
+        let liveness = Liveness {
+            timeout: self.liveness_timeout,
+            events: self.events.clone(),
+            reach: self.reach.clone(),
+            silences,
+        };
+        let control = Link::open_control(node, address, &self.cluster, liveness);
+        let peer = Arc::new(Peer { control, bulk });
         peers.insert(node, peer.clone());
         peer
     }
@@ -118,6 +124,11 @@ impl Lanes {
     /// Whether the node answered within the liveness timeout.
     pub fn is_reachable(&self, node: NodeId) -> bool {
         self.known(node).is_some_and(|peer| peer.control.is_connected())
+    }
+
+    /// Changes whenever a node is reached or no longer reached.
+    pub fn reach(&self) -> watch::Receiver<()> {
+        self.reach.subscribe()
     }
 
     /// Closes the links to nodes that left the cluster.

@@ -70,7 +70,22 @@ impl Drop for PendingAnswer {
 }
 
 impl Link {
-    pub fn open(node: NodeId, address: &str, cluster: &ClusterName, watch: Watch) -> Self {
+    /// Opens the link that also watches whether the peer is alive.
+    pub fn open_control(node: NodeId, address: &str, cluster: &ClusterName, liveness: Liveness) -> Self {
+        Self::open(node, address, cluster, Watch::Liveness(liveness))
+    }
+
+    /// Opens a link that leaves watching to the other one, and breaks when that finds the peer silent.
+    pub fn open_bulk(
+        node: NodeId,
+        address: &str,
+        cluster: &ClusterName,
+        silences: watch::Receiver<()>,
+    ) -> Self {
+        Self::open(node, address, cluster, Watch::Follow(silences))
+    }
+
+    fn open(node: NodeId, address: &str, cluster: &ClusterName, watch: Watch) -> Self {
         let shared = Arc::new(Shared {
             node,
             cluster: cluster.clone(),
@@ -168,31 +183,33 @@ impl Shared {
     }
 }
 
-/// How a link notices that its peer says nothing any more: a broken process breaks its connections, a stopped one or a cut network
-/// does not.
-pub enum Watch {
-    /// It asks the peer all the time, and tells the node and the other link.
-    Liveness { timeout: Duration, events: mpsc::UnboundedSender<PeerEvent>, silences: watch::Sender<u64> },
-    /// The other link asks: when it finds silence, calls on this one must not wait for it to end either.
-    Silences(watch::Receiver<u64>),
+/// How the control link watches its peer, and whom it tells.
+pub struct Liveness {
+    /// A peer that says nothing for this long is down.
+    pub timeout: Duration,
+    pub events: mpsc::UnboundedSender<PeerEvent>,
+    pub reach: watch::Sender<()>,
+    /// Told when the peer is silent, for the link that does not watch.
+    pub silences: watch::Sender<()>,
+}
+
+enum Watch {
+    Liveness(Liveness),
+    Follow(watch::Receiver<()>),
 }
 
 impl Watch {
     fn report(&self, event: PeerEvent) {
-        if let Self::Liveness { events, .. } = self {
+        if let Self::Liveness(liveness) = self {
             // The node is stopping when nobody listens any more.
-            let _ = events.send(event);
+            let _ = liveness.events.send(event);
         }
     }
 
-    /// Whether the other link finds silence; for ever when this link asks itself.
-    async fn told_silent(&mut self) {
-        if let Self::Silences(silences) = self
-            && silences.changed().await.is_ok()
-        {
-            return;
+    fn reach_changed(&self) {
+        if let Self::Liveness(liveness) = self {
+            liveness.reach.send_replace(());
         }
-        std::future::pending().await
     }
 }
 
@@ -203,15 +220,18 @@ async fn run(shared: Arc<Shared>, mut watch: Watch) {
         match connect(&shared).await {
             Ok((frames, answers)) => {
                 shared.connect(frames.clone());
+                watch.reach_changed();
                 if down_reported {
                     tracing::info!(peer = shared.node.0, "the peer answers again");
                 }
                 watch.report(PeerEvent::Up(shared.node));
                 down_reported = false;
                 pause_ms = RECONNECT_PAUSE_MS_MIN;
-                let silent = exchange(&shared, &mut watch, frames, answers).await;
+                let end = exchange(&shared, &mut watch, frames, answers).await;
                 shared.disconnect();
-                if silent {
+                watch.reach_changed();
+                if end == End::Silence {
+                    tracing::warn!(peer = shared.node.0, "the peer is silent");
                     watch.report(PeerEvent::Down(shared.node));
                     down_reported = true;
                 }
@@ -229,23 +249,27 @@ async fn run(shared: Arc<Shared>, mut watch: Watch) {
     }
 }
 
-/// Reads answers until the stream ends. Returns whether it ended because the peer fell silent.
+/// Why a connection is over.
+#[derive(PartialEq, Eq)]
+enum End {
+    /// It broke, or the peer closed it.
+    Broken,
+    /// The peer says nothing any more.
+    Silence,
+}
+
+/// Reads answers until the stream ends or the peer falls silent.
 async fn exchange(
     shared: &Arc<Shared>,
     watch: &mut Watch,
     frames: mpsc::UnboundedSender<Frame>,
     mut answers: Streaming<FrameBatch>,
-) -> bool {
-    let silence_max = match watch {
-        Watch::Liveness { timeout, .. } => Some(*timeout),
-        Watch::Silences(silences) => {
-            // What was found before this connection says nothing about it.
-            silences.mark_unchanged();
-            None
-        }
-    };
+) -> End {
     let mut heard = Instant::now();
     let mut beat = tokio::time::interval(Duration::from_millis(LIVENESS_INTERVAL_MS));
+    if let Watch::Follow(silences) = watch {
+        silences.mark_unchanged();
+    }
     loop {
         tokio::select! {
             batch = answers.message() => match batch {
@@ -253,23 +277,30 @@ async fn exchange(
                     heard = Instant::now();
                     batch.frames.into_iter().for_each(|frame| shared.settle(frame));
                 }
-                Ok(None) | Err(_) => return false,
+                Ok(None) | Err(_) => return End::Broken,
             },
-            () = watch.told_silent() => return false,
-            _ = beat.tick(), if silence_max.is_some() => {
-                if silence_max.is_some_and(|silence_max| heard.elapsed() > silence_max) {
-                    tracing::warn!(peer = shared.node.0, "the peer is silent");
-                    if let Watch::Liveness { silences, .. } = watch {
-                        silences.send_modify(|count| *count += 1);
-                    }
-                    return true;
+            // Without its other half the link is about to be dropped.
+            () = next_silence(watch) => return End::Broken,
+            _ = beat.tick(), if matches!(watch, Watch::Liveness(_)) => {
+                let Watch::Liveness(liveness) = &*watch else { continue };
+                if heard.elapsed() > liveness.timeout {
+                    liveness.silences.send_replace(());
+                    return End::Silence;
                 }
-                let liveness = Frame { kind: FrameKind::Liveness as i32, ..Frame::default() };
-                if frames.send(liveness).is_err() {
-                    return false;
+                let sign_of_life = Frame { kind: FrameKind::Liveness as i32, ..Frame::default() };
+                if frames.send(sign_of_life).is_err() {
+                    return End::Broken;
                 }
-            }
+            },
         }
+    }
+}
+
+/// Completes when the link that watches finds the peer silent.
+async fn next_silence(watch: &mut Watch) {
+    match watch {
+        Watch::Follow(silences) => drop(silences.changed().await),
+        Watch::Liveness(_) => std::future::pending().await,
     }
 }
 

@@ -1,104 +1,141 @@
-//! Links to a peer that says nothing any more, and whose connections stay open.
+//! A peer that falls silent while its connections stay open, as behind a cable that was pulled.
 
+use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::Stream;
-use leasehold_proto::peer::peer_server::{Peer as PeerService, PeerServer};
+use leasehold_catalogue::NodeId;
+use leasehold_proto::peer::peer_server::{Peer as PeerCalls, PeerServer};
 use leasehold_proto::peer::{
     Frame, FrameBatch, FrameKind, IdentifyRequest, IdentifyResponse, JoinRequest, JoinResponse,
     SnapshotAnswer, SnapshotChunk,
 };
-use tokio::net::TcpListener;
-use tokio::time::{sleep, timeout};
-use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
-use tonic::transport::Server;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::*;
 
-const NODE: NodeId = NodeId(2);
-const LIVENESS_TIMEOUT: Duration = Duration::from_millis(400);
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Longer than anything here takes.
+const PATIENCE: Duration = Duration::from_secs(30);
+const LIVENESS_TIMEOUT: Duration = Duration::from_millis(600);
 
-/// A peer that is alive until it falls silent, and that never answers a question.
-#[derive(Clone, Default)]
-struct Fading(Arc<AtomicBool>);
+/// Serves signs of life, and never answers anything else.
+struct Mute;
+
+impl Dispatch for Mute {
+    fn dispatch(&mut self, _frame: Frame, _kind: FrameKind, _answers: &Answers) {}
+}
 
 #[tonic::async_trait]
-impl PeerService for Fading {
+impl PeerCalls for Mute {
     type LaneStream = Pin<Box<dyn Stream<Item = Result<FrameBatch, Status>> + Send>>;
 
     async fn lane(
         &self,
         request: Request<Streaming<FrameBatch>>,
     ) -> Result<Response<Self::LaneStream>, Status> {
-        let (answers, stream) = mpsc::channel(64);
-        let is_silent = self.0.clone();
-        tokio::spawn(async move {
-            let mut frames = request.into_inner();
-            while let Ok(Some(batch)) = frames.message().await {
-                let is_liveness = |frame: &Frame| frame.kind() == FrameKind::Liveness;
-                if !is_silent.load(Ordering::Relaxed) && batch.frames.iter().any(is_liveness) {
-                    let answer = Frame { kind: FrameKind::Answer as i32, ..Frame::default() };
-                    if answers.send(Ok(FrameBatch { frames: vec![answer] })).await.is_err() {
-                        return;
-                    }
-                }
-            }
-        });
-        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+        let server = LaneServer::new(|| Mute);
+        Ok(Response::new(server.serve(request.into_inner(), std::future::pending())))
     }
 
     async fn install_snapshot(
         &self,
-        _: Request<Streaming<SnapshotChunk>>,
+        _request: Request<Streaming<SnapshotChunk>>,
     ) -> Result<Response<SnapshotAnswer>, Status> {
         Err(Status::unimplemented(""))
     }
 
-    async fn identify(&self, _: Request<IdentifyRequest>) -> Result<Response<IdentifyResponse>, Status> {
+    async fn identify(
+        &self,
+        _request: Request<IdentifyRequest>,
+    ) -> Result<Response<IdentifyResponse>, Status> {
         Err(Status::unimplemented(""))
     }
 
-    async fn join(&self, _: Request<JoinRequest>) -> Result<Response<JoinResponse>, Status> {
+    async fn join(&self, _request: Request<JoinRequest>) -> Result<Response<JoinResponse>, Status> {
         Err(Status::unimplemented(""))
     }
 }
 
-#[tokio::test]
-async fn a_silent_peer_loses_the_calls_of_both_links() {
+async fn serve_peer() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap().to_string();
-    let service = Fading::default();
-    let is_silent = service.0.clone();
-    let server = Server::builder()
-        .add_service(PeerServer::new(service))
-        .serve_with_incoming(TcpListenerStream::new(listener));
-    tokio::spawn(server);
-    let (events, mut heard) = mpsc::unbounded_channel();
-    let lanes = Lanes::new(ClusterName::of(&[1; 16]), LIVENESS_TIMEOUT, events);
-    let peer = lanes.peer(NODE, &address);
-    assert_eq!(timeout(PATIENCE, heard.recv()).await.unwrap(), Some(PeerEvent::Up(NODE)));
-    let connected = async {
-        while !peer.bulk.is_connected() {
-            sleep(Duration::from_millis(5)).await;
+    let address = listener.local_addr().unwrap();
+    let connections = crate::listener::admit(listener, 8);
+    tokio::spawn(
+        tonic::transport::Server::builder()
+            .add_service(PeerServer::new(Mute))
+            .serve_with_incoming(connections),
+    );
+    address
+}
+
+/// Passes bytes on for as long as the cable is in; afterwards connections stay open and nothing comes through.
+async fn cable_to(peer: SocketAddr, is_in: watch::Receiver<bool>) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (near, _) = listener.accept().await.unwrap();
+            let far = TcpStream::connect(peer).await.unwrap();
+            let ((near_read, near_write), (far_read, far_write)) = (near.into_split(), far.into_split());
+            tokio::spawn(pass(near_read, far_write, is_in.clone()));
+            tokio::spawn(pass(far_read, near_write, is_in.clone()));
         }
-    };
-    timeout(PATIENCE, connected).await.unwrap();
-    let mut calls = [&peer.control, &peer.bulk].map(|link| {
-        let call = link.call(FrameKind::Query, 1, 0, Bytes::new()).unwrap();
-        Box::pin(call.wait())
     });
-    // A slow answer is no silence.
-    for call in &mut calls {
-        assert!(timeout(LIVENESS_TIMEOUT * 2, call).await.is_err());
+    address
+}
+
+async fn pass(
+    mut from: impl AsyncReadExt + Unpin,
+    mut to: impl AsyncWriteExt + Unpin,
+    mut is_in: watch::Receiver<bool>,
+) {
+    let mut buffer = vec![0; 64 * 1024];
+    while let Ok(length @ 1..) = from.read(&mut buffer).await {
+        is_in.wait_for(|is_in| *is_in).await.unwrap();
+        if to.write_all(&buffer[..length]).await.is_err() {
+            return;
+        }
     }
-    is_silent.store(true, Ordering::Relaxed);
-    for call in calls {
-        let lost = timeout(PATIENCE, call).await.unwrap();
-        assert!(matches!(lost, Err(CallFailure::Lost(NODE))), "{lost:?}");
-    }
-    assert_eq!(timeout(PATIENCE, heard.recv()).await.unwrap(), Some(PeerEvent::Down(NODE)));
+}
+
+async fn next(events: &mut mpsc::UnboundedReceiver<PeerEvent>) -> PeerEvent {
+    timeout(PATIENCE, events.recv()).await.unwrap().unwrap()
+}
+
+#[tokio::test]
+async fn a_silent_peer_breaks_both_links_and_comes_back() {
+    let (cable, is_in) = watch::channel(true);
+    let address = cable_to(serve_peer().await, is_in).await.to_string();
+    let (sender, mut events) = mpsc::unbounded_channel();
+    let node = NodeId(2);
+    let lanes = Lanes::new(ClusterName::of(&[7; 16]), LIVENESS_TIMEOUT, sender);
+    let mut reach = lanes.reach();
+    let peer = lanes.peer(node, &address);
+    assert_eq!(next(&mut events).await, PeerEvent::Up(node));
+    timeout(PATIENCE, async {
+        while !peer.bulk.is_connected() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .unwrap();
+    let command = peer.bulk.call(FrameKind::Command, 1, 1, Bytes::new()).unwrap();
+    reach.mark_unchanged();
+
+    cable.send_replace(false);
+    assert_eq!(next(&mut events).await, PeerEvent::Down(node));
+    assert!(!lanes.is_reachable(node));
+    timeout(PATIENCE, reach.changed()).await.unwrap().unwrap();
+    let answer = timeout(PATIENCE, command.wait()).await.expect("the bulk link breaks with the other one");
+    assert!(matches!(answer, Err(CallFailure::Lost(lost)) if lost == node), "{answer:?}");
+
+    cable.send_replace(true);
+    assert_eq!(next(&mut events).await, PeerEvent::Up(node));
+    assert!(lanes.is_reachable(node));
 }

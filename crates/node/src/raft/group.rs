@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::Stream;
-use futures::stream::BoxStream;
+use futures::stream::{BoxStream, FuturesUnordered};
+use futures::{Stream, StreamExt};
 use leasehold_catalogue::NodeId;
 use leasehold_raft_log::Log;
 use openraft::async_runtime::WatchReceiver as _;
@@ -19,11 +19,17 @@ use openraft::raft::{
 use openraft::type_config::alias::{CommittedLeaderIdOf, OneshotReceiverOf};
 use openraft::{ChangeMembers, Config, Raft, ReadPolicy, ServerState, SnapshotPolicy};
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 use super::machine::Adapter;
 use super::{
-    Applied, GroupId, Image, Machine, Network, Payload, ReplicaNode, SnapshotMeta, TypeConfig, Vote,
+    Applied, GroupId, Image, LogId, Machine, Network, Payload, ReplicaNode, SnapshotMeta, TypeConfig, Vote,
 };
+
+/// How long a voter may think about whether an election is wanted.
+const CONSENT_PATIENCE: Duration = Duration::from_millis(300);
+/// How long a replica may take to take over leadership that was handed to it.
+const TRANSFER_PATIENCE: Duration = Duration::from_millis(500);
 
 /// What a replica is at this moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,6 +73,7 @@ pub struct Group {
     id: GroupId,
     replica: u64,
     raft: Raft<TypeConfig, Adapter>,
+    network: Network,
     role: watch::Receiver<Role>,
 }
 
@@ -106,12 +113,12 @@ impl Group {
         let config = raft_config(&options).map_err(|error| error.to_string())?;
         let adapter = Adapter::open(options.id, log.clone(), machine).map_err(|error| error.to_string())?;
         let storage = log.group::<TypeConfig>(options.id);
-        let raft = Raft::new(options.replica, Arc::new(config), network, storage, adapter)
+        let raft = Raft::new(options.replica, Arc::new(config), network.clone(), storage, adapter)
             .await
             .map_err(|error| error.to_string())?;
         let (sender, role) = watch::channel(Role::Follower { leader: None });
         tokio::spawn(follow_role(raft.clone(), options.replica, sender));
-        Ok(Self { id: options.id, replica: options.replica, raft, role })
+        Ok(Self { id: options.id, replica: options.replica, raft, network, role })
     }
 
     pub fn id(&self) -> GroupId {
@@ -164,20 +171,101 @@ impl Group {
             .map_err(|error| error.to_string())
     }
 
+    /// Waits until everything that was appended here before the last [`Group::catch_up`], committed or not, is applied here. That
+    /// took a round of Raft's own loop, so its metrics show what had been appended.
+    ///
+    /// # Errors
+    /// When the group has stopped.
+    pub async fn apply_appended(&self) -> Result<(), String> {
+        let mut metrics = self.raft.metrics();
+        let last = metrics.borrow_watched().last_log_index;
+        while metrics.borrow_watched().last_applied.map(|applied| applied.index) < last {
+            metrics.changed().await.map_err(|error| error.to_string())?;
+        }
+        Ok(())
+    }
+
     /// Asks for votes at once, because the leader's node is known to be gone. Voters grant it although they heard the leader a
-    /// moment ago; a replica whose log is too short loses.
-    pub async fn campaign(&self) {
+    /// moment ago; so it asks first whether they want an election, and without a majority that does nothing happens: a higher term
+    /// would end a leadership that serves the others well. Returns whether it asked for votes.
+    pub async fn campaign(&self) -> bool {
         let metrics = self.raft.metrics().borrow_watched().clone();
-        let last = self.raft.watch_log_progress().get().and_then(|progress| progress.last_log_id);
+        let last = self.last_log_id();
+        if !self.is_wanted(VoteRequest::new(Vote::new(metrics.current_term, self.replica), last)).await {
+            return false;
+        }
         let request = TransferLeaderRequest::new(metrics.vote, self.replica, last);
         if let Err(error) = self.raft.handle_transfer_leader(request).await {
             tracing::warn!(group = self.id.0, %error, "cannot campaign");
         }
+        true
     }
 
-    /// Hands leadership to another replica.
+    /// Whether a majority of the voters, this one included, would have this replica lead.
+    async fn is_wanted(&self, mut request: VoteRequest<TypeConfig>) -> bool {
+        request.leadership_transfer = true;
+        let members = self.members();
+        let others =
+            members.nodes.iter().filter(|(id, _)| **id != self.replica && members.voters.contains(id));
+        let mut asked = others
+            .map(|(id, node)| self.network.asks_for_election(*id, node, &request, CONSENT_PATIENCE))
+            .collect::<FuturesUnordered<_>>();
+        let mut consents = 1;
+        while consents * 2 <= members.voters.len() {
+            match asked.next().await {
+                Some(consent) => consents += usize::from(consent),
+                None => return false,
+            }
+        }
+        true
+    }
+
+    /// Whether this voter would have another replica lead: it hears no leader, and its log is not the longer one.
+    fn wants_election(&self, request: &VoteRequest<TypeConfig>) -> bool {
+        let members = self.members();
+        let asker = members.nodes.get(&request.vote.leader_id.voted_for).map(|node| node.node_id);
+        // Who asks does not lead, whatever is believed here.
+        let is_heard = |leader: &ReplicaNode| {
+            Some(leader.node_id) != asker && self.network.is_reachable(NodeId(leader.node_id))
+        };
+        let hears_leader = match &*self.role.borrow() {
+            Role::Leader { .. } => true,
+            Role::Follower { leader } => leader.as_ref().is_some_and(is_heard),
+            Role::Stopped => false,
+        };
+        !hears_leader && request.last_log_id >= self.last_log_id()
+    }
+
+    fn last_log_id(&self) -> Option<LogId> {
+        self.raft.watch_log_progress().get().and_then(|progress| progress.last_log_id)
+    }
+
+    /// Hands leadership to another replica. From here on this one proposes nothing more: when the other does not take over, the
+    /// next one that can be reached shall.
     pub async fn transfer(&self, to: u64) -> Result<(), String> {
-        self.raft.trigger().transfer_leader(to).await.map_err(|error| error.to_string())
+        let Role::Leader { term } = *self.role.borrow() else { return Ok(()) };
+        self.raft.trigger().transfer_leader(to).await.map_err(|error| error.to_string())?;
+        tokio::spawn(self.clone().transfer_on(term, to));
+        Ok(())
+    }
+
+    /// Hands leadership on, from one reachable voter to the next, until the term is over.
+    async fn transfer_on(self, term: u64, mut to: u64) {
+        let mut role = self.role();
+        while timeout(TRANSFER_PATIENCE, role.wait_for(|role| *role != Role::Leader { term })).await.is_err()
+        {
+            let members = self.members();
+            let mut others = members.voters_in_reach(|node| self.network.is_reachable(node));
+            others.retain(|voter| *voter != self.replica);
+            // In the order of their ids, and around.
+            let next = others.iter().find(|voter| **voter > to).or(others.first()).copied();
+            let Some(next) = next else { continue };
+            tracing::warn!(group = self.id.0, to, next, "a replica does not take over leadership");
+            to = next;
+            if let Err(error) = self.raft.trigger().transfer_leader(to).await {
+                return tracing::warn!(group = self.id.0, %error, "leadership cannot be handed on");
+            }
+        }
     }
 
     /// Voters and learners, by replica id, and whether the configuration is committed and not joint.
@@ -269,6 +357,11 @@ impl Group {
         phase: VotePhase,
     ) -> Result<VoteResponse<TypeConfig>, String> {
         let answer = match phase {
+            // Raft's own question is about the leader's lease, and this one about whether it can be heard.
+            VotePhase::Before if request.leadership_transfer => {
+                let vote = self.raft.metrics().borrow_watched().vote;
+                return Ok(VoteResponse::new(vote, self.last_log_id(), self.wants_election(&request)));
+            }
             VotePhase::Before => self.raft.pre_vote(request).await,
             VotePhase::Real => self.raft.vote(request).await,
         };
@@ -313,6 +406,15 @@ pub struct Members {
 }
 
 impl Members {
+    /// The voters whose nodes can be reached, by their ids.
+    fn voters_in_reach(&self, is_reachable: impl Fn(NodeId) -> bool) -> Vec<u64> {
+        let can_be_reached =
+            |id: &&u64| self.nodes.get(id).is_some_and(|node| is_reachable(NodeId(node.node_id)));
+        let mut voters = self.voters.iter().filter(can_be_reached).copied().collect::<Vec<_>>();
+        voters.sort_unstable();
+        voters
+    }
+
     /// The voters that live on other nodes than `node`, most preferred first is up to the caller.
     pub fn voters_beyond(&self, node: NodeId) -> Vec<u64> {
         let elsewhere = |id: &&u64| self.nodes.get(id).is_some_and(|member| member.node_id != node.0);
@@ -327,7 +429,9 @@ fn raft_config(options: &GroupOptions) -> Result<Config, openraft::ConfigError> 
         election_timeout_min: options.election_ms_min,
         election_timeout_max: options.election_ms_max,
         enable_pre_vote: Some(true),
-        quorum_loss_probe_interval: Some(options.election_ms_max * 2 + options.election_ms_max),
+        // A leader that lost its quorum goes on asking for it, so it serves again as soon as the others are back. Followers that
+        // hear it and are not heard, for whom Raft would have it be silent, are the business of the lanes.
+        quorum_loss_probe_interval: None,
         // A snapshot is taken when the log wants room, not after a number of entries.
         snapshot_policy: SnapshotPolicy::Never,
         // An entry may be a MiB: what is kept for followers that lag a little must not pin the log.

@@ -20,7 +20,7 @@ use leasehold_catalogue as catalogue;
 use leasehold_partition as partition;
 pub use leasehold_raft_log::{GroupId, Payload, ReplicaNode};
 
-pub use group::{Group, GroupOptions, Proposal, ProposeError, Role};
+pub use group::{Group, GroupOptions, Members, Proposal, ProposeError, Role};
 pub use machine::{Image, Machine, MachineError};
 pub use network::Network;
 pub use serve::{GroupDirectory, Pipelines, serve_call};

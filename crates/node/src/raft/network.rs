@@ -49,6 +49,24 @@ impl Network {
     pub fn new(group: GroupId, lanes: Arc<Lanes>, log: leasehold_raft_log::Log) -> Self {
         Self { group, lanes, log, pipelines: Arc::new(AtomicU64::new(1)) }
     }
+
+    pub fn is_reachable(&self, node: NodeId) -> bool {
+        self.lanes.is_reachable(node)
+    }
+
+    /// Whether a voter would have the asker lead. One that does not answer would not.
+    pub async fn asks_for_election(
+        &self,
+        target: u64,
+        node: &ReplicaNode,
+        request: &VoteRequest<TypeConfig>,
+        patience: Duration,
+    ) -> bool {
+        let link = ReplicaLink { network: self.clone(), target, node: node.clone() };
+        let answer = link.ask(FrameKind::PreVote, codec::vote_request(request), patience).await;
+        let answer = answer.and_then(|body| codec::vote_answer_from(body).map_err(malformed));
+        answer.is_ok_and(|answer| answer.vote_granted)
+    }
 }
 
 impl RaftNetworkFactory<TypeConfig> for Network {

@@ -6,6 +6,8 @@
 
 use std::collections::BTreeMap;
 
+use leasehold_partition::{Delivery, Partition};
+
 use crate::limits::{ANSWER_ALLOWANCE_MS, INHERITED_GRACE_MS};
 
 const BUCKET_MS: u64 = 1_000;
@@ -54,8 +56,25 @@ impl Grace {
     }
 }
 
+/// How long ago a lease was granted.
+pub fn lag_ms(delivery: &Delivery, now_ms: u64) -> u64 {
+    now_ms.saturating_sub(delivery.deadline_log_ms.saturating_sub(u64::from(delivery.lease_ms)))
+}
+
+/// Whether leases can be promised in full at `now_ms`. A request that is repeated gets the grants of its first try: they may be old,
+/// or over and somebody else's; and a new leader would not know how late an answer left.
+pub fn may_promise(state: &Partition, deliveries: &[Delivery], now_ms: u64) -> bool {
+    deliveries.iter().all(|delivery| {
+        state.holds_lease(&delivery.receipt) && lag_ms(delivery, now_ms) <= INHERITED_GRACE_MS
+    })
+}
+
 #[cfg(test)]
 mod tests {
+    use leasehold_partition::{
+        BatchBuilder, Command, Content, History, NewMessage, QueueId, Reply, Request, RequestId, Settings,
+    };
+
     use super::*;
 
     #[test]
@@ -84,5 +103,44 @@ mod tests {
         grace.ended_through(2_400);
         assert_eq!(grace.slack_ms(1_500), ANSWER_ALLOWANCE_MS);
         assert_eq!(grace.slack_ms(9_000), 3 + ANSWER_ALLOWANCE_MS);
+    }
+
+    const QUEUE: QueueId = QueueId(1);
+
+    fn apply(state: &mut Partition, now_ms: u64, id: Option<RequestId>, command: Command<'_>) -> Reply {
+        let mut batch = BatchBuilder::new(now_ms, now_ms);
+        batch.push_request(&Request { id, command }).unwrap();
+        let index = state.applied_index() + 1;
+        state.apply(index, &batch.finish(), History::Skip).unwrap().replies.remove(0)
+    }
+
+    /// A named receive, as a client repeats it that has no answer.
+    fn receive(state: &mut Partition, now_ms: u64) -> Vec<Delivery> {
+        let id = RequestId { session: 1, sequence: 1, completed_below: 0 };
+        let (queue, attempt, lease_ms) = (QUEUE, None, Some(60_000));
+        let command =
+            Command::Receive { queue, messages_max: 1, bytes_max: 1, lease_ms, attempt, consumer: b"" };
+        match apply(state, now_ms, Some(id), command) {
+            Reply::Received { deliveries } => deliveries,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_repeated_receive_promises_young_leases_that_are_held_and_no_others() {
+        let mut state = Partition::new();
+        let settings = Settings::default();
+        apply(&mut state, 1_000, None, Command::Configure { queue: QUEUE, settings, revision: 1 });
+        let messages = vec![NewMessage { content: Content::of_body(b"x"), ..NewMessage::default() }];
+        apply(&mut state, 1_000, None, Command::Send { queue: QUEUE, messages });
+        let first = receive(&mut state, 2_000);
+        assert_eq!((first.len(), lag_ms(&first[0], 2_300)), (1, 300));
+        assert!(may_promise(&state, &first, 2_300));
+        assert_eq!(receive(&mut state, 2_500), first, "the answer is remembered");
+        assert!(!may_promise(&state, &first, 2_000 + INHERITED_GRACE_MS + 1), "a new leader allows less");
+        let items = vec![(first[0].receipt, 0)];
+        apply(&mut state, 2_600, None, Command::Release { queue: QUEUE, items });
+        let again = receive(&mut state, 2_700);
+        assert!(!may_promise(&state, &again, 2_700), "it was given back");
     }
 }

@@ -22,13 +22,13 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::failures::{behind, invalid, propose_failure, receive_refused, stopping};
-use super::grace::Grace;
+use super::grace::{Grace, lag_ms, may_promise};
 use super::log_clock::{LogClock, wall_ms};
 use super::request::{CommandCall, Granted, Receive, ReplySender, Request};
 use super::waiters::Waiters;
 use super::{Shared, WantedShard};
 use crate::failure::Failure;
-use crate::limits::{ENTRIES_IN_FLIGHT_MAX, ENTRY_BYTES_MAX, ENTRY_COMMANDS_MAX, INHERITED_GRACE_MS};
+use crate::limits::{ENTRIES_IN_FLIGHT_MAX, ENTRY_BYTES_MAX, ENTRY_COMMANDS_MAX};
 use crate::raft::{Applied, Proposal, ProposeError, Role};
 use leasehold_proto::v1::Reason;
 
@@ -76,12 +76,14 @@ pub struct Leadership {
 }
 
 impl Leadership {
-    /// Takes office: waits until everything earlier leaders committed is applied, and starts the clock from there.
+    /// Takes office: waits until everything earlier leaders committed is applied, and starts the clock from there. After a refused
+    /// entry it does so again in the same term: the clock must not fall behind the stamps of what is still on its way.
     ///
     /// # Errors
     /// When leadership was lost meanwhile.
     pub async fn start(shared: Arc<Shared>, term: u64) -> Result<Self, String> {
         shared.group.catch_up().await?;
+        shared.group.apply_appended().await?;
         let now = Instant::now();
         let (log_time_ms, deadline, has_leases) = {
             let state = shared.machine.read();
@@ -287,11 +289,8 @@ impl Leadership {
         let payload = Bytes::from(batch.builder.finish());
         match self.shared.group.propose(payload, self.term).await {
             Ok(proposal) => {
-                self.in_flight.push_back(InFlight {
-                    proposal,
-                    stamp_ms: batch.stamp_ms,
-                    pending: batch.pending,
-                });
+                let Batch { stamp_ms, pending, .. } = batch;
+                self.in_flight.push_back(InFlight { proposal, stamp_ms, pending });
                 Ok(())
             }
             Err(error) => {
@@ -329,7 +328,7 @@ impl Leadership {
             (Pending::Receive(receive), Reply::Received { deliveries }) => {
                 // It may have left something, since it was bounded, for one who was not woken because of it.
                 self.to_wake.insert(receive.queue);
-                self.deliver(*receive, deliveries, lag_ms)
+                self.deliver(*receive, deliveries)
             }
             (Pending::Receive(receive), Reply::OverLimit) if receive.may_wait() => {
                 self.waiters.park(*receive)
@@ -347,20 +346,19 @@ impl Leadership {
         }
     }
 
-    fn deliver(&mut self, receive: Receive, deliveries: Vec<Delivery>, lag_ms: u64) {
+    fn deliver(&mut self, receive: Receive, deliveries: Vec<Delivery>) {
         if deliveries.is_empty() {
             self.park(receive);
             return;
         }
-        if lag_ms > INHERITED_GRACE_MS {
-            // A new leader would not know how late this answer left: it must not promise the lease.
+        let now_ms = self.clock.now_ms(Instant::now());
+        if !may_promise(&self.shared.machine.read(), &deliveries, now_ms) {
             self.give_back(receive.queue, &deliveries);
-            let detail = "the grant took too long to commit and was given back";
-            let _ = receive.reply.send(Err(Failure::try_again(Reason::Busy, detail)));
+            let _ = receive.reply.send(Ok(Granted::default()));
             return;
         }
         for delivery in &deliveries {
-            self.grace.answered(delivery.deadline_log_ms, lag_ms);
+            self.grace.answered(delivery.deadline_log_ms, lag_ms(delivery, now_ms));
         }
         if let Err(Ok(granted)) = receive.reply.send(Ok(Granted { deliveries })) {
             // The poller has hung up: the messages must not wait for its leases to end.

@@ -1,5 +1,6 @@
 //! A partition's replica on this node: its group, its state machine, and the task that leads when it is this replica's turn.
 
+mod cut_off;
 mod failures;
 mod grace;
 mod leader;
@@ -20,6 +21,7 @@ use tokio::task::AbortHandle;
 use crate::failure::Failure;
 use crate::raft::{Group, GroupId, Role};
 
+pub use cut_off::CutOff;
 pub use leader::Leadership;
 pub use log_clock::wall_ms;
 pub use machine::PartitionMachine;
@@ -67,6 +69,7 @@ pub struct Replica {
     shared: Arc<Shared>,
     requests: mpsc::UnboundedSender<Request>,
     pending_bytes_max: usize,
+    cut_off: CutOff,
     task: AbortHandle,
 }
 
@@ -92,7 +95,8 @@ impl Replica {
         });
         let (requests, queue) = mpsc::unbounded_channel();
         let task = tokio::spawn(run(shared.clone(), queue)).abort_handle();
-        Self { shared, requests, pending_bytes_max: parts.pending_bytes_max, task }
+        let cut_off = CutOff::default();
+        Self { shared, requests, pending_bytes_max: parts.pending_bytes_max, cut_off, task }
     }
 
     pub fn id(&self) -> PartitionId {
@@ -118,6 +122,11 @@ impl Replica {
             Role::Follower { leader } => leader.as_ref().map(|leader| NodeId(leader.node_id)),
             Role::Stopped => None,
         }
+    }
+
+    /// Whether too few of its voters answer here for anything to be decided.
+    pub fn cut_off(&self) -> &CutOff {
+        &self.cut_off
     }
 
     /// Wakes when messages wait for their transfer to another queue.

@@ -79,9 +79,9 @@ impl Messages for MessagesService {
 
     async fn receive(&self, request: Request<ReceiveRequest>) -> Result<Response<ReceiveResponse>, Status> {
         let started = Instant::now();
-        let deliveries = receive(&*self.core()?, request.get_ref()).await?;
+        let received = receive(&*self.core()?, request.get_ref()).await?;
         self.receive_latency.record(started.elapsed());
-        Ok(Response::new(ReceiveResponse { deliveries }))
+        Ok(Response::new(received))
     }
 
     async fn pull(

@@ -7,10 +7,11 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use leasehold_catalogue::PartitionId;
 use leasehold_proto::peer;
-use leasehold_proto::v1::{Delivery, ReceiveRequest};
+use leasehold_proto::v1::{ReceiveRequest, ReceiveResponse};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{lookup, validate};
+use crate::answers::millis;
 use crate::cluster::QueueInfo;
 use crate::core::Core;
 use crate::failure::Failure;
@@ -23,14 +24,29 @@ const ASK_AGAIN: Duration = Duration::from_millis(50);
 ///
 /// # Errors
 /// When the request is wrong, or no shard could be asked.
-pub async fn receive(core: &Core, request: &ReceiveRequest) -> Result<Vec<Delivery>, Failure> {
+pub async fn receive(core: &Core, request: &ReceiveRequest) -> Result<ReceiveResponse, Failure> {
+    let began = Instant::now();
     let queue = lookup::queue(core, &request.queue).await?;
     let wanted = wanted(&queue, request)?;
     match queue.shards.as_slice() {
-        [] => Ok(Vec::new()),
-        [shard] => Ok(core.router.ask(*shard, wanted).await?.deliveries),
-        shards => receive_from_any(core, shards, wanted).await,
+        [] => Ok(ReceiveResponse::default()),
+        [shard] => receive_from(core, *shard, wanted, began).await,
+        shards => receive_from_any(core, shards, wanted, began).await,
     }
+}
+
+/// Asks one shard. The time since `began` and what the leader adds is what the request has waited for certain; what it was on
+/// its way between nodes is not known here.
+async fn receive_from(
+    core: &Core,
+    shard: PartitionId,
+    wanted: peer::Receive,
+    began: Instant,
+) -> Result<ReceiveResponse, Failure> {
+    let before_ms = millis(began.elapsed());
+    let mut granted = core.router.ask(shard, wanted).await?;
+    granted.waited_ms += before_ms;
+    Ok(granted)
 }
 
 fn wanted(queue: &QueueInfo, request: &ReceiveRequest) -> Result<peer::Receive, Failure> {
@@ -66,7 +82,8 @@ async fn receive_from_any(
     core: &Core,
     shards: &[PartitionId],
     wanted: peer::Receive,
-) -> Result<Vec<Delivery>, Failure> {
+    began: Instant,
+) -> Result<ReceiveResponse, Failure> {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     let end = Instant::now() + Duration::from_millis(wanted.wait_ms);
     let first = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -74,14 +91,15 @@ async fn receive_from_any(
     loop {
         let mut failed = None;
         for shard in &order {
-            match core.router.ask(*shard, peer::Receive { wait_ms: 0, ..wanted.clone() }).await {
+            let asked = peer::Receive { wait_ms: 0, ..wanted.clone() };
+            match receive_from(core, *shard, asked, began).await {
                 Ok(granted) if granted.deliveries.is_empty() => {}
-                Ok(granted) => return Ok(granted.deliveries),
+                Ok(granted) => return Ok(granted),
                 Err(failure) => failed = Some(failure),
             }
         }
         let Some(ready) = wait_for_any(core, shards, wanted.queue, end).await else {
-            return failed.map_or_else(|| Ok(Vec::new()), Err);
+            return failed.map_or_else(|| Ok(ReceiveResponse::default()), Err);
         };
         order = vec![ready];
     }

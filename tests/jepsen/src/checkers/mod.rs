@@ -3,6 +3,8 @@
 mod acks;
 mod fencing;
 mod leases;
+mod outages;
+pub mod progress;
 mod queue;
 
 use std::collections::BTreeMap;
@@ -19,8 +21,12 @@ pub type Violations = Vec<String>;
 pub struct Verdict {
     pub counts: BTreeMap<&'static str, u64>,
     pub violations: BTreeMap<&'static str, Violations>,
+    /// How long partitions stood still, by the name of the fault.
+    pub outages: BTreeMap<String, outages::Outage>,
     pub seed: Option<u64>,
     pub faults: usize,
+    /// Faults that were asked for and are not possible here.
+    pub skipped: Vec<String>,
     pub history: Option<String>,
     pub replay: Option<String>,
     pub data: Option<String>,
@@ -40,7 +46,7 @@ impl Verdict {
         });
         json!({
             "holds": self.holds(), "counts": self.counts, "violations": violations.collect::<BTreeMap<_, _>>(),
-            "seed": self.seed, "faults": self.faults, "history": self.history, "replay": self.replay, "data": self.data,
+            "outages": self.outages, "seed": self.seed, "faults": self.faults, "skipped": self.skipped, "history": self.history, "replay": self.replay, "data": self.data,
         })
     }
 }
@@ -61,7 +67,11 @@ pub fn lives(history: &History) -> BTreeMap<MessageId, Life<'_>> {
             Op::Ack { message, .. } | Op::Release { message, .. } => {
                 lives.entry(*message).or_default().settlements.push(op);
             }
-            Op::Send { .. } | Op::Fault { .. } | Op::Remaining { .. } => {}
+            Op::Send { .. }
+            | Op::Fault { .. }
+            | Op::FaultEnded { .. }
+            | Op::Healed { .. }
+            | Op::Remaining { .. } => {}
         }
     }
     for life in lives.values_mut() {
@@ -81,12 +91,18 @@ pub fn check(history: &History) -> Verdict {
     verdict.violations.insert("lease shortened", leases::check(&lives));
     verdict.violations.insert("fencing", fencing::check(&lives));
     verdict.violations.insert("acknowledged and delivered again", acks::check(&lives));
+    verdict.violations.insert("no progress after healing", progress::check(history));
+    verdict.outages = outages::measure(history);
     let outcomes = |wanted: Outcome| {
         let of = |op: &&Op| match op {
             Op::Send { outcome, .. } | Op::Ack { outcome, .. } | Op::Release { outcome, .. } => {
                 *outcome == wanted
             }
-            Op::Grant { .. } | Op::Fault { .. } | Op::Remaining { .. } => false,
+            Op::Grant { .. }
+            | Op::Fault { .. }
+            | Op::FaultEnded { .. }
+            | Op::Healed { .. }
+            | Op::Remaining { .. } => false,
         };
         history.ops.iter().filter(of).count() as u64
     };

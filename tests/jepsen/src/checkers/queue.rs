@@ -21,7 +21,12 @@ pub fn check(history: &History, counts: &mut BTreeMap<&'static str, u64>) -> Vio
             Op::Remaining { messages } if *messages > 0 => {
                 violations.push(format!("{messages} messages are left in the healed and drained queue"));
             }
-            Op::Ack { .. } | Op::Release { .. } | Op::Fault { .. } | Op::Remaining { .. } => {}
+            Op::Ack { .. }
+            | Op::Release { .. }
+            | Op::Fault { .. }
+            | Op::FaultEnded { .. }
+            | Op::Healed { .. }
+            | Op::Remaining { .. } => {}
         }
     }
     let (mut recovered, mut duplicated) = (0, 0);

@@ -1,0 +1,122 @@
+//! What is done to the nodes and to the network between them. Each kind of target has a file with its faults.
+
+mod network;
+mod process;
+mod schedule;
+
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use clap::ValueEnum;
+use clap::builder::PossibleValue;
+use leasehold::processes::Processes;
+use tokio::time::sleep;
+
+pub use schedule::{Overlap, Planned, schedule};
+
+use crate::history::Op;
+use crate::network::Network;
+use crate::workers::Stage;
+use schedule::{Moment, steps};
+
+/// A kind of fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    Process(process::Fault),
+    Network(network::Fault),
+}
+
+impl ValueEnum for Fault {
+    fn value_variants<'a>() -> &'a [Self] {
+        static ALL: LazyLock<Vec<Fault>> = LazyLock::new(|| {
+            let of_processes = process::Fault::value_variants().iter().copied().map(Fault::Process);
+            of_processes.chain(network::Fault::value_variants().iter().copied().map(Fault::Network)).collect()
+        });
+        &ALL
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        match self {
+            Self::Process(fault) => fault.to_possible_value(),
+            Self::Network(fault) => fault.to_possible_value(),
+        }
+    }
+}
+
+impl Fault {
+    /// Its name on the command line.
+    pub fn name(self) -> String {
+        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+    }
+
+    /// Whether it needs a network of the harness's own.
+    pub fn is_of_network(self) -> bool {
+        matches!(self, Self::Network(_))
+    }
+
+    /// How long it lasts, in milliseconds: from, and up to.
+    fn lasts_ms(self) -> [u64; 2] {
+        match self {
+            Self::Process(_) => process::LASTS_MS,
+            Self::Network(_) => network::LASTS_MS,
+        }
+    }
+
+    /// The calm afterwards, in milliseconds: from, and up to.
+    fn calm_ms(self) -> [u64; 2] {
+        match self {
+            Self::Process(_) => process::CALM_MS,
+            Self::Network(_) => network::CALM_MS,
+        }
+    }
+}
+
+/// What faults are done to, and where they are written down.
+pub struct Scene<'a> {
+    pub stage: &'a Stage,
+    pub processes: &'a mut Processes,
+    pub network: Option<&'a Network>,
+}
+
+/// Carries a schedule out; afterwards every node runs and every packet arrives.
+///
+/// # Errors
+/// When a process cannot be started again: the node refuses its own data.
+pub async fn inject(scene: &mut Scene<'_>, schedule: &[Planned]) -> Result<(), String> {
+    let mut passed = Duration::ZERO;
+    for (at, number, moment) in steps(schedule) {
+        // The time between two steps is kept, whatever the first of them took.
+        sleep(at - passed).await;
+        passed = at;
+        let recorder = &scene.stage.recorder;
+        let planned = &schedule[number];
+        match moment {
+            Moment::Begin => {
+                let at_us = recorder.now_us();
+                let what = begin(scene, number, planned).await?;
+                recorder.add(Op::Fault { number, at_us, fault: planned.fault.name(), what });
+            }
+            Moment::End => {
+                end(scene, number, planned).await?;
+                recorder.add(Op::FaultEnded { number, at_us: recorder.now_us() });
+            }
+        }
+    }
+    sleep(schedule.last().map_or(Duration::ZERO, |planned| planned.pause)).await;
+    Ok(())
+}
+
+/// Begins a fault and says what is done, for people.
+async fn begin(scene: &mut Scene<'_>, number: usize, planned: &Planned) -> Result<String, String> {
+    match planned.fault {
+        Fault::Process(fault) => process::begin(scene, fault, planned).await,
+        Fault::Network(fault) => network::begin(scene, fault, number, planned).await,
+    }
+}
+
+async fn end(scene: &mut Scene<'_>, number: usize, planned: &Planned) -> Result<(), String> {
+    match planned.fault {
+        Fault::Process(fault) => process::end(scene, fault, planned).await,
+        Fault::Network(_) => network::end(scene, number),
+    }
+}

@@ -1,0 +1,82 @@
+//! Faults of the nodes' processes, through signals, and of leadership.
+
+use std::process::Command;
+use std::sync::PoisonError;
+
+use leasehold::processes::{ProcessError, Processes};
+
+use super::Scene;
+use super::schedule::Planned;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Fault {
+    /// SIGKILL, and a start from what the disk holds.
+    Kill,
+    /// SIGSTOP for a while: the process is silent, its connections stay open, and it wakes up with its old beliefs.
+    Pause,
+    /// SIGSTOP, and SIGKILL while it is stopped.
+    PauseKill,
+    /// SIGKILL of all nodes at once.
+    KillAll,
+    /// A leader hands over.
+    Transfer,
+}
+
+pub const LASTS_MS: [u64; 2] = [300, 3_300];
+pub const CALM_MS: [u64; 2] = [500, 3_000];
+
+fn failed(error: ProcessError) -> String {
+    error.to_string()
+}
+
+pub async fn begin(scene: &mut Scene<'_>, fault: Fault, planned: &Planned) -> Result<String, String> {
+    let processes = &mut *scene.processes;
+    match fault {
+        Fault::Kill => processes.kill(planned.node).await.map_err(failed)?,
+        Fault::Pause | Fault::PauseKill => signal(processes, planned.node, "STOP")?,
+        Fault::KillAll => {
+            for node in 0..processes.nodes.len() {
+                processes.kill(node).await.map_err(failed)?;
+            }
+        }
+        Fault::Transfer => transfer(scene, planned).await,
+    }
+    Ok(format!("node {} for {:?}", planned.node + 1, planned.lasts))
+}
+
+pub async fn end(scene: &mut Scene<'_>, fault: Fault, planned: &Planned) -> Result<(), String> {
+    let processes = &mut *scene.processes;
+    match fault {
+        Fault::Kill => processes.restart(planned.node).await.map_err(failed)?,
+        Fault::Pause => signal(processes, planned.node, "CONT")?,
+        Fault::PauseKill => {
+            processes.kill(planned.node).await.map_err(failed)?;
+            processes.restart(planned.node).await.map_err(failed)?;
+        }
+        Fault::KillAll => {
+            for node in 0..processes.nodes.len() {
+                processes.restart(node).await.map_err(failed)?;
+            }
+        }
+        Fault::Transfer => {}
+    }
+    *scene.stage.endpoints.write().unwrap_or_else(PoisonError::into_inner) = scene.processes.endpoints();
+    Ok(())
+}
+
+async fn transfer(scene: &Scene<'_>, planned: &Planned) {
+    let partition = scene.stage.partitions[planned.choice as usize % scene.stage.partitions.len()];
+    if let Ok(client) = scene.stage.client() {
+        // It may be the leader already, or away.
+        let _ = client.transfer_leader(partition, &scene.processes.nodes[planned.node].name).await;
+    }
+}
+
+fn signal(processes: &Processes, node: usize, signal: &str) -> Result<(), String> {
+    let pid = processes.pid(node).ok_or_else(|| format!("node {} does not run", node + 1))?;
+    let sent = Command::new("kill").args([format!("-{signal}"), pid.to_string()]).status();
+    match sent {
+        Ok(status) if status.success() => Ok(()),
+        _ => Err(format!("cannot send {signal} to {pid}")),
+    }
+}
