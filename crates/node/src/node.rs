@@ -12,7 +12,7 @@ use leasehold_proto::v1::Reason;
 use leasehold_proto::v1::cluster_server::ClusterServer;
 use leasehold_proto::v1::messages_server::MessagesServer;
 use leasehold_proto::v1::queues_server::QueuesServer;
-use leasehold_raft_log::{Log, OpenError, Options, RealFileSystem};
+use leasehold_raft_log::{FileSystem as _, Log, OpenError, Options, RealFileSystem};
 use tokio::net::TcpListener;
 use tokio::sync::{Mutex as AsyncMutex, watch};
 use tokio::task::{JoinHandle, JoinSet};
@@ -354,7 +354,8 @@ fn local(listener: &TcpListener) -> Result<SocketAddr, StartError> {
 
 fn create_dir(dir: &Path) -> Result<(), StartError> {
     let failed = |error| StartError::Io { action: "create", what: dir.display().to_string(), error };
-    std::fs::create_dir_all(dir).map_err(failed)
+    // Durably: what is synced in a folder that is lost is lost with it.
+    RealFileSystem.create_dir(dir).map_err(failed)
 }
 
 fn open_log(config: &Config) -> Result<Log, StartError> {
