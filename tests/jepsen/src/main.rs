@@ -4,6 +4,7 @@
 mod checkers;
 mod faults;
 mod history;
+mod machine;
 mod network;
 mod random;
 mod run;

@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep};
 use crate::checkers::{self, Verdict, progress};
 use crate::faults::{Fault, Overlap, Planned, Scene, inject, schedule};
 use crate::history::{Op, Recorder};
+use crate::machine::Machines;
 use crate::network::{self, Network};
 use crate::random::Random;
 use crate::workers::{LEASE, QUEUE, Stage, consumer, sender};
@@ -27,6 +28,9 @@ pub struct Plan {
     /// What nodes and clients talk over; faults of the network need namespaces.
     #[arg(long, value_enum, default_value = "auto")]
     network: network::Kind,
+    /// Lets the disks of all nodes say that a sync is done without doing it: the checkers have to find what that loses.
+    #[arg(long)]
+    lie_about_syncs: bool,
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Seconds of faults.
@@ -67,11 +71,22 @@ pub fn run(plan: &Plan) -> Result<Verdict, String> {
 
 async fn run_over(plan: &Plan, network: Option<&Network>) -> Result<Verdict, String> {
     let dir = tempfile::tempdir().map_err(|error| error.to_string())?;
-    let mut processes = start_nodes(plan, dir.path(), network).await?;
+    let machines = plan.machines(dir.path())?;
+    let mut processes = start_nodes(plan, dir.path(), network, machines.as_ref()).await?;
     let stage = Arc::new(set_up(plan, &processes).await?);
+    // Not before: a cluster whose founding is lost does not come back at all.
+    if let Some(machines) = machines.as_ref().filter(|_| plan.lie_about_syncs) {
+        machines.lie_about_syncs().map_err(|error| error.to_string())?;
+    }
     let mut workers = start_workers(plan, &stage);
-    let (planned, skipped) = plan.schedule(processes.nodes.len(), network.is_some());
-    let mut scene = Scene { stage: &stage, processes: &mut processes, network };
+    let (planned, skipped) = plan.schedule(processes.nodes.len(), network.is_some(), machines.is_some());
+    let mut scene = Scene {
+        stage: &stage,
+        processes: &mut processes,
+        network,
+        machines: machines.as_ref(),
+        strobe: None,
+    };
     inject(&mut scene, &planned).await?;
     await_progress(&stage).await;
     stage.is_over.store(true, Ordering::Relaxed);
@@ -90,9 +105,19 @@ async fn run_over(plan: &Plan, network: Option<&Network>) -> Result<Verdict, Str
 }
 
 impl Plan {
-    /// The faults of the run, and the names of those that are not possible on loopback.
-    fn schedule(&self, nodes: usize, has_network: bool) -> (Vec<Planned>, Vec<String>) {
-        let is_possible = |fault: &Fault| has_network || !fault.is_of_network();
+    /// The machines of the nodes, if a fault needs them: what they write down costs time.
+    fn machines(&self, dir: &Path) -> Result<Option<Machines>, String> {
+        if !self.lie_about_syncs && !self.faults.iter().any(|fault| fault.is_of_machine()) {
+            return Ok(None);
+        }
+        Machines::make(dir)
+    }
+
+    /// The faults of the run, and the names of those that are not possible here.
+    fn schedule(&self, nodes: usize, has_network: bool, has_machines: bool) -> (Vec<Planned>, Vec<String>) {
+        let is_possible = |fault: &Fault| {
+            (has_network || !fault.is_of_network()) && (has_machines || !fault.is_of_machine())
+        };
         let (possible, skipped): (Vec<_>, Vec<_>) = self.faults.iter().copied().partition(is_possible);
         let overlap = if self.overlap { Overlap::Two } else { Overlap::One };
         let planned = schedule(&possible, self.seed, nodes, Duration::from_secs(self.time_limit), overlap);
@@ -103,16 +128,27 @@ impl Plan {
         let faults = self.faults.iter().map(|fault| fault.name()).collect::<Vec<_>>().join(",");
         let (seed, limit) = (self.seed, self.time_limit);
         let overlap = if self.overlap { " --overlap" } else { "" };
-        format!("leasehold-jepsen run --faults {faults}{overlap} --seed {seed} --time-limit {limit}")
+        let lie = if self.lie_about_syncs { " --lie-about-syncs" } else { "" };
+        format!("leasehold-jepsen run --faults {faults}{overlap}{lie} --seed {seed} --time-limit {limit}")
     }
 }
 
-async fn start_nodes(plan: &Plan, dir: &Path, network: Option<&Network>) -> Result<Processes, String> {
+async fn start_nodes(
+    plan: &Plan,
+    dir: &Path,
+    network: Option<&Network>,
+    machines: Option<&Machines>,
+) -> Result<Processes, String> {
     let program = match &plan.program {
         Some(program) => program.clone(),
         None => std::env::current_exe().map_err(|error| error.to_string())?.with_file_name("leasehold"),
     };
-    let places = network.map(Network::places).unwrap_or_default();
+    let mut places = network.map(Network::places).unwrap_or_default();
+    if let Some(machines) = machines {
+        for (node, place) in places.iter_mut().enumerate() {
+            *place = machines.place(node, std::mem::take(place));
+        }
+    }
     let started = Processes::start_in(&program, dir, plan.partitions, places).await;
     started.map_err(|error| error.to_string())
 }

@@ -1,5 +1,7 @@
 //! What is done to the nodes and to the network between them. Each kind of target has a file with its faults.
 
+mod clock;
+mod disk;
 mod network;
 mod process;
 mod schedule;
@@ -10,11 +12,13 @@ use std::time::Duration;
 use clap::ValueEnum;
 use clap::builder::PossibleValue;
 use leasehold::processes::Processes;
+use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
 pub use schedule::{Overlap, Planned, schedule};
 
 use crate::history::Op;
+use crate::machine::Machines;
 use crate::network::Network;
 use crate::workers::Stage;
 use schedule::{Moment, steps};
@@ -24,13 +28,19 @@ use schedule::{Moment, steps};
 pub enum Fault {
     Process(process::Fault),
     Network(network::Fault),
+    Disk(disk::Fault),
+    Clock(clock::Fault),
 }
 
 impl ValueEnum for Fault {
     fn value_variants<'a>() -> &'a [Self] {
         static ALL: LazyLock<Vec<Fault>> = LazyLock::new(|| {
-            let of_processes = process::Fault::value_variants().iter().copied().map(Fault::Process);
-            of_processes.chain(network::Fault::value_variants().iter().copied().map(Fault::Network)).collect()
+            let mut all = Vec::new();
+            all.extend(process::Fault::value_variants().iter().copied().map(Fault::Process));
+            all.extend(network::Fault::value_variants().iter().copied().map(Fault::Network));
+            all.extend(disk::Fault::value_variants().iter().copied().map(Fault::Disk));
+            all.extend(clock::Fault::value_variants().iter().copied().map(Fault::Clock));
+            all
         });
         &ALL
     }
@@ -39,6 +49,8 @@ impl ValueEnum for Fault {
         match self {
             Self::Process(fault) => fault.to_possible_value(),
             Self::Network(fault) => fault.to_possible_value(),
+            Self::Disk(fault) => fault.to_possible_value(),
+            Self::Clock(fault) => fault.to_possible_value(),
         }
     }
 }
@@ -54,18 +66,25 @@ impl Fault {
         matches!(self, Self::Network(_))
     }
 
+    /// Whether it needs machines of the harness's own.
+    pub fn is_of_machine(self) -> bool {
+        matches!(self, Self::Disk(_) | Self::Clock(_))
+    }
+
     /// How long it lasts, in milliseconds: from, and up to.
     fn lasts_ms(self) -> [u64; 2] {
         match self {
             Self::Process(_) => process::LASTS_MS,
             Self::Network(_) => network::LASTS_MS,
+            Self::Disk(_) => disk::LASTS_MS,
+            Self::Clock(_) => clock::LASTS_MS,
         }
     }
 
     /// The calm afterwards, in milliseconds: from, and up to.
     fn calm_ms(self) -> [u64; 2] {
         match self {
-            Self::Process(_) => process::CALM_MS,
+            Self::Process(_) | Self::Disk(_) | Self::Clock(_) => process::CALM_MS,
             Self::Network(_) => network::CALM_MS,
         }
     }
@@ -76,6 +95,9 @@ pub struct Scene<'a> {
     pub stage: &'a Stage,
     pub processes: &'a mut Processes,
     pub network: Option<&'a Network>,
+    pub machines: Option<&'a Machines>,
+    /// What moves a clock to and fro.
+    pub strobe: Option<JoinHandle<()>>,
 }
 
 /// Carries a schedule out; afterwards every node runs and every packet arrives.
@@ -111,6 +133,8 @@ async fn begin(scene: &mut Scene<'_>, number: usize, planned: &Planned) -> Resul
     match planned.fault {
         Fault::Process(fault) => process::begin(scene, fault, planned).await,
         Fault::Network(fault) => network::begin(scene, fault, number, planned).await,
+        Fault::Disk(fault) => disk::begin(scene, fault, planned).await,
+        Fault::Clock(fault) => clock::begin(scene, fault, planned),
     }
 }
 
@@ -118,5 +142,7 @@ async fn end(scene: &mut Scene<'_>, number: usize, planned: &Planned) -> Result<
     match planned.fault {
         Fault::Process(fault) => process::end(scene, fault, planned).await,
         Fault::Network(_) => network::end(scene, number),
+        Fault::Disk(fault) => disk::end(scene, fault, planned).await,
+        Fault::Clock(_) => clock::end(scene, planned),
     }
 }

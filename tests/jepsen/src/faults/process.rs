@@ -45,21 +45,26 @@ pub async fn begin(scene: &mut Scene<'_>, fault: Fault, planned: &Planned) -> Re
 }
 
 pub async fn end(scene: &mut Scene<'_>, fault: Fault, planned: &Planned) -> Result<(), String> {
-    let processes = &mut *scene.processes;
     match fault {
-        Fault::Kill => processes.restart(planned.node).await.map_err(failed)?,
-        Fault::Pause => signal(processes, planned.node, "CONT")?,
+        Fault::Kill => restart(scene, planned.node).await,
+        Fault::Pause => signal(scene.processes, planned.node, "CONT"),
         Fault::PauseKill => {
-            processes.kill(planned.node).await.map_err(failed)?;
-            processes.restart(planned.node).await.map_err(failed)?;
+            scene.processes.kill(planned.node).await.map_err(failed)?;
+            restart(scene, planned.node).await
         }
         Fault::KillAll => {
-            for node in 0..processes.nodes.len() {
-                processes.restart(node).await.map_err(failed)?;
+            for node in 0..scene.processes.nodes.len() {
+                restart(scene, node).await?;
             }
+            Ok(())
         }
-        Fault::Transfer => {}
+        Fault::Transfer => Ok(()),
     }
+}
+
+/// Starts a node again; clients learn where it is.
+pub async fn restart(scene: &mut Scene<'_>, node: usize) -> Result<(), String> {
+    scene.processes.restart(node).await.map_err(failed)?;
     *scene.stage.endpoints.write().unwrap_or_else(PoisonError::into_inner) = scene.processes.endpoints();
     Ok(())
 }
@@ -72,7 +77,7 @@ async fn transfer(scene: &Scene<'_>, planned: &Planned) {
     }
 }
 
-fn signal(processes: &Processes, node: usize, signal: &str) -> Result<(), String> {
+pub fn signal(processes: &Processes, node: usize, signal: &str) -> Result<(), String> {
     let pid = processes.pid(node).ok_or_else(|| format!("node {} does not run", node + 1))?;
     let sent = Command::new("kill").args([format!("-{signal}"), pid.to_string()]).status();
     match sent {
