@@ -191,19 +191,19 @@ impl Hub {
         for _ in 0..TAKEN_MAX {
             let Some((lane, event)) = next else { break };
             match event {
-                LaneEvent::Response(response) => self.on_response(lane, response),
+                LaneEvent::Response(response, leased) => self.on_response(lane, response, leased),
                 LaneEvent::Lost(error) => self.on_lost(lane, error),
             }
             next = events.try_recv().ok();
         }
     }
 
-    fn on_response(&mut self, lane: u64, response: PullResponse) {
+    fn on_response(&mut self, lane: u64, response: PullResponse, leased: Instant) {
         match response.kind {
             Some(Kind::Deliveries(batch)) => {
                 self.lanes.used(lane, batch.deliveries.len());
                 for wire in batch.deliveries {
-                    self.deliver(lane, wire);
+                    self.deliver(lane, wire, leased);
                 }
             }
             Some(Kind::Settled(settled)) => {
@@ -216,8 +216,8 @@ impl Hub {
     }
 
     /// Hands a message out; when nobody takes it, it is dropped at once and so released.
-    fn deliver(&mut self, lane: u64, wire: v1::Delivery) {
-        let message = Message::from_wire(wire, Instant::now());
+    fn deliver(&mut self, lane: u64, wire: v1::Delivery, leased: Instant) {
+        let message = Message::from_wire(wire, leased);
         let receipt = message.receipt.clone();
         let (Some(outbox), Some(hub)) = (&self.outbox, self.commands.upgrade()) else {
             let how = Settle::Release(Duration::ZERO);

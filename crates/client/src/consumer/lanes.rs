@@ -14,6 +14,7 @@ use tokio::time::{Instant, timeout};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 
 use super::Options;
+use super::pace::Pace;
 use crate::backoff::Backoff;
 use crate::call::ATTEMPT_TIME_MAX;
 use crate::client::messages;
@@ -55,7 +56,8 @@ impl Drop for Lane {
 }
 
 pub(super) enum LaneEvent {
-    Response(PullResponse),
+    /// With when the leases in it began.
+    Response(PullResponse, Instant),
     Lost(Error),
 }
 
@@ -254,6 +256,7 @@ impl Carrier {
 
     async fn carry(&self, address: &str, outgoing: UnboundedReceiver<PullRequest>) -> Result<(), Error> {
         let mut messages = messages(self.client.channels().channel(address)?);
+        let mut pace = Pace::from(Instant::now());
         let opening = messages.pull(UnboundedReceiverStream::new(outgoing));
         let answer = match timeout(ATTEMPT_TIME_MAX, opening).await {
             Ok(answer) => answer?,
@@ -262,7 +265,8 @@ impl Carrier {
         self.client.note_result(address, Some(&self.queue), None);
         let mut responses = answer.into_inner();
         while let Some(response) = responses.message().await? {
-            let _ = self.events.send((self.id, LaneEvent::Response(response)));
+            let leased = pace.leased(&response, Instant::now());
+            let _ = self.events.send((self.id, LaneEvent::Response(response, leased)));
         }
         Ok(())
     }

@@ -4,6 +4,7 @@ mod delivery;
 mod hub;
 mod lanes;
 mod leases;
+mod pace;
 mod run;
 mod settles;
 

@@ -50,7 +50,8 @@ impl Service {
             let Some(delivery) = self.shared.state().to_push.pop_front() else { return };
             *credit -= 1;
             self.shared.state().pushed += 1;
-            let kind = pull_response::Kind::Deliveries(Deliveries { deliveries: vec![delivery] });
+            let kind =
+                pull_response::Kind::Deliveries(Deliveries { deliveries: vec![delivery], leased_ms: None });
             let _ = answers.send(Ok(PullResponse { kind: Some(kind) })).await;
         }
     }

@@ -18,7 +18,7 @@ use leasehold_proto::v1::{
 };
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::{interval, sleep};
+use tokio::time::{Instant, interval, sleep};
 use tonic::{Status, Streaming};
 
 use super::settle::{Settle, settle};
@@ -87,6 +87,8 @@ struct Pull {
     local_shards_only: bool,
     credit: Semaphore,
     answers: Answers,
+    /// When the stream was taken up.
+    began: Instant,
 }
 
 impl Pull {
@@ -106,6 +108,7 @@ impl Pull {
             local_shards_only: start.local_shards_only,
             credit: Semaphore::new(0),
             answers,
+            began: Instant::now(),
         };
         pull.give(start.credit.unwrap_or_default().messages);
         Ok(pull)
@@ -182,20 +185,24 @@ impl Pull {
             consumer: self.consumer.clone().into(),
             ..peer::Receive::default()
         };
-        let deliveries = self.core.router.ask(shard, receive).await?.deliveries;
+        let asked_at = self.began.elapsed();
+        let granted = self.core.router.ask(shard, receive).await?;
+        let leased = asked_at + Duration::from_millis(granted.waited_ms);
+        let deliveries = granted.deliveries;
         let given = deliveries.len();
         // What was not used is credit again.
         first.forget();
         more.into_iter().for_each(tokio::sync::SemaphorePermit::forget);
         self.credit.add_permits(asked.saturating_sub(given));
         if given > 0 {
-            self.push(deliveries).await;
+            self.push(deliveries, leased).await;
         }
         Ok((asked, given))
     }
 
-    async fn push(&self, deliveries: Vec<Delivery>) {
-        let batch = PullResponse { kind: Some(pull_response::Kind::Deliveries(Deliveries { deliveries })) };
+    async fn push(&self, deliveries: Vec<Delivery>, leased: Duration) {
+        let deliveries = Deliveries { deliveries, leased_ms: Some(leased.as_millis() as u64) };
+        let batch = PullResponse { kind: Some(pull_response::Kind::Deliveries(deliveries)) };
         if let Err(mpsc::error::SendError(Ok(PullResponse {
             kind: Some(pull_response::Kind::Deliveries(lost)),
         }))) = self.answers.send(Ok(batch)).await
