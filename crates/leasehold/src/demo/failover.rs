@@ -84,20 +84,26 @@ pub async fn kill_busiest(processes: &mut Processes, probes: &[(String, u32)]) -
     Ok(Failover { node: at, killed, node_name: processes.nodes[at].name.clone(), partitions })
 }
 
+/// Until a message that was sent after the kill is received. Every try sends one of its own: one whose receive had no answer may
+/// be leased to nobody.
 async fn wait_until_served(client: &Client, queue: &str, since: Instant) -> Result<Duration, Failure> {
-    let in_time = || {
-        if since.elapsed() < PATIENCE { Ok(()) } else { Err(Failure::new(format!("{queue} stayed away"))) }
-    };
-    while client.send(queue, vec![NewMessage::new("probe")]).await.is_err() {
-        in_time()?;
-        sleep(RETRY_PAUSE).await;
-    }
     loop {
-        let options = ReceiveOptions { messages_max: 1, ..ReceiveOptions::default() };
-        if client.receive(queue, options).await.is_ok_and(|messages| !messages.is_empty()) {
-            return Ok(since.elapsed());
+        let missing = match serve_once(client, queue).await {
+            Ok(true) => return Ok(since.elapsed()),
+            Ok(false) => "what was sent was not received".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        if since.elapsed() >= PATIENCE {
+            return Err(Failure::new(format!("{queue} stayed away: {missing}")));
         }
-        in_time()?;
         sleep(RETRY_PAUSE).await;
     }
+}
+
+async fn serve_once(client: &Client, queue: &str) -> Result<bool, leasehold_client::Error> {
+    for sent in client.send(queue, vec![NewMessage::new("probe")]).await? {
+        sent?;
+    }
+    let options = ReceiveOptions { messages_max: 1, ..ReceiveOptions::default() };
+    Ok(!client.receive(queue, options).await?.is_empty())
 }
