@@ -3,7 +3,9 @@
 
 use std::time::Duration;
 
-use leasehold_client::v1::{QueueSettings, StatusResponse};
+use bytes::Bytes;
+use leasehold_client::v1::messages_client::MessagesClient;
+use leasehold_client::v1::{QueueSettings, SendRequest, StatusResponse};
 use leasehold_client::{Client, NewMessage, Outcome, Reason, ReceiveOptions};
 use leasehold_cluster_tests::{Plan, TestCluster, eventually};
 
@@ -325,38 +327,69 @@ async fn the_log_does_not_grow_although_some_partitions_rest() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_without_a_quorum_refuses_what_it_has_no_room_for() {
+async fn a_leader_with_more_than_it_has_room_for_refuses_the_rest() {
+    const ROUNDS_MAX: usize = 50;
+    const SENDS: usize = 100;
+    let (cluster, client) = led_by_n1().await;
+    let endpoint = format!("http://{}", cluster.node("n1").client_address());
+    let channel = tonic::transport::Endpoint::from_shared(endpoint).unwrap().connect().await.unwrap();
+    // Past the client, which would try again until there is room.
+    let send = |number: usize| {
+        let mut calls = MessagesClient::new(channel.clone());
+        let messages =
+            vec![leasehold_client::v1::NewMessage { body: large_body(number), ..Default::default() }];
+        let request = SendRequest { queue: "q".to_owned(), messages, request: None };
+        tokio::spawn(async move { calls.send(request).await.map_err(leasehold_client::Error::from) })
+    };
+    let (mut refused, mut done) = (0, 0);
+    for _ in 0..ROUNDS_MAX {
+        for answer in (0..SENDS).map(send).collect::<Vec<_>>() {
+            match answer.await.unwrap() {
+                Ok(_) => done += 1,
+                Err(error) => {
+                    assert_eq!((error.outcome, error.reason), (Outcome::NotDone, Reason::Busy), "{error}");
+                    assert!(error.retry_after.is_some(), "{error}");
+                    refused += 1;
+                }
+            }
+        }
+        if refused > 0 {
+            break;
+        }
+    }
+    assert!(refused > 0 && done > 0, "{refused} refused, {done} done");
+    assert_eq!(client.describe_queue("q").await.unwrap().counters.unwrap().ready, done);
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_without_a_quorum_refuses_what_it_cannot_do() {
     const MESSAGES: usize = 60;
-    let settings = vec![("limits.pending_bytes_max".to_owned(), "16MiB".to_owned())];
-    let mut cluster = TestCluster::start(Plan { partitions: 1, settings, ..Plan::default() }).await;
-    let client = cluster.client_at("n1");
-    client.create_queue("q", QueueSettings::default(), 1).await.unwrap();
-    client.transfer_leader(0, "n1").await.unwrap();
-    eventually("n1 leads", async || {
-        client.describe_queue("q").await.is_ok_and(|queue| queue.shards[0].leader == "n1")
-    })
-    .await;
+    let (mut cluster, client) = led_by_n1().await;
     cluster.stop("n2").await;
     cluster.stop("n3").await;
     let endpoint = leasehold_cluster_tests::endpoint(cluster.node("n1").client_address());
     let hasty = Client::builder([endpoint]).call_timeout(Duration::from_secs(3)).build().unwrap();
     let sends = (0..MESSAGES).map(|number| {
         let hasty = hasty.clone();
-        let body = format!("{number:05}").repeat(200_000);
-        tokio::spawn(async move { hasty.send("q", vec![NewMessage::new(body)]).await })
+        tokio::spawn(async move { hasty.send("q", vec![NewMessage::new(large_body(number))]).await })
     });
     let (mut refused, mut may_be_there) = (0, 0);
     for send in sends.collect::<Vec<_>>() {
         match send.await.unwrap() {
             Err(error) if error.outcome == Outcome::NotDone => {
-                assert_eq!(error.reason, Reason::Busy, "{error}");
-                assert!(error.retry_after.is_some());
+                // Those that came before the node knew that it is cut off may have filled its room.
+                assert!(matches!(error.reason, Reason::NoLeader | Reason::Busy), "{error}");
                 refused += 1;
             }
-            Err(_) | Ok(_) => may_be_there += 1,
+            Err(error) => {
+                assert_eq!(error.outcome, Outcome::Unknown, "{error}");
+                may_be_there += 1;
+            }
+            Ok(outcomes) => panic!("sent without a quorum: {outcomes:?}"),
         }
     }
-    assert!(refused > 0 && may_be_there > 0, "{refused} refused, {may_be_there} accepted");
+    assert_eq!(refused + may_be_there, MESSAGES);
     cluster.restart("n2").await;
     cluster.restart("n3").await;
     cluster.wait_until_ready().await;
@@ -365,4 +398,23 @@ async fn a_node_without_a_quorum_refuses_what_it_has_no_room_for() {
     let count = client.describe_queue("q").await.unwrap().counters.unwrap().ready;
     assert!(count as usize <= may_be_there + 1, "{count} are there, {may_be_there} may be");
     cluster.end().await;
+}
+
+/// A cluster whose one partition n1 leads, with the queue "q" and as little room for what waits as there can be.
+async fn led_by_n1() -> (TestCluster, Client) {
+    let settings = vec![("limits.pending_bytes_max".to_owned(), "16MiB".to_owned())];
+    let cluster = TestCluster::start(Plan { partitions: 1, settings, ..Plan::default() }).await;
+    let client = cluster.client_at("n1");
+    client.create_queue("q", QueueSettings::default(), 1).await.unwrap();
+    client.transfer_leader(0, "n1").await.unwrap();
+    eventually("n1 leads", async || {
+        client.describe_queue("q").await.is_ok_and(|queue| queue.shards[0].leader == "n1")
+    })
+    .await;
+    (cluster, client)
+}
+
+/// 1 MB.
+fn large_body(number: usize) -> Bytes {
+    format!("{number:05}").repeat(200_000).into()
 }
