@@ -38,6 +38,9 @@ pub enum OpenError {
         "{path} is damaged at byte {offset}: restore the disk, or wipe the folder and replace this node in the cluster"
     )]
     Damaged { path: PathBuf, offset: u64 },
+    /// A snapshot cannot be used: as [`OpenError::Damaged`], unless a newer version wrote it.
+    #[error(transparent)]
+    Snapshot(#[from] ReadError),
     /// As [`OpenError::Damaged`], but what is gone left no trace where it was.
     #[error("{dir} lacks entry {index} of group {}: restore the disk, or wipe the folder and replace this node in the cluster", .group.0)]
     Gap { dir: PathBuf, group: GroupId, index: u64 },
@@ -52,7 +55,9 @@ pub enum ReadError {
     Missing { group: GroupId, index: u64, offset: u32, end: u64 },
     #[error("group {} is damaged at index {index}: its checksum does not match", .group.0)]
     Damaged { group: GroupId, index: u64 },
-    #[error("{path} is damaged: its checksum does not match")]
+    #[error(
+        "{path} is damaged, its checksum does not match: restore the disk, or wipe the folder and replace this node in the cluster"
+    )]
     DamagedFile { path: PathBuf },
     #[error(
         "{path} was written by a newer version (format {found}, this one knows {known}): upgrade this node"

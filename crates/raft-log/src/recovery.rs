@@ -64,6 +64,10 @@ pub fn recover(
         segments.insert(number, Segment::new(Arc::clone(&file), batches.end));
         tail = Some(Tail { number, path, file, bytes, batches });
     }
+    for group in found.snapshots.into_iter().filter(|group| !replay.is_removed(*group)) {
+        // A node that would serve without the group looks sound, and is one replica less.
+        snapshot::load(fs.as_ref(), dir, group)?;
+    }
     let pool = Pool::new(Arc::clone(fs), dir.to_owned(), segment_bytes, found.spares)?;
     if let Some(tail) = tail {
         tail.secure().map_err(failed("write", &tail.path))?;
@@ -214,6 +218,10 @@ impl Replay {
             }
         }
         Ok(())
+    }
+
+    fn is_removed(&self, id: GroupId) -> bool {
+        self.groups.get(&id).is_some_and(|group| group.state.is_removed)
     }
 
     fn finish(self, index: &mut Index, dir: &Path) -> Result<(), OpenError> {

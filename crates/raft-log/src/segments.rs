@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::OpenError;
 use crate::filesystem::{File, FileSystem};
+use crate::payload::GroupId;
 use crate::snapshot;
 
 const SEGMENT_PREFIX: &str = "segment-";
@@ -33,12 +34,15 @@ pub struct Pool {
 pub struct Found {
     pub segments: Vec<(u64, PathBuf)>,
     pub spares: Vec<PathBuf>,
+    /// The groups that have a snapshot.
+    pub snapshots: Vec<GroupId>,
     /// Snapshots that were being written.
     pub unfinished: Vec<PathBuf>,
 }
 
 pub fn find_files(fs: &dyn FileSystem, dir: &Path) -> io::Result<Found> {
-    let (mut segments, mut spares, mut unfinished) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut segments, mut spares) = (Vec::new(), Vec::new());
+    let (mut snapshots, mut unfinished) = (Vec::new(), Vec::new());
     for path in fs.list(dir)? {
         let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
         if let Some(number) =
@@ -49,11 +53,14 @@ pub fn find_files(fs: &dyn FileSystem, dir: &Path) -> io::Result<Found> {
             spares.push(path);
         } else if snapshot::is_unfinished(name) {
             unfinished.push(path);
+        } else if let Some(group) = snapshot::group_of(name) {
+            snapshots.push(group);
         }
     }
     segments.sort();
     spares.sort();
-    Ok(Found { segments, spares, unfinished })
+    snapshots.sort();
+    Ok(Found { segments, spares, snapshots, unfinished })
 }
 
 impl Pool {

@@ -33,6 +33,11 @@ pub fn is_unfinished(name: &str) -> bool {
     name.starts_with(PREFIX) && name.ends_with(UNFINISHED)
 }
 
+/// The group that a file of this name is the snapshot of, if it is one.
+pub fn group_of(name: &str) -> Option<GroupId> {
+    name.strip_prefix(PREFIX)?.parse().ok().map(GroupId)
+}
+
 fn path_of(dir: &Path, group: GroupId) -> PathBuf {
     dir.join(format!("{PREFIX}{:08}", group.0))
 }

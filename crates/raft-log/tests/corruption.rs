@@ -159,6 +159,8 @@ fn a_changed_byte_of_a_snapshot_is_refused() {
         fs.corrupt(path, at as u64, &[byte ^ 0x20]);
         let found = log.load_snapshot(GROUPS[0]);
         assert!(matches!(found, Err(ReadError::DamagedFile { .. })), "byte {at}");
+        let error = open(&fs.after_kill()).err().unwrap();
+        assert!(matches!(error, OpenError::Snapshot(ReadError::DamagedFile { .. })), "byte {at}: {error}");
         fs.corrupt(path, at as u64, &[*byte]);
     }
     assert_eq!(log.load_snapshot(GROUPS[0]).unwrap().unwrap().meta, "meta");

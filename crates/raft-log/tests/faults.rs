@@ -130,9 +130,13 @@ fn a_log_of_a_newer_version_is_refused_and_left_alone() {
     let crc = crc32c::crc32c(&snapshot[..end]).to_le_bytes();
     snapshot[end..].copy_from_slice(&crc);
     fs.corrupt(&path, 0, &snapshot);
-    let log = open(&fs).unwrap();
-    let error = log.load_snapshot(GROUP).unwrap_err();
-    assert!(matches!(error, ReadError::NewerVersion { found: 2, known: 1, .. }), "{error}");
+    let before = fs.operations();
+    let error = open(&fs).err().unwrap();
+    assert!(
+        matches!(error, OpenError::Snapshot(ReadError::NewerVersion { found: 2, known: 1, .. })),
+        "{error}"
+    );
+    assert_eq!(fs.operations(), before, "it is left as it is");
 }
 
 #[test]
