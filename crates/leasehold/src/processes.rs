@@ -75,7 +75,7 @@ impl Place {
 pub struct NodeProcess {
     pub name: String,
     pub client_address: String,
-    peer_address: String,
+    pub peer_address: String,
     place: Place,
     child: Child,
 }
@@ -110,7 +110,7 @@ impl Processes {
         for (at, place) in places.into_iter().enumerate() {
             let anywhere = SocketAddr::new(place.host, 0).to_string();
             let name = format!("n{}", at + 1);
-            nodes.push(NodeProcess::start(program, dir, &name, place, [&anywhere, &anywhere]).await?);
+            nodes.push(NodeProcess::start(program, dir, &name, place, [&anywhere, &anywhere], &[]).await?);
         }
         let processes = Self { program: program.to_owned(), dir: dir.to_owned(), nodes };
         let members = processes
@@ -171,11 +171,25 @@ impl Processes {
     /// # Errors
     /// When the process does not start.
     pub async fn restart(&mut self, at: usize) -> Result<(), ProcessError> {
+        self.restart_with(at, &[]).await
+    }
+
+    /// As [`Processes::restart`], with settings, each as `key=value`, that hold until the next start.
+    ///
+    /// # Errors
+    /// As [`Processes::restart`].
+    pub async fn restart_with(&mut self, at: usize, settings: &[&str]) -> Result<(), ProcessError> {
         let NodeProcess { name, client_address, peer_address, place, .. } = &self.nodes[at];
         let listen = [client_address.as_str(), peer_address];
-        let started = NodeProcess::start(&self.program, &self.dir, name, place.clone(), listen).await?;
+        let started =
+            NodeProcess::start(&self.program, &self.dir, name, place.clone(), listen, settings).await?;
         self.nodes[at] = started;
         Ok(())
+    }
+
+    /// Where a node keeps what it must not lose.
+    pub fn data_dir(&self, at: usize) -> PathBuf {
+        self.dir.join(&self.nodes[at].name)
     }
 }
 
@@ -186,9 +200,11 @@ impl NodeProcess {
         name: &str,
         place: Place,
         [client_listen, peer_listen]: [&str; 2],
+        more_settings: &[&str],
     ) -> Result<Self, ProcessError> {
         let data_dir = dir.join(name);
-        let log = File::options().create(true).append(true).open(dir.join(format!("{name}.log")))?;
+        let log_path = dir.join(format!("{name}.log"));
+        let log = File::options().create(true).append(true).open(&log_path)?;
         let settings = [
             format!("name={name}"),
             format!("data_dir={}", data_dir.display()),
@@ -201,7 +217,8 @@ impl NodeProcess {
         let mut command = place.command(program);
         command
             .args(["server", "--json"])
-            .args(settings.iter().flat_map(|setting| ["--set", setting.as_str()]));
+            .args(settings.iter().flat_map(|setting| ["--set", setting.as_str()]))
+            .args(more_settings.iter().flat_map(|setting| ["--set", *setting]));
         // What the user set for the command, or for a node of their own, is not meant for these.
         for (variable, _) in std::env::vars_os() {
             if variable.to_string_lossy().starts_with("LEASEHOLD_") {
@@ -211,10 +228,9 @@ impl NodeProcess {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).kill_on_drop(true);
         let mut child = command.spawn()?;
         let failed = || {
-            ProcessError(format!(
-                "node {name} did not start: see {}",
-                dir.join(format!("{name}.log")).display()
-            ))
+            let log = std::fs::read_to_string(&log_path).unwrap_or_default();
+            let last_words = log.lines().next_back().unwrap_or_default();
+            ProcessError(format!("node {name} did not start: {last_words}: see {}", log_path.display()))
         };
         let stdout = child.stdout.take().ok_or_else(failed)?;
         let mut lines = BufReader::new(stdout).lines();

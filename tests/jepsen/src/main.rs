@@ -2,6 +2,7 @@
 #![allow(clippy::print_stdout)]
 
 mod checkers;
+mod damage;
 mod faults;
 mod history;
 mod machine;

@@ -1,6 +1,7 @@
 //! What is done to the nodes and to the network between them. Each kind of target has a file with its faults.
 
 mod clock;
+mod data;
 mod disk;
 mod network;
 mod process;
@@ -30,6 +31,7 @@ pub enum Fault {
     Network(network::Fault),
     Disk(disk::Fault),
     Clock(clock::Fault),
+    Data(data::Fault),
 }
 
 impl ValueEnum for Fault {
@@ -40,6 +42,7 @@ impl ValueEnum for Fault {
             all.extend(network::Fault::value_variants().iter().copied().map(Fault::Network));
             all.extend(disk::Fault::value_variants().iter().copied().map(Fault::Disk));
             all.extend(clock::Fault::value_variants().iter().copied().map(Fault::Clock));
+            all.extend(data::Fault::value_variants().iter().copied().map(Fault::Data));
             all
         });
         &ALL
@@ -51,6 +54,7 @@ impl ValueEnum for Fault {
             Self::Network(fault) => fault.to_possible_value(),
             Self::Disk(fault) => fault.to_possible_value(),
             Self::Clock(fault) => fault.to_possible_value(),
+            Self::Data(fault) => fault.to_possible_value(),
         }
     }
 }
@@ -78,13 +82,14 @@ impl Fault {
             Self::Network(_) => network::LASTS_MS,
             Self::Disk(_) => disk::LASTS_MS,
             Self::Clock(_) => clock::LASTS_MS,
+            Self::Data(_) => data::LASTS_MS,
         }
     }
 
     /// The calm afterwards, in milliseconds: from, and up to.
     fn calm_ms(self) -> [u64; 2] {
         match self {
-            Self::Process(_) | Self::Disk(_) | Self::Clock(_) => process::CALM_MS,
+            Self::Process(_) | Self::Disk(_) | Self::Clock(_) | Self::Data(_) => process::CALM_MS,
             Self::Network(_) => network::CALM_MS,
         }
     }
@@ -135,6 +140,7 @@ async fn begin(scene: &mut Scene<'_>, number: usize, planned: &Planned) -> Resul
         Fault::Network(fault) => network::begin(scene, fault, number, planned).await,
         Fault::Disk(fault) => disk::begin(scene, fault, planned).await,
         Fault::Clock(fault) => clock::begin(scene, fault, planned),
+        Fault::Data(fault) => data::begin(scene, fault, planned).await,
     }
 }
 
@@ -144,5 +150,6 @@ async fn end(scene: &mut Scene<'_>, number: usize, planned: &Planned) -> Result<
         Fault::Network(_) => network::end(scene, number),
         Fault::Disk(fault) => disk::end(scene, fault, planned).await,
         Fault::Clock(_) => clock::end(scene, planned),
+        Fault::Data(fault) => data::end(scene, fault, planned).await,
     }
 }

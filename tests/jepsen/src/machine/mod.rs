@@ -93,6 +93,15 @@ impl Machine {
         Ok(Self { data_dir: dir.join(name), journal_dir, control_path, control })
     }
 
+    /// Forgets what was not synced: the files are gone.
+    ///
+    /// # Errors
+    /// When the journal's folder cannot be made anew.
+    pub fn forget(&self) -> std::io::Result<()> {
+        std::fs::remove_dir_all(&self.journal_dir)?;
+        std::fs::create_dir(&self.journal_dir)
+    }
+
     /// Takes back what was not synced, as a loss of power does. The process must be gone.
     ///
     /// # Errors

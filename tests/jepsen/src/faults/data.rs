@@ -1,0 +1,141 @@
+//! Faults of what a node has written down: files that are damaged while it is down, and a disk that is nearly full.
+
+use std::time::Duration;
+
+use leasehold_client::Client;
+use leasehold_client::v1::{InitNode, Reason, StatusResponse};
+use tokio::time::{Instant, sleep};
+
+use super::Scene;
+use super::process::restart;
+use super::schedule::Planned;
+use crate::damage::damage;
+use crate::random::Random;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Fault {
+    /// A file of a node is damaged while it is down: it refuses to start, and is replaced, or it is not harmed.
+    Corrupt,
+    /// A node has less room than it is told to keep free.
+    DiskLow,
+}
+
+pub const LASTS_MS: [u64; 2] = [1_000, 5_000];
+
+/// For one step of a replacement, on a machine that is busy with other things.
+const PATIENCE: Duration = Duration::from_secs(60);
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
+/// The most that can be set.
+const MORE_THAN_IS_FREE: &str = "limits.disk_low_bytes=1TiB";
+
+fn failed(error: impl std::fmt::Display) -> String {
+    error.to_string()
+}
+
+pub async fn begin(scene: &mut Scene<'_>, fault: Fault, planned: &Planned) -> Result<String, String> {
+    let node = planned.node;
+    scene.processes.kill(node).await.map_err(failed)?;
+    let what = match fault {
+        Fault::Corrupt => {
+            let data_dir = scene.processes.data_dir(node);
+            let damaged = damage(&data_dir, &mut Random::new(planned.choice, 0)).map_err(failed)?;
+            let answer = match restart(scene, node).await {
+                Ok(()) => "starts unharmed",
+                Err(error) if is_refusal(&error) => "refuses to start",
+                Err(error) => return Err(format!("{damaged}: {error}")),
+            };
+            format!("{damaged}: {answer}")
+        }
+        Fault::DiskLow => {
+            scene.processes.restart_with(node, &[MORE_THAN_IS_FREE]).await.map_err(failed)?;
+            MORE_THAN_IS_FREE.to_owned()
+        }
+    };
+    Ok(format!("node {} for {:?}: {what}", node + 1, planned.lasts))
+}
+
+pub async fn end(scene: &mut Scene<'_>, fault: Fault, planned: &Planned) -> Result<(), String> {
+    let is_running = scene.processes.pid(planned.node).is_some();
+    match fault {
+        Fault::Corrupt if is_running => Ok(()),
+        Fault::Corrupt => replace(scene, planned.node).await,
+        Fault::DiskLow => {
+            scene.processes.kill(planned.node).await.map_err(failed)?;
+            restart(scene, planned.node).await
+        }
+    }
+}
+
+/// Whether a node said that its data is damaged and what to do, as docs/errors.md has it. A process tells nothing but its words.
+fn is_refusal(error: &str) -> bool {
+    error.contains("damaged") && error.to_lowercase().contains("restore the")
+        || error.contains("lacks entry") && error.contains("restore the")
+}
+
+/// What docs/errors.md says to do with a damaged node: it is removed, its folder emptied, and it is added again.
+async fn replace(scene: &mut Scene<'_>, node: usize) -> Result<(), String> {
+    let name = scene.processes.nodes[node].name.clone();
+    let client = client_of_others(scene, node)?;
+    until(&format!("{name} is removed"), async || match client.remove_node(&name).await {
+        Err(error) if error.reason != Reason::UnknownNode => Err(error.to_string()),
+        _ => Ok(true),
+    })
+    .await?;
+    let is_gone =
+        |status: &StatusResponse| is_member(status) && status.nodes.iter().all(|node| node.name != name);
+    await_status(&format!("{name} is gone"), &client, is_gone).await?;
+    std::fs::remove_dir_all(scene.processes.data_dir(node)).map_err(failed)?;
+    if let Some(machines) = scene.machines {
+        machines.of(node).forget().map_err(failed)?;
+    }
+    restart(scene, node).await?;
+    let peer_address = scene.processes.nodes[node].peer_address.clone();
+    until(&format!("{name} is added"), async || {
+        let added = InitNode { name: name.clone(), peer_address: peer_address.clone() };
+        client.add_node(added).await.map(|_| true).map_err(failed)
+    })
+    .await?;
+    let nodes = scene.processes.nodes.len();
+    let is_whole = |status: &StatusResponse| {
+        let is_settled = |partition: &leasehold_client::v1::PartitionStatus| {
+            partition.settled && partition.replicas.len() == nodes
+        };
+        is_member(status) && status.nodes.len() == nodes && status.partitions.iter().all(is_settled)
+    };
+    await_status(&format!("{name} has its replicas"), &client, is_whole).await
+}
+
+/// A node that belongs to no cluster does not know one.
+fn is_member(status: &StatusResponse) -> bool {
+    !status.cluster_id.is_empty()
+}
+
+fn client_of_others(scene: &Scene<'_>, node: usize) -> Result<Client, String> {
+    let mut endpoints = scene.processes.endpoints();
+    endpoints.remove(node);
+    Client::builder(endpoints).call_timeout(CALL_TIMEOUT).build().map_err(failed)
+}
+
+async fn await_status(
+    what: &str,
+    client: &Client,
+    is_so: impl Fn(&StatusResponse) -> bool,
+) -> Result<(), String> {
+    until(what, async || client.cluster_status().await.map(|status| is_so(&status)).map_err(failed)).await
+}
+
+/// Asks again until it is so.
+async fn until(what: &str, ask: impl AsyncFn() -> Result<bool, String>) -> Result<(), String> {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let answer = ask().await;
+        if answer == Ok(true) {
+            return Ok(());
+        }
+        if Instant::now() > end {
+            return Err(format!("not within {PATIENCE:?}: {what}: {answer:?}"));
+        }
+        sleep(LOOK_AGAIN).await;
+    }
+}
