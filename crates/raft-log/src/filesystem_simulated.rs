@@ -167,6 +167,15 @@ impl SimulatedFileSystem {
         }
     }
 
+    /// Ends a file early, behind the back of who has it open.
+    pub fn cut(&self, path: &Path, len: usize) {
+        let mut disk = self.lock();
+        if let Some(file) = disk.names.get(path).copied() {
+            disk.files[file].cached.truncate(len);
+            disk.files[file].durable.truncate(len);
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Disk> {
         self.disk.lock().unwrap_or_else(PoisonError::into_inner)
     }

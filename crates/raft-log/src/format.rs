@@ -73,6 +73,8 @@ pub struct Placed {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SegmentHeader {
     pub sequence: u64,
+    /// Length of the file when the segment was begun; it is never shorter. 0 where that was not written down yet.
+    pub file_bytes: u64,
 }
 
 /// Why a header is not one.
@@ -89,6 +91,7 @@ impl SegmentHeader {
         bytes[..8].copy_from_slice(&SEGMENT_MAGIC);
         bytes[8..10].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
         bytes[16..24].copy_from_slice(&self.sequence.to_le_bytes());
+        bytes[24..32].copy_from_slice(&self.file_bytes.to_le_bytes());
         let crc = crc32c::crc32c(&bytes[..60]);
         bytes[60..].copy_from_slice(&crc.to_le_bytes());
         bytes
@@ -102,7 +105,7 @@ impl SegmentHeader {
         if version > FORMAT_VERSION {
             return Err(HeaderFault::NewerVersion(version));
         }
-        Ok(Self { sequence: read_u64(bytes, 16) })
+        Ok(Self { sequence: read_u64(bytes, 16), file_bytes: read_u64(bytes, 24) })
     }
 }
 
@@ -272,7 +275,7 @@ mod tests {
         for record in records {
             batch.push(record);
         }
-        let mut bytes = SegmentHeader { sequence: 7 }.encode().to_vec();
+        let mut bytes = SegmentHeader { sequence: 7, file_bytes: 0 }.encode().to_vec();
         bytes.extend(batch.finish(7, SEGMENT_HEADER_BYTES));
         bytes.resize(4096, 0);
         bytes

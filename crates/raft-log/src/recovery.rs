@@ -15,7 +15,7 @@ use crate::format::{
     parse_batch, read_u32,
 };
 use crate::index::{GroupIndex, Index, Place, Retained, Segment, Slot, Source};
-use crate::limits::FORMAT_VERSION;
+use crate::limits::{FORMAT_VERSION, SEGMENT_BYTES_MIN};
 use crate::payload::GroupId;
 use crate::segments::{Pool, find_files};
 use crate::snapshot;
@@ -103,8 +103,14 @@ fn read_whole(file: &dyn File) -> io::Result<Vec<u8>> {
 
 /// Whether a segment was begun. If not, nothing in it was ever acknowledged.
 fn has_header(bytes: &[u8], number: u64, path: &Path) -> Result<bool, OpenError> {
+    let len = bytes.len() as u64;
     let header = bytes.first_chunk().map_or(Err(HeaderFault::Unwritten), SegmentHeader::decode);
+    // The file had its full length, durably, before the segment was begun.
+    let file_bytes = header.as_ref().map_or(SEGMENT_BYTES_MIN, |header| header.file_bytes);
     match header {
+        Ok(_) | Err(HeaderFault::Unwritten) if len < file_bytes => {
+            Err(OpenError::Damaged { path: path.to_owned(), offset: len })
+        }
         Ok(header) if header.sequence == number => Ok(true),
         // The header reaches the disk with the first batch.
         Ok(_) | Err(HeaderFault::Unwritten) if has_batch_after(bytes, number, SEGMENT_HEADER_BYTES) => {

@@ -127,6 +127,21 @@ fn a_changed_byte_of_a_closed_log_is_refused_or_does_not_matter() {
     assert!(refused > 6_000, "only {refused} changes were refused");
 }
 
+/// Also of the last segment, whose end is otherwise where nothing sound follows.
+#[test]
+fn a_segment_that_was_cut_is_refused() {
+    let fs = SimulatedFileSystem::new();
+    drop(written(&fs));
+    for path in segments(&fs) {
+        for len in 0..fs.read(&path).len() {
+            let cut = fs.after_kill();
+            cut.cut(&path, len);
+            let error = open(&cut).err();
+            assert!(matches!(&error, Some(OpenError::Damaged { .. })), "{path:?} {len}: {error:?}");
+        }
+    }
+}
+
 /// The last batch cannot be told from one that was torn, until something was written behind it: it is there whole, or not at all.
 #[test]
 fn a_changed_byte_of_a_log_that_lost_power_is_never_read() {
