@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::checkers::{self, Verdict, progress};
 use crate::faults::{Fault, Overlap, Planned, Scene, inject, schedule};
-use crate::history::{Op, Recorder};
+use crate::history::{History, Op, Recorder};
 use crate::machine::Machines;
 use crate::network::{self, Network};
 use crate::random::Random;
@@ -71,8 +71,18 @@ pub fn run(plan: &Plan) -> Result<Verdict, String> {
 
 async fn run_over(plan: &Plan, network: Option<&Network>) -> Result<Verdict, String> {
     let dir = tempfile::tempdir().map_err(|error| error.to_string())?;
-    let machines = plan.machines(dir.path())?;
-    let mut processes = start_nodes(plan, dir.path(), network, machines.as_ref()).await?;
+    match run_in(plan, dir.path(), network).await {
+        Ok((history, mut verdict)) => {
+            keep(plan, &history, &mut verdict, dir)?;
+            Ok(verdict)
+        }
+        Err(error) => Err(format!("{error}; see {}; repeat: {}", dir.keep().display(), plan.replay())),
+    }
+}
+
+async fn run_in(plan: &Plan, dir: &Path, network: Option<&Network>) -> Result<(History, Verdict), String> {
+    let machines = plan.machines(dir)?;
+    let mut processes = start_nodes(plan, dir, network, machines.as_ref()).await?;
     let stage = Arc::new(set_up(plan, &processes).await?);
     // Not before: a cluster whose founding is lost does not come back at all.
     if let Some(machines) = machines.as_ref().filter(|_| plan.lie_about_syncs) {
@@ -100,8 +110,7 @@ async fn run_over(plan: &Plan, network: Option<&Network>) -> Result<Verdict, Str
     verdict.faults = planned.len();
     verdict.skipped = skipped;
     verdict.counts.extend(network.map(Network::counts).into_iter().flatten());
-    keep(plan, &history, &mut verdict, dir)?;
-    Ok(verdict)
+    Ok((history, verdict))
 }
 
 impl Plan {
@@ -215,12 +224,7 @@ async fn drain(stage: &Stage) -> Result<u64, String> {
     }
 }
 
-fn keep(
-    plan: &Plan,
-    history: &crate::history::History,
-    verdict: &mut Verdict,
-    dir: tempfile::TempDir,
-) -> Result<(), String> {
+fn keep(plan: &Plan, history: &History, verdict: &mut Verdict, dir: tempfile::TempDir) -> Result<(), String> {
     if plan.keep || !verdict.holds() {
         verdict.data = Some(dir.keep().display().to_string());
     }
