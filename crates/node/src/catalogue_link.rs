@@ -165,6 +165,10 @@ impl CatalogueLink {
         let _ = timeout(patience, applied.wait_for(|applied| *applied >= log_index)).await;
     }
 
+    fn reaches(&self, replicas: &BTreeMap<u64, ReplicaNode>, replica: u64) -> bool {
+        replicas.get(&replica).is_some_and(|node| self.lanes.is_reachable(NodeId(node.node_id)))
+    }
+
     /// Brings the Raft group to the nodes that the catalogue has: every node a replica, some of them with a vote.
     ///
     /// # Errors
@@ -192,12 +196,15 @@ impl CatalogueLink {
         let mut then = voters;
         then.sort_unstable();
         if now != then {
-            self.group.set_voters(&then).await?;
-            let demoted =
-                now.iter().filter(|replica| !then.contains(replica) && wanted.contains_key(replica));
-            for replica in demoted {
-                self.group.add_follower(*replica, wanted[replica].clone()).await?;
+            if !then.contains(&self.group.replica())
+                && let Some(heir) =
+                    now.iter().find(|replica| then.contains(replica) && self.reaches(&wanted, **replica))
+            {
+                // Who will have no vote leads no further: the next leader goes on from here.
+                return self.group.transfer(*heir).await;
             }
+            // Not dropped and taken in again: a leader that dropped itself could not append what brings it back.
+            self.group.set_voters_of_members(&then).await?;
         }
         for replica in
             members.nodes.keys().filter(|replica| !wanted.contains_key(replica) && !then.contains(replica))

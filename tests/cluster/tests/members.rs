@@ -116,6 +116,41 @@ async fn a_node_joins_takes_its_share_and_another_leaves() {
     cluster.end().await;
 }
 
+/// What docs/errors.md says to do with a damaged node, for one after the other: also when the catalogue's leader loses its vote.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_of_three_nodes_is_replaced_by_an_empty_one() {
+    let mut cluster = TestCluster::start(Plan::default()).await;
+    cluster.client().create_queue("kept", QueueSettings::default(), 4).await.unwrap();
+    send(&cluster.client(), "kept", 0, 500).await;
+    // A node that stops hands over to the first of the others: now n2 leads the catalogue, and loses its vote when n3 leaves.
+    for name in ["n3", "n1"] {
+        cluster.stop(name).await;
+        cluster.restart(name).await;
+        cluster.wait_until_ready().await;
+    }
+    for name in ["n3", "n1", "n2"] {
+        cluster.stop(name).await;
+        let client = cluster.client();
+        client.remove_node(name).await.unwrap();
+        eventually("the stopped node has left", async || {
+            let nodes = client.cluster_status().await.map(|status| status.nodes);
+            nodes.is_ok_and(|nodes| nodes.iter().all(|node| node.name != name))
+        })
+        .await;
+        std::fs::remove_dir_all(cluster.dir_of(name)).unwrap();
+        cluster.restart(name).await;
+        client.add_node(cluster.init_node(name)).await.unwrap();
+        eventually("the empty node has its share", async || {
+            let status = status(&client).await;
+            status.partitions.iter().all(|partition| partition.settled && partition.replicas.len() == 3)
+        })
+        .await;
+        cluster.wait_until_ready().await;
+    }
+    assert_eq!(drain(&cluster.client(), "kept", 500).await, expected(500));
+    cluster.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_outside_a_cluster_says_what_to_do_and_none_joins_two() {
     let mut cluster = TestCluster::empty(Vec::new());

@@ -306,6 +306,15 @@ impl Group {
         self.raft.change_membership(voters, false).await.map(drop).map_err(|error| error.to_string())
     }
 
+    /// Makes exactly these replicas the voters; others stay, without a vote.
+    ///
+    /// # Errors
+    /// As [`Group::add_learner`].
+    pub async fn set_voters_of_members(&self, voters: &[u64]) -> Result<(), String> {
+        let voters = voters.iter().copied().collect::<std::collections::BTreeSet<_>>();
+        self.raft.change_membership(voters, true).await.map(drop).map_err(|error| error.to_string())
+    }
+
     /// Drops a replica that does not vote.
     ///
     /// # Errors
