@@ -28,7 +28,7 @@
 #include <time.h>
 #include <unistd.h>
 
-/* What the harness sets while the process runs. tests/jepsen/src/disk/control.rs writes the same. */
+/* What the harness sets while the process runs. tests/jepsen/src/machine/control.rs writes the same. */
 struct control {
     int64_t clock_offset_ms;
     int64_t clock_frozen_at_ms; /* 0: it runs */
@@ -36,22 +36,24 @@ struct control {
     uint32_t sync_errors;   /* so many syncs fail */
     uint32_t disk_is_full;  /* writes that need room fail */
     uint32_t sync_lies;     /* syncs are answered and cover nothing */
+    uint32_t write_errors;  /* so many writes fail */
+    uint32_t read_errors;   /* so many reads fail */
 };
 
 /* A record of the journal: this, then `before_len` bytes that were there, or two paths that end with a zero byte.
- * tests/jepsen/src/disk/journal.rs reads the same. */
+ * tests/jepsen/src/machine/journal.rs reads the same. */
 struct record {
     uint32_t magic;
     uint32_t kind;
     uint64_t inode;
     uint64_t offset;
-    uint64_t len;        /* of the write; of a sync, the end of the journal when it began */
+    uint64_t len;        /* of the write; of a sync, also one that failed, the end of the journal when it began */
     uint64_t file_len;   /* before */
     uint64_t before_len; /* bytes that follow */
 };
 
 enum { MAGIC = 0x4a524e4c };
-enum { WRITE = 1, RESIZE = 2, SYNC = 3, CREATE = 4, RENAME = 5, REMOVE = 6, SYNC_DIR = 7 };
+enum { WRITE = 1, RESIZE = 2, SYNC = 3, CREATE = 4, RENAME = 5, REMOVE = 6, SYNC_DIR = 7, SYNC_FAILED = 8 };
 enum { FDS_MAX = 65536, DIRTY_MAX = 4096 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -217,6 +219,14 @@ static void record_change(uint32_t kind, int fd, uint64_t offset, uint64_t len) 
     mark_dirty(inode_of[fd]);
 }
 
+/* Whether one of the errors that are left falls to this call. */
+static int fails(volatile uint32_t *left) {
+    uint32_t before = *left;
+    while (before > 0)
+        if (__atomic_compare_exchange_n(left, &before, before - 1, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) return 1;
+    return 0;
+}
+
 static int is_tracked(int fd) { return journal >= 0 && fd >= 0 && fd < FDS_MAX && inode_of[fd] != 0; }
 
 static ssize_t write_tracked(int fd, const struct iovec *parts, int count, int64_t offset) {
@@ -224,6 +234,10 @@ static ssize_t write_tracked(int fd, const struct iovec *parts, int count, int64
     REAL(ssize_t, writev, int, const struct iovec *, int);
     if (control->disk_is_full) {
         errno = ENOSPC;
+        return -1;
+    }
+    if (fails(&control->write_errors)) {
+        errno = EIO;
         return -1;
     }
     uint64_t len = 0;
@@ -266,6 +280,24 @@ ssize_t pwritev64(int fd, const struct iovec *parts, int count, off64_t offset) 
 
 ssize_t pwritev(int fd, const struct iovec *parts, int count, off_t offset) { return pwritev64(fd, parts, count, offset); }
 
+static int read_fails(int fd) {
+    if (!is_tracked(fd) || is_dir[fd] || !fails(&control->read_errors)) return 0;
+    errno = EIO;
+    return 1;
+}
+
+ssize_t read(int fd, void *bytes, size_t len) {
+    REAL(ssize_t, read, int, void *, size_t);
+    return read_fails(fd) ? -1 : real_read(fd, bytes, len);
+}
+
+ssize_t pread64(int fd, void *bytes, size_t len, off64_t offset) {
+    REAL(ssize_t, pread64, int, void *, size_t, off64_t);
+    return read_fails(fd) ? -1 : real_pread64(fd, bytes, len, offset);
+}
+
+ssize_t pread(int fd, void *bytes, size_t len, off_t offset) { return pread64(fd, bytes, len, offset); }
+
 int ftruncate64(int fd, off64_t len) {
     REAL(int, ftruncate64, int, off64_t);
     if (!is_tracked(fd)) return real_ftruncate64(fd, len);
@@ -288,12 +320,20 @@ static void forget_if_clean(void) {
     }
 }
 
+/* The kernel may count as clean now what is not on the disk: no later sync covers it. The journal stays until power is lost. */
+static void sync_failed(int fd) {
+    if (is_dir[fd]) return;
+    pthread_mutex_lock(&lock);
+    append((struct record){.kind = SYNC_FAILED, .inode = inode_of[fd], .len = journal_end}, NULL);
+    mark_dirty(0);
+    pthread_mutex_unlock(&lock);
+}
+
 static int sync_tracked(int fd, int (*real_sync)(int)) {
     uint32_t stall_ms = control->sync_stall_ms;
     if (stall_ms) usleep(stall_ms * 1000);
-    uint32_t errors = control->sync_errors;
-    if (errors > 0) {
-        control->sync_errors = errors - 1;
+    if (fails(&control->sync_errors)) {
+        sync_failed(fd);
         errno = EIO;
         return -1;
     }

@@ -23,6 +23,10 @@ pub enum Fault {
     SyncStall,
     /// A sync of a node fails: its log is closed for good, and the node has to be started again.
     SyncError,
+    /// A write of a node fails once: as after a sync that failed.
+    WriteError,
+    /// Up to eight reads of a node fail while it starts: it starts all the same, or refuses and has to be started again.
+    ReadError,
     /// The disk of a node is full: it has to be started again when there is room.
     DiskFull,
 }
@@ -57,6 +61,18 @@ pub async fn begin(scene: &mut Scene<'_>, fault: Fault, planned: &Planned) -> Re
             control.stall_syncs(stall_ms).map_err(|error| error.to_string())?;
             what = format!("{what}, {stall_ms} ms each");
         }
+        Fault::WriteError => control.fail_writes(1).map_err(|error| error.to_string())?,
+        Fault::ReadError => {
+            scene.processes.kill(planned.node).await.map_err(failed)?;
+            let count = 1 + (planned.choice % 8) as u32;
+            control.fail_reads(count).map_err(|error| error.to_string())?;
+            let answer = match restart(scene, planned.node).await {
+                Ok(()) => "starts",
+                Err(error) if error.contains("os error 5") => "refuses to start",
+                Err(error) => return Err(error),
+            };
+            what = format!("{what}: {count} errors: {answer}");
+        }
         Fault::SyncError => control.fail_syncs(1).map_err(|error| error.to_string())?,
         Fault::DiskFull => control.fill_disk(true).map_err(|error| error.to_string())?,
     }
@@ -77,8 +93,15 @@ pub async fn end(scene: &mut Scene<'_>, fault: Fault, planned: &Planned) -> Resu
             signal(scene.processes, holder, "CONT")?;
         }
         Fault::SyncStall => control.stall_syncs(0).map_err(|error| error.to_string())?,
-        Fault::SyncError | Fault::DiskFull => {
+        Fault::ReadError => {
+            control.fail_reads(0).map_err(|error| error.to_string())?;
+            if scene.processes.pid(planned.node).is_none() {
+                restart(scene, planned.node).await?;
+            }
+        }
+        Fault::SyncError | Fault::WriteError | Fault::DiskFull => {
             control.fail_syncs(0).map_err(|error| error.to_string())?;
+            control.fail_writes(0).map_err(|error| error.to_string())?;
             control.fill_disk(false).map_err(|error| error.to_string())?;
             // It has ended by itself, unless it had nothing to write.
             scene.processes.kill(planned.node).await.map_err(failed)?;

@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
-const LEN: usize = 32;
+const LEN: usize = 40;
 
 /// The control file of one node. It outlives the node's process, and so does what it says.
 #[derive(Debug, Clone)]
@@ -37,6 +37,16 @@ impl Control {
     /// Lets so many syncs fail.
     pub fn fail_syncs(&self, count: u32) -> io::Result<()> {
         self.0.write_all_at(&count.to_ne_bytes(), 20)
+    }
+
+    /// Lets so many writes fail.
+    pub fn fail_writes(&self, count: u32) -> io::Result<()> {
+        self.0.write_all_at(&count.to_ne_bytes(), 32)
+    }
+
+    /// Lets so many reads fail.
+    pub fn fail_reads(&self, count: u32) -> io::Result<()> {
+        self.0.write_all_at(&count.to_ne_bytes(), 36)
     }
 
     /// Lets writes fail for want of room.

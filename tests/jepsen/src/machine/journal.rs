@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 const MAGIC: u32 = 0x4a52_4e4c;
@@ -24,6 +25,52 @@ pub enum ChangeKind {
     Write { len: u64 },
     /// The file ends at the offset now.
     Resize,
+}
+
+impl Change {
+    /// One past the last byte that it wrote.
+    pub fn end(&self) -> u64 {
+        match self.kind {
+            ChangeKind::Write { len } => self.offset + len,
+            ChangeKind::Resize => self.offset,
+        }
+    }
+
+    /// What is left of it beside later changes that are durable: those of the same bytes put them on the disk after all.
+    fn without<'a>(&self, later: impl Iterator<Item = &'a Self>) -> Vec<Self> {
+        let mut left = Vec::from_iter(Some(self.offset..self.end()).filter(|range| !range.is_empty()));
+        let mut file_len = self.file_len;
+        for later in later {
+            file_len = file_len.max(later.end());
+            let around = |range: Range<u64>| {
+                [range.start..range.end.min(later.offset), range.start.max(later.end())..range.end]
+            };
+            left = left.into_iter().flat_map(around).filter(|range| !range.is_empty()).collect();
+        }
+        let part = |range: Range<u64>| {
+            let before = |offset: u64| self.before.len().min((offset - self.offset) as usize);
+            Self {
+                kind: ChangeKind::Write { len: range.end - range.start },
+                offset: range.start,
+                file_len,
+                before: self.before[before(range.start)..before(range.end)].to_vec(),
+                ..*self
+            }
+        };
+        left.into_iter().map(part).collect()
+    }
+}
+
+/// Changes of a file that a failed sync has left in the cache alone, though the kernel may call them clean.
+struct Forgotten {
+    inode: u64,
+    positions: Range<u64>,
+}
+
+impl Forgotten {
+    fn has(&self, inode: u64, position: u64) -> bool {
+        self.inode == inode && self.positions.contains(&position)
+    }
 }
 
 /// A change of a folder.
@@ -62,6 +109,7 @@ pub fn read(bytes: &[u8]) -> io::Result<Unsynced> {
     let mut changes = Vec::new();
     let mut names = Vec::new();
     let mut covered = BTreeMap::<u64, u64>::new();
+    let mut forgotten = Vec::new();
     let mut at = 0;
     while let Some((record, end)) = Record::read(bytes, at)? {
         let position = at as u64;
@@ -76,6 +124,10 @@ pub fn read(bytes: &[u8]) -> io::Result<Unsynced> {
                 let until = covered.entry(record.inode).or_default();
                 *until = record.len.max(*until);
             }
+            8 => {
+                let from = covered.get(&record.inode).copied().unwrap_or_default();
+                forgotten.push(Forgotten { inode: record.inode, positions: from..record.len });
+            }
             4..=6 => {
                 let kind = name_kind(record.kind, record.body)?;
                 names.push((position, NameChange { dir: record.inode, kind }));
@@ -85,11 +137,22 @@ pub fn read(bytes: &[u8]) -> io::Result<Unsynced> {
         at = end;
     }
     let is_open = |inode: u64, position: u64| covered.get(&inode).is_none_or(|until| position >= *until);
+    let mut unsynced = Vec::new();
+    for (number, (position, change)) in changes.iter().enumerate() {
+        if is_open(change.inode, *position) {
+            unsynced.push(change.clone());
+        } else if forgotten.iter().any(|forgotten| forgotten.has(change.inode, *position)) {
+            let is_covered = |(position, later): &&(u64, Change)| {
+                later.inode == change.inode
+                    && !is_open(later.inode, *position)
+                    && !forgotten.iter().any(|forgotten| forgotten.has(later.inode, *position))
+            };
+            let later = changes[number + 1..].iter().filter(is_covered).map(|(_, later)| later);
+            unsynced.extend(change.without(later));
+        }
+    }
     Ok(Unsynced {
-        changes: changes
-            .into_iter()
-            .filter_map(|(position, change)| is_open(change.inode, position).then_some(change))
-            .collect(),
+        changes: unsynced,
         names: names
             .into_iter()
             .filter_map(|(position, change)| is_open(change.dir, position).then_some(change))

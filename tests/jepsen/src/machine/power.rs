@@ -112,7 +112,7 @@ fn lose_pieces(file: &File, changes: &[&Change], bytes: u64, random: &mut Random
     let mut lost = 0;
     for change in changes.iter().rev() {
         let mut is_touched = false;
-        let end = change.offset + write_len(change);
+        let end = change.end();
         for piece in pieces(change, bytes).collect::<Vec<_>>() {
             let number = times.get_mut(&piece).map_or(0, |times| {
                 *times -= 1;
@@ -136,16 +136,9 @@ fn lose_pieces(file: &File, changes: &[&Change], bytes: u64, random: &mut Random
     Ok(lost)
 }
 
-fn write_len(change: &Change) -> u64 {
-    match change.kind {
-        ChangeKind::Write { len } => len,
-        ChangeKind::Resize => 0,
-    }
-}
-
 /// The pieces that a write touches.
 fn pieces(change: &Change, bytes: u64) -> std::ops::Range<u64> {
-    change.offset / bytes..(change.offset + write_len(change)).div_ceil(bytes)
+    change.offset / bytes..change.end().div_ceil(bytes)
 }
 
 /// Names change in the order in which the file system writes them down: the last ones are lost.

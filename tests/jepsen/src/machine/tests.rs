@@ -6,7 +6,7 @@ use std::fs;
 use super::*;
 
 /// Leaves behind: bytes that a sync covers and bytes over them that none does, a file whose name is not synced, and a file that is
-/// replaced by another under its name.
+/// replaced by another under its name; and bytes of a sync that failed, half of them written again and synced.
 const PROGRAM: &str = r#"
 #include <fcntl.h>
 #include <signal.h>
@@ -26,10 +26,19 @@ static void sync_of(const char *name) {
     if (fd < 0 || fsync(fd) != 0) abort();
     close(fd);
 }
+static void fail_a_sync_of(const char *name) {
+    int control = open(getenv("SHIM_CONTROL"), O_RDWR), one = 1;
+    if (control < 0 || pwrite(control, &one, sizeof one, 20) != sizeof one) abort();
+    int fd = open(name, O_RDONLY);
+    if (fd < 0 || fsync(fd) == 0) abort();
+    close(fd);
+}
 int main(int count, char **arguments) {
     if (count != 2 || mkdir(arguments[1], 0700) != 0 || chdir(arguments[1]) != 0) abort();
     put("bytes", 'a', 8192, 0);
     put("replaced", 'a', 4096, 0);
+    put("failed", 'a', 4096, 0);
+    sync_of("failed");
     sync_of("bytes");
     sync_of("replaced");
     sync_of(".");
@@ -38,6 +47,10 @@ int main(int count, char **arguments) {
     put("new", 'b', 4096, 0);
     sync_of("new");
     rename("new", "replaced");
+    put("failed", 'b', 4096, 0);
+    fail_a_sync_of("failed");
+    put("failed", 'c', 2048, 0);
+    sync_of("failed");
     put("named", 'a', 1, 0);
     sync_of("named");
     raise(SIGKILL);
@@ -70,7 +83,7 @@ fn what_a_sync_covered_stays_and_the_rest_may_go_in_any_pieces() {
     let program = compile_program(dir.path());
     let launcher = machines.place(0, Place::default()).launcher;
     let data_dir = dir.path().join("n1");
-    let mut seen = [const { BTreeSet::new() }; 4];
+    let mut seen = [const { BTreeSet::new() }; 5];
     for seed in 0..60 {
         let ended =
             Command::new(&launcher[0]).args(&launcher[1..]).arg(&program).arg(&data_dir).status().unwrap();
@@ -83,14 +96,19 @@ fn what_a_sync_covered_stays_and_the_rest_may_go_in_any_pieces() {
         assert!(bytes[16..].chars().all(|letter| "-c".contains(letter)), "seed {seed}: {bytes}");
         let replaced = letters(&fs::read(data_dir.join("replaced")).unwrap());
         assert!(["aaaaaaaa", "bbbbbbbb"].contains(&replaced.as_str()), "seed {seed}: {replaced}");
+        let failed = letters(&fs::read(data_dir.join("failed")).unwrap());
+        assert_eq!(&failed[..4], "cccc", "seed {seed}: a sync covered them");
+        assert!(failed[4..].chars().all(|letter| "ab".contains(letter)), "seed {seed}: {failed}");
         seen[0].insert(bytes[..8].to_owned());
         seen[1].insert(bytes[16..].to_owned());
         seen[2].insert(replaced);
         seen[3].insert(data_dir.join("named").exists().to_string());
+        seen[4].insert(failed);
         fs::remove_dir_all(&data_dir).unwrap();
     }
-    let [overwritten, appended, replaced, named] = seen.map(|states| states.len());
+    let [overwritten, appended, replaced, named, failed] = seen.map(|states| states.len());
     assert!(overwritten > 3 && appended > 3, "torn in {overwritten} and {appended} ways");
+    assert!(failed > 3, "what a failed sync left behind is torn in {failed} ways, whatever was synced later");
     assert_eq!((replaced, named), (2, 2), "each name change is kept at times and lost at times");
 }
 
