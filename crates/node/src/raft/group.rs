@@ -189,13 +189,20 @@ impl Group {
     /// moment ago; so it asks first whether they want an election, and without a majority that does nothing happens: a higher term
     /// would end a leadership that serves the others well. Returns whether it asked for votes.
     pub async fn campaign(&self) -> bool {
-        let metrics = self.raft.metrics().borrow_watched().clone();
-        let last = self.last_log_id();
-        if !self.is_wanted(VoteRequest::new(Vote::new(metrics.current_term, self.replica), last)).await {
+        let Ok((vote, last)) = self.vote_and_last_log_id().await else { return false };
+        let asked_for = Vote::new(vote.leader_id.term, self.replica);
+        if !self.is_wanted(VoteRequest::new(asked_for, last)).await {
             return false;
         }
-        let request = TransferLeaderRequest::new(metrics.vote, self.replica, last);
-        if let Err(error) = self.raft.handle_transfer_leader(request).await {
+        // Raft hands leadership only to a replica that has written something since it was started.
+        let has_written = self.raft.watch_log_progress().get().is_some();
+        let campaigns = if has_written {
+            let request = TransferLeaderRequest::new(vote, self.replica, None);
+            self.raft.handle_transfer_leader(request).await.map(drop)
+        } else {
+            self.raft.trigger().elect(false).await
+        };
+        if let Err(error) = campaigns {
             tracing::warn!(group = self.id.0, %error, "cannot campaign");
         }
         true
@@ -221,7 +228,7 @@ impl Group {
     }
 
     /// Whether this voter would have another replica lead: it hears no leader, and its log is not the longer one.
-    fn wants_election(&self, request: &VoteRequest<TypeConfig>) -> bool {
+    fn wants_election(&self, request: &VoteRequest<TypeConfig>, last: Option<LogId>) -> bool {
         let members = self.members();
         let asker = members.nodes.get(&request.vote.leader_id.voted_for).map(|node| node.node_id);
         // Who asks does not lead, whatever is believed here.
@@ -233,11 +240,12 @@ impl Group {
             Role::Follower { leader } => leader.as_ref().is_some_and(is_heard),
             Role::Stopped => false,
         };
-        !hears_leader && request.last_log_id >= self.last_log_id()
+        !hears_leader && request.last_log_id >= last
     }
 
-    fn last_log_id(&self) -> Option<LogId> {
-        self.raft.watch_log_progress().get().and_then(|progress| progress.last_log_id)
+    /// What Raft itself would vote by. Its watch of what was written knows no entry after a start or a vote.
+    async fn vote_and_last_log_id(&self) -> Result<(Vote, Option<LogId>), Fatal<TypeConfig>> {
+        self.raft.with_raft_state(|state| (*state.vote_ref(), state.log_ids.last().copied())).await
     }
 
     /// Hands leadership to another replica. From here on this one proposes nothing more: when the other does not take over, the
@@ -368,8 +376,8 @@ impl Group {
         let answer = match phase {
             // Raft's own question is about the leader's lease, and this one about whether it can be heard.
             VotePhase::Before if request.leadership_transfer => {
-                let vote = self.raft.metrics().borrow_watched().vote;
-                return Ok(VoteResponse::new(vote, self.last_log_id(), self.wants_election(&request)));
+                let (vote, last) = self.vote_and_last_log_id().await.map_err(|error| error.to_string())?;
+                return Ok(VoteResponse::new(vote, last, self.wants_election(&request, last)));
             }
             VotePhase::Before => self.raft.pre_vote(request).await,
             VotePhase::Real => self.raft.vote(request).await,
