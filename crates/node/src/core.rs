@@ -1,7 +1,7 @@
 //! A node that belongs to a cluster: everything that works together, and the start of its replicas.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use leasehold_catalogue::{Kind, NodeId, PartitionId, ReplicaId, UpdateNode};
@@ -15,12 +15,15 @@ use crate::cluster::ClusterView;
 use crate::config::{Config, HistoryMode};
 use crate::history::{Detail, HistoryStore, HistoryWriter};
 use crate::identity::Identity;
-use crate::lane::{ClusterName, Lanes};
+use crate::lane::{Lanes, Origin};
 use crate::raft::{Group, GroupOptions, Machine, Network, ReplicaNode};
 use crate::reconcile::Moving;
 use crate::replica::{PartitionMachine, Replica, ReplicaParts, group_of};
 use crate::router::Router;
 use crate::{housekeeping, leaders, outbox, reconcile, seeds};
+
+/// A node whose addresses could not be announced tries again after this long.
+const ANNOUNCE_AGAIN: Duration = Duration::from_millis(50);
 
 /// What of a node exists only inside a cluster.
 pub struct Core {
@@ -37,6 +40,7 @@ pub struct Core {
     /// Where other nodes and clients reach this one.
     pub peer_address: String,
     pub client_address: String,
+    is_announced: AtomicBool,
 }
 
 /// What a core is started from.
@@ -60,12 +64,16 @@ impl Core {
         let here = NodeId(identity.node_id);
         let (events, peer_events) = mpsc::unbounded_channel();
         let lanes = Arc::new(Lanes::new(
-            ClusterName::of(&identity.cluster_id),
+            Origin::new(&identity.cluster_id, here, &peer_address),
             Duration::from_millis(config.raft.liveness_timeout_ms),
             events,
         ));
         let view = Arc::new(ClusterView::new(here));
-        let (store, history) = open_history(&config)?;
+        let (store, history) = {
+            let config = config.clone();
+            let opened = tokio::task::spawn_blocking(move || open_history(&config)).await;
+            opened.map_err(|error| error.to_string())??
+        };
         let answers = LocalAnswers { log: log.clone(), view: view.clone(), history: store };
         let router = Arc::new(Router::new(here, view.clone(), lanes.clone(), answers));
         let network = Network::new(CATALOGUE_GROUP, lanes.clone(), log.clone());
@@ -85,6 +93,7 @@ impl Core {
             history,
             peer_address,
             client_address,
+            is_announced: AtomicBool::new(false),
         });
         core.give_live_ranges();
         tasks.spawn(reconcile::run(core.clone()));
@@ -145,6 +154,11 @@ impl Core {
         self.catalogue.group.initialise(members.into_iter().collect()).await
     }
 
+    /// Whether the catalogue has this node's addresses. Until then others may not find it, and must not be stopped.
+    pub fn is_announced(&self) -> bool {
+        self.is_announced.load(Ordering::Acquire)
+    }
+
     /// Stops all groups as they are.
     pub async fn halt(&self) {
         for replica in self.router.replicas() {
@@ -163,12 +177,14 @@ async fn announce(core: Arc<Core>) {
             catalogue.node(here).map(|node| (node.peer_address.clone(), node.client_address.clone()))
         });
         match known {
-            Some((peer, client)) if peer == core.peer_address && client == core.client_address => return,
+            Some((peer, client)) if peer == core.peer_address && client == core.client_address => {
+                return core.is_announced.store(true, Ordering::Release);
+            }
             Some(_) => {
                 let (peer_address, client_address) = (core.peer_address.clone(), core.client_address.clone());
                 let update = Kind::UpdateNode(UpdateNode { id: here.0, peer_address, client_address });
                 match core.catalogue.propose(update).await {
-                    Ok(_) => return,
+                    Ok(_) => return core.is_announced.store(true, Ordering::Release),
                     Err(failure) => {
                         tracing::warn!(%failure, "the node's new address cannot be announced yet")
                     }
@@ -176,7 +192,7 @@ async fn announce(core: Arc<Core>) {
             }
             None => drop(changes.changed().await),
         }
-        tokio::time::sleep(Duration::from_millis(500)).await;
+        tokio::time::sleep(ANNOUNCE_AGAIN).await;
     }
 }
 

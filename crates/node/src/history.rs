@@ -3,10 +3,12 @@
 //! Everything in it could be rebuilt or missed: it is written behind, bounded in size (the oldest goes first), and wiped when it
 //! cannot be opened. Events travel in chunks, one record for many messages, so that the store costs per entry, not per message.
 
+use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::time::{Duration, Instant};
 
 use leasehold_catalogue::PartitionId;
 use leasehold_partition::{Event, EventKind, QueueId};
@@ -19,6 +21,10 @@ use crate::failure::Failure;
 const ENTRIES_WAITING_MAX: usize = 4_096;
 /// Events after which a chunk is written.
 const CHUNK_EVENTS_MAX: usize = 4_096;
+
+/// How long to wait for a store that is still open, and how often it is looked at.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
+const CLOSE_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Which events are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,10 +104,11 @@ pub struct HistoryStore {
 }
 
 impl HistoryStore {
-    /// Opens the store, or starts an empty one in the place of a damaged one, and the thread that writes.
+    /// Opens the store, or starts an empty one in the place of a damaged one, and the thread that writes. Waits while the store is
+    /// open elsewhere.
     ///
     /// # Errors
-    /// When the folder cannot be written.
+    /// When the folder cannot be read or written, or the store stays open.
     pub fn open(
         path: &Path,
         detail: Detail,
@@ -196,12 +203,26 @@ impl HistoryStore {
 }
 
 fn open_or_wipe(path: &Path) -> Result<sled::Db, sled::Error> {
+    wait_until_closed(path)?;
     let open = || sled::Config::new().path(path).cache_capacity(8 * 1024 * 1024).open();
     open().or_else(|error| {
         tracing::warn!(%error, path = %path.display(), "the history of messages is damaged and starts anew");
         std::fs::remove_dir_all(path).map_err(sled::Error::from)?;
         open()
     })
+}
+
+/// A node that stops in this process may hold its store a moment longer, which is no damage.
+fn wait_until_closed(path: &Path) -> std::io::Result<()> {
+    let Ok(locked) = File::open(path.join("db")) else { return Ok(()) };
+    let end = Instant::now() + CLOSE_PATIENCE;
+    while let Err(error) = locked.try_lock() {
+        if Instant::now() >= end {
+            return Err(error.into());
+        }
+        std::thread::sleep(CLOSE_INTERVAL);
+    }
+    Ok(())
 }
 
 fn records_of(noted: Noted) -> Vec<Record> {
@@ -280,6 +301,23 @@ mod tests {
         assert_eq!(told.iter().map(|event| event.event.as_str()).collect::<Vec<_>>(), ["sent", "acked"]);
         assert_eq!(told[1].fencing_token, 9);
         assert!(store.life_of(partition, QueueId(2), 1).await.unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_store_that_is_still_open_is_waited_for_and_a_damaged_one_starts_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = sled::open(dir.path()).unwrap();
+        store.insert("kept", "here").unwrap();
+        let closing = std::thread::spawn(move || {
+            std::thread::sleep(CLOSE_INTERVAL * 5);
+            drop(store);
+        });
+        let store = open_or_wipe(dir.path()).unwrap();
+        assert!(store.contains_key("kept").unwrap());
+        closing.join().unwrap();
+        drop(store);
+        std::fs::write(dir.path().join("conf"), "damaged, and of no length that could be right").unwrap();
+        assert!(!open_or_wipe(dir.path()).unwrap().contains_key("kept").unwrap());
     }
 
     #[test]

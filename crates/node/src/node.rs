@@ -176,6 +176,12 @@ impl Shell {
                 "the node has not heard of the cluster's catalogue yet".to_owned(),
             );
         }
+        if !core.is_announced() {
+            return not_ready(
+                "NOT_ANNOUNCED",
+                "the cluster does not know this node's address yet".to_owned(),
+            );
+        }
         let partitions = core.view.look(|catalogue| {
             catalogue.partitions().map(|partition| partition.partition_id()).collect::<Vec<_>>()
         });

@@ -40,11 +40,16 @@ const RETRY_PAUSE: Duration = Duration::from_millis(200);
 /// A redrive with a rate moves something this often.
 const PACE: Duration = Duration::from_millis(100);
 
-/// Serves the outboxes of one replica while it leads, until the replica goes away.
+/// Serves the outboxes of one replica while it leads, until the replica goes away or stops.
 pub async fn run(core: Weak<Core>, replica: Weak<Replica>) {
     let mut paces = BTreeMap::new();
     loop {
         let Some((core, replica)) = core.upgrade().zip(replica.upgrade()) else { return };
+        let mut role = replica.role();
+        // Waiting holds on to both, and so do the tasks of other replicas: somebody has to let go first.
+        if *role.borrow_and_update() == Role::Stopped {
+            return;
+        }
         let pause = match pass(&core, &replica, &mut paces).await {
             Ok(Progress::More) => continue,
             Ok(Progress::Paced) => PACE,
@@ -55,7 +60,12 @@ pub async fn run(core: Weak<Core>, replica: Weak<Replica>) {
                 continue;
             }
         };
-        let woken = replica.outbox().notified();
+        let woken = async {
+            tokio::select! {
+                () = replica.outbox().notified() => {}
+                changed = role.changed() => drop(changed),
+            }
+        };
         // It looks again either way.
         let _ = timeout(pause, woken).await;
     }

@@ -2,7 +2,7 @@
 //!
 //! Everything here is idempotent and repeated: after a crash at any point the next pass goes on from what it finds.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -37,9 +37,10 @@ impl Moving {
 pub async fn run(core: Arc<Core>) {
     let mut changes = core.view.changes();
     let mut catalogue_role = core.catalogue.group.role();
+    let mut followed = BTreeMap::new();
     loop {
         changes.mark_unchanged();
-        let is_founding = pass(&core).await;
+        let is_founding = pass(&core, &mut followed).await;
         tokio::time::sleep(PAUSE).await;
         let changed = async {
             tokio::select! {
@@ -53,9 +54,9 @@ pub async fn run(core: Arc<Core>) {
 }
 
 /// Makes one pass; true while new partitions are being founded.
-async fn pass(core: &Arc<Core>) -> bool {
+async fn pass(core: &Arc<Core>, followed: &mut BTreeMap<NodeId, String>) -> bool {
     let partitions = core.view.look(|catalogue| catalogue.partitions().cloned().collect::<Vec<_>>());
-    follow_addresses(core);
+    follow_addresses(core, followed);
     for partition in &partitions {
         match core.router.replica(partition.partition_id()) {
             Some(replica) => retire_if_gone(core, partition, &replica).await,
@@ -73,19 +74,25 @@ async fn pass(core: &Arc<Core>) -> bool {
     partitions.iter().any(|partition| !partition.is_founded)
 }
 
-/// Links go where the catalogue says a node is now.
-fn follow_addresses(core: &Core) {
+/// Links go where the catalogue says a node is now, when it says something new: a node that has moved tells the others itself,
+/// before the catalogue can.
+fn follow_addresses(core: &Core, followed: &mut BTreeMap<NodeId, String>) {
     let nodes = core.view.look(|catalogue| {
-        catalogue.nodes().map(|node| (NodeId(node.id), node.peer_address.clone())).collect::<Vec<_>>()
+        catalogue.nodes().map(|node| (NodeId(node.id), node.peer_address.clone())).collect::<BTreeMap<_, _>>()
     });
     for (node, address) in &nodes {
-        if *node != core.view.here() {
+        let is_new = match followed.get(node) {
+            Some(before) => before != address,
+            None => core.lanes.known(*node).is_none(),
+        };
+        if is_new && *node != core.view.here() {
             core.lanes.follow_address(*node, address);
         }
     }
     if !nodes.is_empty() {
-        core.lanes.retain(|node| nodes.iter().any(|(known, _)| *known == node));
+        core.lanes.retain(|node| nodes.contains_key(&node));
     }
+    *followed = nodes;
 }
 
 async fn start_if_wanted(core: &Arc<Core>, partition: &Partition) {

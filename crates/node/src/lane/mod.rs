@@ -12,8 +12,8 @@
 //! it breaks `bulk` with itself, whose connection would otherwise wait for the transport's retransmissions, longer and longer.
 
 mod batch;
-mod cluster_name;
 mod inbound;
+mod origin;
 mod outbound;
 #[cfg(test)]
 mod tests;
@@ -26,8 +26,8 @@ use leasehold_catalogue::NodeId;
 use leasehold_proto::peer::Failure;
 use tokio::sync::{mpsc, watch};
 
-pub use cluster_name::ClusterName;
 pub use inbound::{Answers, Dispatch, LaneServer};
+pub use origin::{Caller, Origin};
 use outbound::Liveness;
 pub use outbound::{Link, PendingAnswer, open_channel};
 
@@ -62,7 +62,7 @@ pub struct Peer {
 
 /// The links of this node to all its peers.
 pub struct Lanes {
-    cluster: ClusterName,
+    origin: Origin,
     liveness_timeout: Duration,
     events: mpsc::UnboundedSender<PeerEvent>,
     reach: watch::Sender<()>,
@@ -71,17 +71,14 @@ pub struct Lanes {
 
 impl Lanes {
     /// `events` hears of peers that go down or come back.
-    pub fn new(
-        cluster: ClusterName,
-        liveness_timeout: Duration,
-        events: mpsc::UnboundedSender<PeerEvent>,
-    ) -> Self {
+    pub fn new(origin: Origin, liveness_timeout: Duration, events: mpsc::UnboundedSender<PeerEvent>) -> Self {
         let reach = watch::Sender::new(());
-        Self { cluster, liveness_timeout, events, reach, peers: Mutex::new(BTreeMap::new()) }
+        Self { origin, liveness_timeout, events, reach, peers: Mutex::new(BTreeMap::new()) }
     }
 
-    pub fn cluster(&self) -> &ClusterName {
-        &self.cluster
+    /// What this node says of itself to others.
+    pub fn origin(&self) -> &Origin {
+        &self.origin
     }
 
     /// The links to a node, opened at the first use; `address` is host:port.
@@ -91,24 +88,30 @@ impl Lanes {
             return peer.clone();
         }
         let silences = watch::Sender::new(());
-        let bulk = Link::open_bulk(node, address, &self.cluster, silences.subscribe());
+        let bulk = Link::open_bulk(node, address, &self.origin, silences.subscribe());
         let liveness = Liveness {
             timeout: self.liveness_timeout,
             events: self.events.clone(),
             reach: self.reach.clone(),
             silences,
         };
-        let control = Link::open_control(node, address, &self.cluster, liveness);
+        let control = Link::open_control(node, address, &self.origin, liveness);
         let peer = Arc::new(Peer { control, bulk });
         peers.insert(node, peer.clone());
         peer
     }
 
-    /// Opens the links to a node, or sends them to its new address: it takes effect at the next connection.
+    /// Opens the links to a node, or sends them to its new address: it takes effect at the next connection, which is tried at once
+    /// when there is none.
     pub fn follow_address(&self, node: NodeId, address: &str) {
         let peer = self.peer(node, address);
-        peer.control.set_address(address);
-        peer.bulk.set_address(address);
+        peer.control.connect_to(address);
+        peer.bulk.connect_to(address);
+    }
+
+    /// Follows a node that has just opened a stream to this one; what it says of itself is newer than what others know.
+    pub fn follow_caller(&self, caller: &Caller) {
+        self.follow_address(caller.node, &caller.address);
     }
 
     /// Where a node is reached, if it was met before.

@@ -10,14 +10,14 @@ use leasehold_catalogue::NodeId;
 use leasehold_proto::peer::peer_client::PeerClient;
 use leasehold_proto::peer::{Failure, Frame, FrameBatch, FrameKind};
 use prost::Message as _;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout};
 use tonic::Streaming;
 use tonic::transport::{Channel, Endpoint};
 
 use super::batch::Batches;
-use super::{CallFailure, ClusterName, PeerEvent};
+use super::{CallFailure, Origin, PeerEvent};
 use crate::limits::{
     CONNECT_TIMEOUT_MS, CONNECTION_WINDOW_BYTES, LIVENESS_INTERVAL_MS, PEER_MESSAGE_BYTES_MAX,
     RECONNECT_PAUSE_MS_MAX, RECONNECT_PAUSE_MS_MIN, STREAM_WINDOW_BYTES,
@@ -31,8 +31,10 @@ pub struct Link {
 
 struct Shared {
     node: NodeId,
-    cluster: ClusterName,
+    origin: Origin,
     address: Mutex<String>,
+    /// Told that there is a reason to try again now.
+    moved: Notify,
     connected: AtomicBool,
     next_call: AtomicU64,
     wire: Mutex<Option<Wire>>,
@@ -71,25 +73,21 @@ impl Drop for PendingAnswer {
 
 impl Link {
     /// Opens the link that also watches whether the peer is alive.
-    pub fn open_control(node: NodeId, address: &str, cluster: &ClusterName, liveness: Liveness) -> Self {
-        Self::open(node, address, cluster, Watch::Liveness(liveness))
+    pub fn open_control(node: NodeId, address: &str, origin: &Origin, liveness: Liveness) -> Self {
+        Self::open(node, address, origin, Watch::Liveness(liveness))
     }
 
     /// Opens a link that leaves watching to the other one, and breaks when that finds the peer silent.
-    pub fn open_bulk(
-        node: NodeId,
-        address: &str,
-        cluster: &ClusterName,
-        silences: watch::Receiver<()>,
-    ) -> Self {
-        Self::open(node, address, cluster, Watch::Follow(silences))
+    pub fn open_bulk(node: NodeId, address: &str, origin: &Origin, silences: watch::Receiver<()>) -> Self {
+        Self::open(node, address, origin, Watch::Follow(silences))
     }
 
-    fn open(node: NodeId, address: &str, cluster: &ClusterName, watch: Watch) -> Self {
+    fn open(node: NodeId, address: &str, origin: &Origin, watch: Watch) -> Self {
         let shared = Arc::new(Shared {
             node,
-            cluster: cluster.clone(),
+            origin: origin.clone(),
             address: Mutex::new(address.to_owned()),
+            moved: Notify::new(),
             connected: AtomicBool::new(false),
             next_call: AtomicU64::new(1),
             wire: Mutex::new(None),
@@ -98,10 +96,11 @@ impl Link {
         Self { shared, task }
     }
 
-    pub fn set_address(&self, address: &str) {
-        let mut current = self.shared.address.lock().unwrap_or_else(PoisonError::into_inner);
-        if *current != address {
-            address.clone_into(&mut current);
+    /// Connects to this address from now on, at once when there is no connection.
+    pub fn connect_to(&self, address: &str) {
+        address.clone_into(&mut self.shared.address.lock().unwrap_or_else(PoisonError::into_inner));
+        if !self.is_connected() {
+            self.shared.moved.notify_one();
         }
     }
 
@@ -242,8 +241,10 @@ async fn run(shared: Arc<Shared>, mut watch: Watch) {
                     watch.report(PeerEvent::Down(shared.node));
                     down_reported = true;
                 }
-                sleep(Duration::from_millis(pause_ms)).await;
-                pause_ms = (pause_ms * 2).min(RECONNECT_PAUSE_MS_MAX);
+                pause_ms = match timeout(Duration::from_millis(pause_ms), shared.moved.notified()).await {
+                    Ok(()) => RECONNECT_PAUSE_MS_MIN,
+                    Err(_elapsed) => (pause_ms * 2).min(RECONNECT_PAUSE_MS_MAX),
+                };
             }
         }
     }
@@ -315,7 +316,7 @@ async fn connect(shared: &Arc<Shared>) -> Result<Connection, Box<dyn std::error:
         .max_decoding_message_size(PEER_MESSAGE_BYTES_MAX)
         .max_encoding_message_size(PEER_MESSAGE_BYTES_MAX);
     let answers =
-        timeout(patience, client.lane(shared.cluster.label(Batches::new(queue)))).await??.into_inner();
+        timeout(patience, client.lane(shared.origin.label(Batches::new(queue)))).await??.into_inner();
     Ok((frames, answers))
 }
 

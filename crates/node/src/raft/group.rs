@@ -16,8 +16,8 @@ use openraft::raft::{
     AppendEntriesRequest, ClientWriteResult, StreamAppendResult, TransferLeaderRequest,
     TransferLeaderResponse, VoteRequest, VoteResponse,
 };
-use openraft::type_config::alias::{CommittedLeaderIdOf, OneshotReceiverOf};
-use openraft::{ChangeMembers, Config, Raft, ReadPolicy, ServerState, SnapshotPolicy};
+use openraft::type_config::alias::{CommittedLeaderIdOf, OneshotReceiverOf, WatchReceiverOf};
+use openraft::{ChangeMembers, Config, Raft, RaftMetrics, ReadPolicy, ServerState, SnapshotPolicy};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -117,7 +117,7 @@ impl Group {
             .await
             .map_err(|error| error.to_string())?;
         let (sender, role) = watch::channel(Role::Follower { leader: None });
-        tokio::spawn(follow_role(raft.clone(), options.replica, sender));
+        tokio::spawn(follow_role(raft.metrics(), options.replica, sender));
         Ok(Self { id: options.id, replica: options.replica, raft, network, role })
     }
 
@@ -466,8 +466,12 @@ fn raft_config(options: &GroupOptions) -> Result<Config, openraft::ConfigError> 
     config.validate()
 }
 
-async fn follow_role(raft: Raft<TypeConfig, Adapter>, replica: u64, role: watch::Sender<Role>) {
-    let mut metrics = raft.metrics();
+/// Until the group is gone: the task must not keep it alive.
+async fn follow_role(
+    mut metrics: WatchReceiverOf<TypeConfig, RaftMetrics<TypeConfig>>,
+    replica: u64,
+    role: watch::Sender<Role>,
+) {
     loop {
         let seen = metrics.borrow_watched().clone();
         let now = match (&seen.running_state, seen.state) {

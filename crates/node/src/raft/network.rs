@@ -235,7 +235,7 @@ impl NetSnapshot<TypeConfig> for ReplicaLink {
             network.group,
             self.target,
             &address,
-            network.lanes.cluster(),
+            network.lanes.origin(),
             &vote,
             snapshot,
         );

@@ -15,7 +15,7 @@ use tonic::Status;
 use super::codec::{vote_from_peer, vote_to_peer};
 use super::serve::GroupDirectory;
 use super::{GroupId, Image, TypeConfig, Vote};
-use crate::lane::{ClusterName, open_channel};
+use crate::lane::{Origin, open_channel};
 use crate::limits::PEER_MESSAGE_BYTES_MAX;
 
 /// Bytes of one chunk.
@@ -41,7 +41,7 @@ pub async fn send_snapshot(
     group: GroupId,
     target: u64,
     address: &str,
-    cluster: &ClusterName,
+    origin: &Origin,
     vote: &Vote,
     snapshot: SnapshotOf<TypeConfig, Image>,
 ) -> Result<Vote, SnapshotError> {
@@ -63,7 +63,7 @@ pub async fn send_snapshot(
         let _ = read_chunks(&log, group, through, head, &snapshot.snapshot.0, &sender);
     });
     let answer =
-        client.install_snapshot(cluster.label(ReceiverStream::new(chunks))).await.map_err(Box::new)?;
+        client.install_snapshot(origin.label(ReceiverStream::new(chunks))).await.map_err(Box::new)?;
     reader.abort();
     Ok(vote_from_peer(answer.into_inner().vote)?)
 }

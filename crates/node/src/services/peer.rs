@@ -35,7 +35,9 @@ impl Peer for PeerService {
         request: Request<Streaming<FrameBatch>>,
     ) -> Result<Response<Self::LaneStream>, Status> {
         let core = self.shell.core()?;
-        core.lanes.cluster().check(request.metadata())?;
+        if let Some(caller) = core.lanes.origin().check(request.metadata())? {
+            core.lanes.follow_caller(&caller);
+        }
         let server = LaneServer::new(move || Inbound::new(core.clone()));
         Ok(Response::new(server.serve(request.into_inner(), self.shell.stopped())))
     }
@@ -45,7 +47,7 @@ impl Peer for PeerService {
         request: Request<Streaming<SnapshotChunk>>,
     ) -> Result<Response<SnapshotAnswer>, Status> {
         let core = self.shell.core()?;
-        core.lanes.cluster().check(request.metadata())?;
+        core.lanes.origin().check(request.metadata())?;
         let answer = receive_snapshot(&*core, &core.log, request.into_inner()).await?;
         Ok(Response::new(answer))
     }
