@@ -125,9 +125,7 @@ impl CatalogueLink {
             };
             match tried {
                 Err(failure)
-                    if failure.reason == Reason::NoLeader
-                        && !self.cut_off.is_so()
-                        && Instant::now() < end =>
+                    if failure.reason == Reason::NoLeader && !self.is_hopeless() && Instant::now() < end =>
                 {
                     was_unknown |= failure.outcome == Outcome::Unknown;
                     hint = failure.leader.filter(|leader| *leader != self.view.here());
@@ -137,6 +135,11 @@ impl CatalogueLink {
             }
         }
         Err(Failure::not_leader(None).after(was_unknown))
+    }
+
+    /// Whether this node will not learn of a leader in time: its replica is cut off or has stopped.
+    fn is_hopeless(&self) -> bool {
+        self.cut_off.is_so() || *self.group.role().borrow() == Role::Stopped
     }
 
     /// Another node of the cluster. A node that came back elsewhere hears from no leader, but others know who it is.
@@ -159,10 +162,16 @@ impl CatalogueLink {
     }
 
     async fn wait_for(&self, log_index: u64) {
-        let mut applied = self.view.applied();
+        let (mut applied, mut role) = (self.view.applied(), self.group.role());
         let patience = Duration::from_millis(LEADER_WAIT_MS_MAX);
+        let shown_or_stopped = async {
+            tokio::select! {
+                shown = applied.wait_for(|applied| *applied >= log_index) => drop(shown),
+                stopped = role.wait_for(|role| *role == Role::Stopped) => drop(stopped),
+            }
+        };
         // A copy that is this far behind says so by refusing later requests.
-        let _ = timeout(patience, applied.wait_for(|applied| *applied >= log_index)).await;
+        let _ = timeout(patience, shown_or_stopped).await;
     }
 
     fn reaches(&self, replicas: &BTreeMap<u64, ReplicaNode>, replica: u64) -> bool {

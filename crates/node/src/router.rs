@@ -29,6 +29,7 @@ use crate::failure::Failure;
 use crate::lane::Lanes;
 use crate::limits::LEADER_WAIT_MS_MAX;
 use crate::question::Question;
+use crate::raft::Role;
 use crate::replica::{CommandCall, Replica, Request, group_of};
 
 /// Pause between two looks for a leader.
@@ -95,8 +96,10 @@ impl Router {
         hint.or_else(|| self.view.nodes_of(partition).first().copied())
     }
 
-    fn is_cut_off(&self, partition: PartitionId) -> bool {
-        self.replica(partition).is_some_and(|replica| replica.cut_off().is_so())
+    /// Whether this node will not learn of a leader in time: its replica is cut off or has stopped.
+    fn is_hopeless(&self, partition: PartitionId) -> bool {
+        self.replica(partition)
+            .is_some_and(|replica| replica.cut_off().is_so() || *replica.role().borrow() == Role::Stopped)
     }
 
     /// Has a command executed by the leader of a partition.
@@ -231,7 +234,7 @@ impl Router {
         }
         self.learn(partition, failure);
         let is_safe = repeat == Repeat::Safe || failure.outcome == Outcome::NotDone;
-        is_safe && !self.is_cut_off(partition) && !patience.has_ended()
+        is_safe && !self.is_hopeless(partition) && !patience.has_ended()
     }
 
     /// Remembers whom a follower named, or forgets a leader that did not answer as one.

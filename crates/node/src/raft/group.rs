@@ -194,18 +194,22 @@ impl Group {
         if !self.is_wanted(VoteRequest::new(asked_for, last)).await {
             return false;
         }
+        if let Err(error) = self.stand(vote).await {
+            tracing::warn!(group = self.id.0, %error, "cannot campaign");
+        }
+        true
+    }
+
+    /// Asks for votes, whatever is in the log.
+    async fn stand(&self, vote: Vote) -> Result<(), Fatal<TypeConfig>> {
         // Raft hands leadership only to a replica that has written something since it was started.
         let has_written = self.raft.watch_log_progress().get().is_some();
-        let campaigns = if has_written {
+        if has_written {
             let request = TransferLeaderRequest::new(vote, self.replica, None);
             self.raft.handle_transfer_leader(request).await.map(drop)
         } else {
             self.raft.trigger().elect(false).await
-        };
-        if let Err(error) = campaigns {
-            tracing::warn!(group = self.id.0, %error, "cannot campaign");
         }
-        true
     }
 
     /// Whether a majority of the voters, this one included, would have this replica lead.
@@ -389,7 +393,27 @@ impl Group {
         &self,
         request: TransferLeaderRequest<TypeConfig>,
     ) -> Result<TransferLeaderResponse<TypeConfig>, String> {
-        self.raft.handle_transfer_leader(request).await.map_err(|error| error.to_string())
+        let answer = if self.is_heir_as_started(&request).await.map_err(|error| error.to_string())? {
+            self.stand(*request.from_leader()).await.map(Ok)
+        } else {
+            self.raft.handle_transfer_leader(request).await
+        };
+        answer.map_err(|error| error.to_string())
+    }
+
+    /// Whether leadership is handed to this replica, and it had everything that it needs when it was started. Raft counts only what
+    /// was written since, and would let the group wait.
+    async fn is_heir_as_started(
+        &self,
+        request: &TransferLeaderRequest<TypeConfig>,
+    ) -> Result<bool, Fatal<TypeConfig>> {
+        let has_appended =
+            self.raft.watch_log_progress().get().is_some_and(|point| point.last_log_id.is_some());
+        if *request.to_node_id() != self.replica || has_appended {
+            return Ok(false);
+        }
+        let (vote, last) = self.vote_and_last_log_id().await?;
+        Ok(vote == *request.from_leader() && last.as_ref() >= request.last_log_id())
     }
 
     pub(super) async fn install_snapshot(
