@@ -8,6 +8,7 @@
 //! ```
 
 mod codec;
+mod election;
 mod group;
 mod machine;
 mod network;

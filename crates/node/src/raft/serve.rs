@@ -12,7 +12,8 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 
 use super::codec;
-use super::group::{Group, VotePhase};
+use super::election::VotePhase;
+use super::group::Group;
 use super::{GroupId, TypeConfig};
 use crate::lane::Answers;
 

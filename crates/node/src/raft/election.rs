@@ -1,0 +1,177 @@
+//! Who is to lead a group: elections that are asked for, votes, and leadership that is handed over. docs/decisions/004 says why.
+
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use leasehold_catalogue::NodeId;
+use openraft::errors::Fatal;
+use openraft::raft::{TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse};
+use tokio::time::timeout;
+
+use super::group::{Group, Members, Role};
+use super::{LogId, ReplicaNode, TypeConfig, Vote};
+
+/// How long a voter may think about whether an election is wanted.
+const CONSENT_PATIENCE: Duration = Duration::from_millis(300);
+/// How long a replica may take to take over leadership that was handed to it.
+const TRANSFER_PATIENCE: Duration = Duration::from_millis(500);
+
+/// A vote for real, or a question whether it would be granted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum VotePhase {
+    Before,
+    Real,
+}
+
+impl Group {
+    /// Asks for votes at once, because the leader's node is known to be gone. Voters grant it although they heard the leader a
+    /// moment ago; so it asks first whether they want an election, and without a majority that does nothing happens: a higher term
+    /// would end a leadership that serves the others well. Returns whether it asked for votes.
+    pub async fn campaign(&self) -> bool {
+        let Ok((vote, last)) = self.vote_and_last_log_id().await else { return false };
+        let asked_for = Vote::new(vote.leader_id.term, self.replica);
+        if !self.is_wanted(VoteRequest::new(asked_for, last)).await {
+            return false;
+        }
+        if let Err(error) = self.stand(vote).await {
+            tracing::warn!(group = self.id.0, %error, "cannot campaign");
+        }
+        true
+    }
+
+    /// Asks for votes, whatever is in the log.
+    async fn stand(&self, vote: Vote) -> Result<(), Fatal<TypeConfig>> {
+        // Raft hands leadership only to a replica that has written something since it was started.
+        let has_written = self.raft.watch_log_progress().get().is_some();
+        if has_written {
+            let request = TransferLeaderRequest::new(vote, self.replica, None);
+            self.raft.handle_transfer_leader(request).await.map(drop)
+        } else {
+            self.raft.trigger().elect(false).await
+        }
+    }
+
+    /// Whether a majority of the voters, this one included, would have this replica lead.
+    async fn is_wanted(&self, mut request: VoteRequest<TypeConfig>) -> bool {
+        request.leadership_transfer = true;
+        let members = self.members();
+        let others =
+            members.nodes.iter().filter(|(id, _)| **id != self.replica && members.voters.contains(id));
+        let mut asked = others
+            .map(|(id, node)| self.network.asks_for_election(*id, node, &request, CONSENT_PATIENCE))
+            .collect::<FuturesUnordered<_>>();
+        let mut consents = 1;
+        while consents * 2 <= members.voters.len() {
+            match asked.next().await {
+                Some(consent) => consents += usize::from(consent),
+                None => return false,
+            }
+        }
+        true
+    }
+
+    /// Whether this voter would have another replica lead: it hears no leader, and its log is not the longer one.
+    fn wants_election(&self, request: &VoteRequest<TypeConfig>, last: Option<LogId>) -> bool {
+        let members = self.members();
+        let asker = members.nodes.get(&request.vote.leader_id.voted_for).map(|node| node.node_id);
+        // Who asks does not lead, whatever is believed here.
+        let is_heard = |leader: &ReplicaNode| {
+            Some(leader.node_id) != asker && self.network.is_reachable(NodeId(leader.node_id))
+        };
+        let hears_leader = match &*self.role.borrow() {
+            Role::Leader { .. } => true,
+            Role::Follower { leader } => leader.as_ref().is_some_and(is_heard),
+            Role::Stopped => false,
+        };
+        !hears_leader && request.last_log_id >= last
+    }
+
+    /// What Raft itself would vote by. Its watch of what was written knows no entry after a start or a vote.
+    async fn vote_and_last_log_id(&self) -> Result<(Vote, Option<LogId>), Fatal<TypeConfig>> {
+        self.raft.with_raft_state(|state| (*state.vote_ref(), state.log_ids.last().copied())).await
+    }
+
+    /// Hands leadership to another replica. From here on this one proposes nothing more: when the other does not take over, the
+    /// next one that can be reached shall.
+    pub async fn transfer(&self, to: u64) -> Result<(), String> {
+        let Role::Leader { term } = *self.role.borrow() else { return Ok(()) };
+        self.raft.trigger().transfer_leader(to).await.map_err(|error| error.to_string())?;
+        tokio::spawn(self.clone().transfer_on(term, to));
+        Ok(())
+    }
+
+    /// Hands leadership on, from one reachable voter to the next, until the term is over.
+    async fn transfer_on(self, term: u64, mut to: u64) {
+        let mut role = self.role();
+        while timeout(TRANSFER_PATIENCE, role.wait_for(|role| *role != Role::Leader { term })).await.is_err()
+        {
+            let members = self.members();
+            let mut others = members.voters_in_reach(|node| self.network.is_reachable(node));
+            others.retain(|voter| *voter != self.replica);
+            // In the order of their ids, and around.
+            let next = others.iter().find(|voter| **voter > to).or(others.first()).copied();
+            let Some(next) = next else { continue };
+            tracing::warn!(group = self.id.0, to, next, "a replica does not take over leadership");
+            to = next;
+            if let Err(error) = self.raft.trigger().transfer_leader(to).await {
+                return tracing::warn!(group = self.id.0, %error, "leadership cannot be handed on");
+            }
+        }
+    }
+
+    pub(super) async fn vote(
+        &self,
+        request: VoteRequest<TypeConfig>,
+        phase: VotePhase,
+    ) -> Result<VoteResponse<TypeConfig>, String> {
+        let answer = match phase {
+            // Raft's own question is about the leader's lease, and this one about whether it can be heard.
+            VotePhase::Before if request.leadership_transfer => {
+                let (vote, last) = self.vote_and_last_log_id().await.map_err(|error| error.to_string())?;
+                return Ok(VoteResponse::new(vote, last, self.wants_election(&request, last)));
+            }
+            VotePhase::Before => self.raft.pre_vote(request).await,
+            VotePhase::Real => self.raft.vote(request).await,
+        };
+        answer.map_err(|error| error.to_string())
+    }
+
+    pub(super) async fn handle_transfer(
+        &self,
+        request: TransferLeaderRequest<TypeConfig>,
+    ) -> Result<TransferLeaderResponse<TypeConfig>, String> {
+        let answer = if self.is_heir_as_started(&request).await.map_err(|error| error.to_string())? {
+            self.stand(*request.from_leader()).await.map(Ok)
+        } else {
+            self.raft.handle_transfer_leader(request).await
+        };
+        answer.map_err(|error| error.to_string())
+    }
+
+    /// Whether leadership is handed to this replica, and it had everything that it needs when it was started. Raft counts only what
+    /// was written since, and would let the group wait.
+    async fn is_heir_as_started(
+        &self,
+        request: &TransferLeaderRequest<TypeConfig>,
+    ) -> Result<bool, Fatal<TypeConfig>> {
+        let has_appended =
+            self.raft.watch_log_progress().get().is_some_and(|point| point.last_log_id.is_some());
+        if *request.to_node_id() != self.replica || has_appended {
+            return Ok(false);
+        }
+        let (vote, last) = self.vote_and_last_log_id().await?;
+        Ok(vote == *request.from_leader() && last.as_ref() >= request.last_log_id())
+    }
+}
+
+impl Members {
+    /// The voters whose nodes can be reached, by their ids.
+    fn voters_in_reach(&self, is_reachable: impl Fn(NodeId) -> bool) -> Vec<u64> {
+        let can_be_reached =
+            |id: &&u64| self.nodes.get(id).is_some_and(|node| is_reachable(NodeId(node.node_id)));
+        let mut voters = self.voters.iter().filter(can_be_reached).copied().collect::<Vec<_>>();
+        voters.sort_unstable();
+        voters
+    }
+}
