@@ -34,22 +34,10 @@ impl Group {
         if !self.is_wanted(VoteRequest::new(asked_for, last)).await {
             return false;
         }
-        if let Err(error) = self.stand(vote).await {
+        if let Err(error) = self.raft.trigger().elect(false).await {
             tracing::warn!(group = self.id.0, %error, "cannot campaign");
         }
         true
-    }
-
-    /// Asks for votes, whatever is in the log.
-    async fn stand(&self, vote: Vote) -> Result<(), Fatal<TypeConfig>> {
-        // Raft hands leadership only to a replica that has written something since it was started.
-        let has_written = self.raft.watch_log_progress().get().is_some();
-        if has_written {
-            let request = TransferLeaderRequest::new(vote, self.replica, None);
-            self.raft.handle_transfer_leader(request).await.map(drop)
-        } else {
-            self.raft.trigger().elect(false).await
-        }
     }
 
     /// Whether a majority of the voters, this one included, would have this replica lead.
@@ -122,17 +110,22 @@ impl Group {
 
     pub(super) async fn vote(
         &self,
-        request: VoteRequest<TypeConfig>,
+        mut request: VoteRequest<TypeConfig>,
         phase: VotePhase,
     ) -> Result<VoteResponse<TypeConfig>, String> {
+        let (vote, last) = self.vote_and_last_log_id().await.map_err(|error| error.to_string())?;
+        let wants_election = self.wants_election(&request, last);
         let answer = match phase {
             // Raft's own question is about the leader's lease, and this one about whether it can be heard.
             VotePhase::Before if request.leadership_transfer => {
-                let (vote, last) = self.vote_and_last_log_id().await.map_err(|error| error.to_string())?;
-                return Ok(VoteResponse::new(vote, last, self.wants_election(&request, last)));
+                return Ok(VoteResponse::new(vote, last, wants_election));
             }
             VotePhase::Before => self.raft.pre_vote(request).await,
-            VotePhase::Real => self.raft.vote(request).await,
+            VotePhase::Real => {
+                // The mark of a transfer lets Raft vote in the time of a leader that was heard a moment ago and is not any more.
+                request.leadership_transfer |= wants_election;
+                self.raft.vote(request).await
+            }
         };
         answer.map_err(|error| error.to_string())
     }
@@ -142,7 +135,7 @@ impl Group {
         request: TransferLeaderRequest<TypeConfig>,
     ) -> Result<TransferLeaderResponse<TypeConfig>, String> {
         let answer = if self.is_heir_as_started(&request).await.map_err(|error| error.to_string())? {
-            self.stand(*request.from_leader()).await.map(Ok)
+            self.raft.trigger().elect(false).await.map(Ok)
         } else {
             self.raft.handle_transfer_leader(request).await
         };

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures::Stream;
@@ -66,6 +65,8 @@ pub struct Group {
     pub(super) raft: Raft<TypeConfig, Adapter>,
     pub(super) network: Network,
     pub(super) role: watch::Receiver<Role>,
+    /// Whether a leader has sent anything since the start.
+    has_heard: Arc<watch::Sender<bool>>,
 }
 
 /// An entry on its way through the group.
@@ -108,8 +109,10 @@ impl Group {
             .await
             .map_err(|error| error.to_string())?;
         let (sender, role) = watch::channel(Role::Follower { leader: None });
-        tokio::spawn(follow_role(raft.metrics(), options.replica, sender));
-        Ok(Self { id: options.id, replica: options.replica, raft, network, role })
+        let (has_heard, hears) = watch::channel(false);
+        tokio::spawn(follow_role(raft.metrics(), options.replica, sender, hears));
+        let has_heard = Arc::new(has_heard);
+        Ok(Self { id: options.id, replica: options.replica, raft, network, role, has_heard })
     }
 
     pub fn id(&self) -> GroupId {
@@ -265,6 +268,7 @@ impl Group {
     where
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + 'static,
     {
+        self.has_heard.send_replace(true);
         Box::pin(self.raft.stream_append(requests))
     }
 
@@ -274,6 +278,7 @@ impl Group {
         meta: SnapshotMeta,
         image: Image,
     ) -> Result<Vote, String> {
+        self.has_heard.send_replace(true);
         let snapshot = openraft::Snapshot { meta, snapshot: image };
         self.raft
             .install_full_snapshot(vote, snapshot)
@@ -331,7 +336,9 @@ async fn follow_role(
     mut metrics: WatchReceiverOf<TypeConfig, RaftMetrics<TypeConfig>>,
     replica: u64,
     role: watch::Sender<Role>,
+    mut has_heard: watch::Receiver<bool>,
 ) {
+    let term_at_start = metrics.borrow_watched().current_term;
     loop {
         let seen = metrics.borrow_watched().clone();
         let now = match (&seen.running_state, seen.state) {
@@ -339,7 +346,9 @@ async fn follow_role(
             (Ok(()), ServerState::Leader) => Role::Leader { term: seen.current_term },
             (Ok(()), _) => {
                 let members = seen.membership_config.membership();
-                let leader = seen.current_leader.filter(|leader| *leader != replica);
+                // The vote that was read at the start names a leader of then, who may have been started anew as well.
+                let is_of_now = seen.current_term != term_at_start || *has_heard.borrow();
+                let leader = seen.current_leader.filter(|leader| is_of_now && *leader != replica);
                 Role::Follower { leader: leader.and_then(|leader| members.get_node(&leader).cloned()) }
             }
         };
@@ -348,8 +357,12 @@ async fn follow_role(
             *before = now;
             changed
         });
-        let watched = tokio::time::timeout(Duration::from_secs(3600), metrics.changed()).await;
-        if matches!(watched, Ok(Err(_))) || role.is_closed() {
+        let is_gone = tokio::select! {
+            changed = metrics.changed() => changed.is_err(),
+            heard = has_heard.changed() => heard.is_err(),
+            () = role.closed() => true,
+        };
+        if is_gone {
             role.send_replace(Role::Stopped);
             return;
         }
