@@ -8,13 +8,15 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
+use crate::workload::Workload;
+
 /// How an operation ended for its client.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
-    Done,
     NotDone,
     Unknown,
+    Done,
 }
 
 /// One message of the queue: partition and sequence.
@@ -24,6 +26,10 @@ pub type MessageId = (u32, u64);
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "snake_case")]
 pub enum Op {
+    /// The first line: what kind of run this is.
+    Began {
+        workload: Workload,
+    },
     /// A row was sent; `message` is what the answer named.
     Send {
         row: u64,
@@ -72,6 +78,11 @@ pub enum Op {
         at_us: u64,
         partitions: Vec<u32>,
     },
+    /// A row was found in the dead-letter queue, as this message of it.
+    DeadLetter {
+        row: u64,
+        message: MessageId,
+    },
     /// The end: what the queue still held when everything was healed and drained.
     Remaining {
         messages: u64,
@@ -84,6 +95,14 @@ pub struct History {
 }
 
 impl History {
+    /// As the first line says.
+    pub fn workload(&self) -> Workload {
+        match self.ops.first() {
+            Some(Op::Began { workload }) => *workload,
+            _ => Workload::default(),
+        }
+    }
+
     /// # Errors
     /// When the file cannot be read or is no history.
     pub fn load(path: &Path) -> Result<Self, String> {

@@ -10,6 +10,7 @@ mod network;
 mod random;
 mod run;
 mod workers;
+mod workload;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

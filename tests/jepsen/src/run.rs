@@ -16,10 +16,13 @@ use crate::history::{History, Op, Recorder};
 use crate::machine::Machines;
 use crate::network::{self, Network};
 use crate::random::Random;
-use crate::workers::{LEASE, QUEUE, Stage, consumer, sender};
+use crate::workers::{Stage, consumer, read_dead_letters, sender};
+use crate::workload::{DEAD_LETTER_QUEUE, LEASE, QUEUE, Workload};
 
 #[derive(Debug, Clone, clap::Args)]
 pub struct Plan {
+    #[arg(long, value_enum, default_value = "queue")]
+    workload: Workload,
     #[arg(long, value_enum, value_delimiter = ',', default_values = ["kill", "pause", "pause-kill", "transfer"])]
     faults: Vec<Fault>,
     /// Lets two faults be in force at a time, such as a kill during a partition.
@@ -103,6 +106,9 @@ async fn run_in(plan: &Plan, dir: &Path, network: Option<&Network>) -> Result<(H
     let messages = drain(&stage).await?;
     stage.is_drained.store(true, Ordering::Relaxed);
     while workers.join_next().await.is_some() {}
+    if plan.workload == Workload::DeadLetter {
+        read_dead_letters(&stage).await.map_err(|error| error.to_string())?;
+    }
     stage.recorder.add(Op::Remaining { messages });
     let history = stage.recorder.take();
     let mut verdict = checkers::check(&history);
@@ -138,7 +144,10 @@ impl Plan {
         let (seed, limit) = (self.seed, self.time_limit);
         let overlap = if self.overlap { " --overlap" } else { "" };
         let lie = if self.lie_about_syncs { " --lie-about-syncs" } else { "" };
-        format!("leasehold-jepsen run --faults {faults}{overlap}{lie} --seed {seed} --time-limit {limit}")
+        let workload = self.workload.name();
+        format!(
+            "leasehold-jepsen run --workload {workload} --faults {faults}{overlap}{lie} --seed {seed} --time-limit {limit}"
+        )
     }
 }
 
@@ -165,11 +174,20 @@ async fn start_nodes(
 /// Makes the queue, and what all workers share.
 async fn set_up(plan: &Plan, processes: &Processes) -> Result<Stage, String> {
     let client = processes.client().map_err(|error| error.to_string())?;
-    let settings = QueueSettings { lease_ms: Some(LEASE.as_millis() as u64), ..QueueSettings::default() };
-    client.create_queue(QUEUE, settings, plan.partitions).await.map_err(|error| error.to_string())?;
+    if plan.workload == Workload::DeadLetter {
+        let created = client.create_queue(DEAD_LETTER_QUEUE, QueueSettings::default(), plan.partitions).await;
+        created.map_err(|error| error.to_string())?;
+    }
+    client
+        .create_queue(QUEUE, plan.workload.settings(), plan.partitions)
+        .await
+        .map_err(|error| error.to_string())?;
     let routes = client.routes(QUEUE).await.map_err(|error| error.to_string())?;
+    let recorder = Recorder::new();
+    recorder.add(Op::Began { workload: plan.workload });
     Ok(Stage {
-        recorder: Recorder::new(),
+        workload: plan.workload,
+        recorder,
         endpoints: RwLock::new(processes.endpoints()),
         partitions: routes.shards.iter().map(|shard| shard.partition).collect(),
         rows: AtomicU64::new(0),

@@ -9,14 +9,14 @@ use tokio::time::sleep;
 
 use crate::history::{Op, Outcome, Recorder};
 use crate::random::Random;
+use crate::workload::{DEAD_LETTER_QUEUE, LEASE, QUEUE, Workload};
 
-pub const QUEUE: &str = "jepsen";
-pub const LEASE: Duration = Duration::from_millis(1_500);
 const CALL_TIMEOUT: Duration = Duration::from_secs(3);
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
 
 /// What all workers share.
 pub struct Stage {
+    pub workload: Workload,
     pub recorder: Recorder,
     pub endpoints: std::sync::RwLock<Vec<String>>,
     /// Those that hold the queue.
@@ -48,22 +48,65 @@ pub async fn sender(stage: Arc<Stage>, mut random: Random) {
     while !stage.is_over.load(Ordering::Relaxed) {
         let count = 1 + random.below(20);
         let first = stage.rows.fetch_add(count, Ordering::Relaxed);
-        let messages = (first..first + count).map(|row| NewMessage::new(row.to_string())).collect();
-        let began_us = stage.recorder.now_us();
-        let sent = client.send(QUEUE, messages).await;
-        let ended_us = stage.recorder.now_us();
-        for (at, row) in (first..first + count).enumerate() {
-            let result = sent.as_ref().and_then(|outcomes| outcomes[at].as_ref());
-            let message = result.ok().map(|sent| (sent.id.partition, sent.id.sequence));
-            let outcome = outcome(result);
-            stage.recorder.add(Op::Send { row, began_us, ended_us, outcome, message });
-        }
-        if random.percent(2) {
+        let is_known = send(&stage, &client, first..first + count).await;
+        let is_repeated = random.percent(stage.workload.repeated_percent());
+        if random.percent(2) || is_repeated {
             // A sender that was started again is another session.
             client = stage.client().unwrap_or(client);
         }
-        sleep(Duration::from_millis(random.below(10))).await;
+        if is_repeated || (!is_known && stage.workload == Workload::Deduplication) {
+            send(&stage, &client, first..first + count).await;
+        }
+        sleep(Duration::from_millis(random.below(stage.workload.pause_ms_max()))).await;
     }
+}
+
+/// Sends rows in one batch; false when it is not known of all of them whether they were sent.
+async fn send(stage: &Stage, client: &Client, rows: std::ops::Range<u64>) -> bool {
+    let messages = rows.clone().map(|row| stage.workload.message(row)).collect::<Vec<NewMessage>>();
+    let began_us = stage.recorder.now_us();
+    let sent = client.send(QUEUE, messages).await;
+    let ended_us = stage.recorder.now_us();
+    let mut is_known = true;
+    for (at, row) in rows.enumerate() {
+        let result = sent.as_ref().and_then(|outcomes| outcomes[at].as_ref());
+        let message = result.ok().map(|sent| (sent.id.partition, sent.id.sequence));
+        let outcome = outcome(result);
+        is_known &= outcome != Outcome::Unknown;
+        stage.recorder.add(Op::Send { row, began_us, ended_us, outcome, message });
+    }
+    is_known
+}
+
+/// Reads the dead-letter queue until it is empty, as it says itself.
+///
+/// # Errors
+/// When the queue cannot be read.
+pub async fn read_dead_letters(stage: &Stage) -> Result<(), Error> {
+    let client = stage.client()?;
+    loop {
+        let wait = Duration::from_millis(300);
+        let options = ReceiveOptions { messages_max: 100, wait, ..ReceiveOptions::default() };
+        let messages = client.receive(DEAD_LETTER_QUEUE, options).await?;
+        for message in &messages {
+            let message_id = (message.id.partition, message.id.sequence);
+            stage.recorder.add(Op::DeadLetter { row: row_of(message), message: message_id });
+        }
+        let receipts = messages.iter().map(|message| message.receipt.clone()).collect::<Vec<_>>();
+        if !receipts.is_empty() {
+            client.ack(DEAD_LETTER_QUEUE, &receipts).await?;
+            continue;
+        }
+        let counters = client.describe_queue(DEAD_LETTER_QUEUE).await?.counters.unwrap_or_default();
+        if counters.ready + counters.leased == 0 {
+            return Ok(());
+        }
+    }
+}
+
+/// What was sent; a row that nobody sent when the body is none.
+fn row_of(message: &Message) -> u64 {
+    std::str::from_utf8(&message.body).ok().and_then(|row| row.parse().ok()).unwrap_or(u64::MAX)
 }
 
 /// Consumes until the queue is drained; misbehaves until the run is over.
@@ -102,7 +145,7 @@ async fn receive(stage: &Stage, client: &Client, messages_max: u64) -> Option<(V
     };
     for message in &messages {
         stage.recorder.add(Op::Grant {
-            row: std::str::from_utf8(&message.body).ok().and_then(|row| row.parse().ok()).unwrap_or(u64::MAX),
+            row: row_of(message),
             message: (message.id.partition, message.id.sequence),
             grant: message.fencing_token,
             receive_count: message.receive_count,

@@ -50,6 +50,35 @@ fn partitions_break_no_promise() {
     assert!(told["counts"]["packets_lost"].as_u64() > Some(0), "{told:#}");
 }
 
+/// Every workload meets faults of processes and, where they are possible, of machines and the network.
+fn assert_a_workload_keeps_its_promises(workload: &str) -> Value {
+    let faults = "kill,pause,transfer,kill-all,partition-halves,partition-leader,power-loss,clock-jump";
+    let told = run(&["--workload", workload, "--faults", faults]);
+    assert_it_proves_something(&told);
+    told
+}
+
+#[test]
+fn message_groups_keep_their_order() {
+    assert_a_workload_keeps_its_promises("fifo");
+}
+
+#[test]
+fn no_delay_is_cut_short() {
+    assert_a_workload_keeps_its_promises("delays");
+}
+
+#[test]
+fn what_is_sent_twice_is_one_message() {
+    assert_a_workload_keeps_its_promises("deduplication");
+}
+
+#[test]
+fn what_is_received_in_vain_is_dead_once() {
+    let told = assert_a_workload_keeps_its_promises("dead-letter");
+    assert!(told["counts"]["dead"].as_u64() > Some(0), "{told:#}");
+}
+
 #[test]
 fn lost_power_and_bent_clocks_break_no_promise() {
     let told = run(&["--faults", "power-loss,power-loss-majority,pause-power,clock-jump,clock-strobe"]);

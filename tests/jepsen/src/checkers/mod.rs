@@ -1,7 +1,10 @@
 //! Judges a history. Each checker is linear in it, has a file, and is shown to fail on a history that violates its rule.
 
 mod acks;
+mod dead_letters;
+mod delays;
 mod fencing;
+mod fifo;
 mod leases;
 mod outages;
 pub mod progress;
@@ -12,6 +15,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use crate::history::{History, MessageId, Op, Outcome};
+use crate::workload::Workload;
 
 /// What a checker found: a line a message, for people.
 pub type Violations = Vec<String>;
@@ -67,7 +71,9 @@ pub fn lives(history: &History) -> BTreeMap<MessageId, Life<'_>> {
             Op::Ack { message, .. } | Op::Release { message, .. } => {
                 lives.entry(*message).or_default().settlements.push(op);
             }
-            Op::Send { .. }
+            Op::Began { .. }
+            | Op::Send { .. }
+            | Op::DeadLetter { .. }
             | Op::Fault { .. }
             | Op::FaultEnded { .. }
             | Op::Healed { .. }
@@ -92,13 +98,27 @@ pub fn check(history: &History) -> Verdict {
     verdict.violations.insert("fencing", fencing::check(&lives));
     verdict.violations.insert("acknowledged and delivered again", acks::check(&lives));
     verdict.violations.insert("no progress after healing", progress::check(history));
+    match history.workload() {
+        Workload::Fifo => drop(verdict.violations.insert("order of a group", fifo::check(history))),
+        Workload::Delays => {
+            let violations = delays::check(history, &mut verdict.counts);
+            verdict.violations.insert("delay cut short", violations);
+        }
+        Workload::DeadLetter => {
+            let violations = dead_letters::check(history, &mut verdict.counts);
+            verdict.violations.insert("dead letters", violations);
+        }
+        Workload::Queue | Workload::Deduplication => {}
+    }
     verdict.outages = outages::measure(history);
     let outcomes = |wanted: Outcome| {
         let of = |op: &&Op| match op {
             Op::Send { outcome, .. } | Op::Ack { outcome, .. } | Op::Release { outcome, .. } => {
                 *outcome == wanted
             }
-            Op::Grant { .. }
+            Op::Began { .. }
+            | Op::Grant { .. }
+            | Op::DeadLetter { .. }
             | Op::Fault { .. }
             | Op::FaultEnded { .. }
             | Op::Healed { .. }

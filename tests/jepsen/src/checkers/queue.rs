@@ -11,9 +11,21 @@ pub fn check(history: &History, counts: &mut BTreeMap<&'static str, u64>) -> Vio
     let mut sent: BTreeMap<u64, (Outcome, Option<MessageId>)> = BTreeMap::new();
     let mut delivered: BTreeMap<u64, BTreeSet<MessageId>> = BTreeMap::new();
     let mut settled: BTreeSet<MessageId> = BTreeSet::new();
+    let mut dead: BTreeSet<u64> = BTreeSet::new();
     for op in &history.ops {
         match op {
-            Op::Send { row, outcome, message, .. } => drop(sent.insert(*row, (*outcome, *message))),
+            Op::Send { row, outcome, message, .. } => {
+                let (known, first) = sent.entry(*row).or_insert((*outcome, *message));
+                *known = (*known).max(*outcome);
+                match (first, message) {
+                    // A row that is sent again under its deduplication id gets the same answer.
+                    (Some(first), Some(again)) if first != again => {
+                        violations.push(format!("row {row} was sent as {first:?}, and as {again:?}"));
+                    }
+                    (first, _) => *first = first.or(*message),
+                }
+            }
+            Op::DeadLetter { row, .. } => drop(dead.insert(*row)),
             Op::Grant { row, message, .. } => drop(delivered.entry(*row).or_default().insert(*message)),
             Op::Ack { message, outcome, .. } if *outcome != Outcome::NotDone => {
                 settled.insert(*message);
@@ -21,7 +33,8 @@ pub fn check(history: &History, counts: &mut BTreeMap<&'static str, u64>) -> Vio
             Op::Remaining { messages } if *messages > 0 => {
                 violations.push(format!("{messages} messages are left in the healed and drained queue"));
             }
-            Op::Ack { .. }
+            Op::Began { .. }
+            | Op::Ack { .. }
             | Op::Release { .. }
             | Op::Fault { .. }
             | Op::FaultEnded { .. }
@@ -33,7 +46,7 @@ pub fn check(history: &History, counts: &mut BTreeMap<&'static str, u64>) -> Vio
     for (row, (outcome, message)) in &sent {
         let messages = delivered.get(row);
         match (outcome, messages) {
-            (Outcome::Done, None) => {
+            (Outcome::Done, None) if !dead.contains(row) => {
                 violations.push(format!("row {row} was sent as {message:?} and never delivered"))
             }
             (Outcome::NotDone, Some(messages)) => {
@@ -49,11 +62,11 @@ pub fn check(history: &History, counts: &mut BTreeMap<&'static str, u64>) -> Vio
         }
         let is_settled =
             messages.is_some_and(|messages| messages.iter().any(|message| settled.contains(message)));
-        if *outcome == Outcome::Done && messages.is_some() && !is_settled {
+        if *outcome == Outcome::Done && messages.is_some() && !is_settled && !dead.contains(row) {
             violations.push(format!("row {row} was delivered, is gone, and nobody settled it"));
         }
     }
-    for row in delivered.keys().filter(|row| !sent.contains_key(row)) {
+    for row in delivered.keys().chain(&dead).filter(|row| !sent.contains_key(row)) {
         violations.push(format!("row {row} was delivered and never sent"));
     }
     counts.insert("sent", sent.values().filter(|(outcome, _)| *outcome == Outcome::Done).count() as u64);
