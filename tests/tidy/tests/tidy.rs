@@ -189,3 +189,21 @@ fn every_dependency_has_a_licence_of_the_list() {
 fn there_is_one_list_of_licences() {
     none(licences::list_of_deny("deny.toml", REPOSITORY.text("deny.toml").unwrap_or_default()));
 }
+
+/// They are applied by a command that takes minutes, so what makes them useless shows here.
+#[test]
+fn patches_that_break_a_rule_fit_the_code() {
+    let patches = REPOSITORY.ending_with(".patch").collect::<Vec<_>>();
+    assert!(patches.len() > 3, "only {} patches were found", patches.len());
+    none(patches.iter().filter_map(|patch| {
+        let target = patch.text.lines().find_map(|line| line.strip_prefix("+++ b/"))?;
+        let mut hunks = patch.text.split("\n@@ ").skip(1);
+        let fits = hunks.all(|hunk| {
+            let lines = hunk.lines().skip(1);
+            let before =
+                lines.filter_map(|line| line.strip_prefix([' ', '-'])).collect::<Vec<_>>().join("\n");
+            REPOSITORY.text(target).is_some_and(|text| text.contains(&before))
+        });
+        (!fits).then(|| format!("{}: {target} has changed; make the patch anew", patch.path))
+    }));
+}
