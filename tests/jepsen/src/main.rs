@@ -1,10 +1,8 @@
 //! `leasehold-jepsen`: drives a cluster of real processes, injects faults, and judges the history of what every client saw.
 #![allow(clippy::print_stdout)]
 
-mod checkers;
 mod damage;
 mod faults;
-mod history;
 mod machine;
 mod network;
 mod random;
@@ -16,8 +14,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-
-use crate::history::History;
+use leasehold_histories::checkers;
+use leasehold_histories::history::History;
 
 #[derive(Parser)]
 #[command(about = "Real processes, real faults, checked histories")]

@@ -7,17 +7,18 @@ use std::time::Duration;
 
 use leasehold::processes::Processes;
 use leasehold_client::v1::{QueueCounters, QueueSettings};
+use leasehold_histories::checkers::{self, Verdict, progress};
+use leasehold_histories::history::{History, Op, Recorder};
+use leasehold_histories::workload::{LEASE, Workload};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
-use crate::checkers::{self, Verdict, progress};
 use crate::faults::{Fault, Overlap, Planned, Scene, inject, schedule};
-use crate::history::{History, Op, Recorder};
 use crate::machine::Machines;
 use crate::network::{self, Network};
 use crate::random::Random;
 use crate::workers::{Stage, consumer, read_dead_letters, sender};
-use crate::workload::{DEAD_LETTER_QUEUE, LEASE, QUEUE, Workload};
+use crate::workload::{DEAD_LETTER_QUEUE, QUEUE, settings};
 
 #[derive(Debug, Clone, clap::Args)]
 pub struct Plan {
@@ -179,11 +180,11 @@ async fn set_up(plan: &Plan, processes: &Processes) -> Result<Stage, String> {
         created.map_err(|error| error.to_string())?;
     }
     client
-        .create_queue(QUEUE, plan.workload.settings(), plan.partitions)
+        .create_queue(QUEUE, settings(plan.workload), plan.partitions)
         .await
         .map_err(|error| error.to_string())?;
     let routes = client.routes(QUEUE).await.map_err(|error| error.to_string())?;
-    let recorder = Recorder::new();
+    let recorder = Recorder::default();
     recorder.add(Op::Began { workload: plan.workload });
     Ok(Stage {
         workload: plan.workload,

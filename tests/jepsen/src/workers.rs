@@ -5,11 +5,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use leasehold_client::{Client, Error, Lease, Message, NewMessage, ReceiveOptions};
+use leasehold_histories::history::{Op, Outcome, Recorder};
+use leasehold_histories::workload::{LEASE, Workload};
 use tokio::time::sleep;
 
-use crate::history::{Op, Outcome, Recorder};
 use crate::random::Random;
-use crate::workload::{DEAD_LETTER_QUEUE, LEASE, QUEUE, Workload};
+use crate::workload::{DEAD_LETTER_QUEUE, QUEUE, message};
 
 const CALL_TIMEOUT: Duration = Duration::from_secs(3);
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
@@ -63,7 +64,7 @@ pub async fn sender(stage: Arc<Stage>, mut random: Random) {
 
 /// Sends rows in one batch; false when it is not known of all of them whether they were sent.
 async fn send(stage: &Stage, client: &Client, rows: std::ops::Range<u64>) -> bool {
-    let messages = rows.clone().map(|row| stage.workload.message(row)).collect::<Vec<NewMessage>>();
+    let messages = rows.clone().map(|row| message(stage.workload, row)).collect::<Vec<NewMessage>>();
     let began_us = stage.recorder.now_us();
     let sent = client.send(QUEUE, messages).await;
     let ended_us = stage.recorder.now_us();

@@ -1,87 +1,32 @@
-//! What is sent: everything about a message follows from its row, so that a history says it by its first line.
+//! What is sent: queues and messages as the workload of a history says.
 
-use std::time::Duration;
-
-use clap::ValueEnum;
 use leasehold_client::NewMessage;
 use leasehold_client::v1::{QueueKind, QueueSettings};
-use serde::{Deserialize, Serialize};
+use leasehold_histories::workload::{LEASE, RECEIVES_MAX, Workload, delay_of, group_of};
 
 pub const QUEUE: &str = "jepsen";
 pub const DEAD_LETTER_QUEUE: &str = "jepsen-dead";
-pub const LEASE: Duration = Duration::from_millis(1_500);
-/// Receives after which a message is dead, in the workload about that.
-pub const RECEIVES_MAX: u32 = 3;
 
-const GROUPS: u64 = 64;
-
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum Workload {
-    /// One standard queue.
-    #[default]
-    Queue,
-    /// A FIFO queue with 64 message groups.
-    Fifo,
-    /// A third of the messages is delayed by up to 3 s.
-    Delays,
-    /// Every message has a deduplication id; a part of them is sent again, and all of which nobody knows whether they were sent.
-    Deduplication,
-    /// A message that is received three times in vain goes to a dead-letter queue, which is read at the end.
-    DeadLetter,
-}
-
-impl Workload {
-    /// Its name on the command line.
-    pub fn name(self) -> String {
-        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
-    }
-
-    pub fn settings(self) -> QueueSettings {
-        let settings = QueueSettings { lease_ms: Some(LEASE.as_millis() as u64), ..QueueSettings::default() };
-        match self {
-            Self::Fifo => QueueSettings { kind: Some(QueueKind::Fifo as i32), ..settings },
-            Self::DeadLetter => QueueSettings {
-                dead_letter_queue: Some(DEAD_LETTER_QUEUE.to_owned()),
-                receives_max: Some(RECEIVES_MAX),
-                ..settings
-            },
-            Self::Queue | Self::Delays | Self::Deduplication => settings,
-        }
-    }
-
-    pub fn message(self, row: u64) -> NewMessage {
-        let message = NewMessage::new(row.to_string());
-        match self {
-            Self::Queue | Self::DeadLetter => message,
-            // Every send has an id: the groups repeat the retries of their senders otherwise.
-            Self::Fifo => message.group(group_of(row).to_string()).deduplication_id(row.to_string()),
-            Self::Delays => message.delay(delay_of(row)),
-            Self::Deduplication => message.deduplication_id(row.to_string()),
-        }
-    }
-
-    /// The longest pause of a sender between two batches. Groups and dead messages take more time to be worked off.
-    pub fn pause_ms_max(self) -> u64 {
-        match self {
-            Self::Queue => 10,
-            Self::Delays | Self::Deduplication => 20,
-            Self::DeadLetter => 50,
-            Self::Fifo => 300,
-        }
-    }
-
-    /// How many of a hundred batches that were sent are sent again.
-    pub fn repeated_percent(self) -> u64 {
-        if self == Self::Deduplication { 20 } else { 0 }
+pub fn settings(workload: Workload) -> QueueSettings {
+    let settings = QueueSettings { lease_ms: Some(LEASE.as_millis() as u64), ..QueueSettings::default() };
+    match workload {
+        Workload::Fifo => QueueSettings { kind: Some(QueueKind::Fifo as i32), ..settings },
+        Workload::DeadLetter => QueueSettings {
+            dead_letter_queue: Some(DEAD_LETTER_QUEUE.to_owned()),
+            receives_max: Some(RECEIVES_MAX),
+            ..settings
+        },
+        Workload::Queue | Workload::Delays | Workload::Deduplication => settings,
     }
 }
 
-/// The message group of a row.
-pub fn group_of(row: u64) -> u64 {
-    row % GROUPS
-}
-
-pub fn delay_of(row: u64) -> Duration {
-    if row.is_multiple_of(3) { Duration::from_millis(row * 7_919 % 3_000) } else { Duration::ZERO }
+pub fn message(workload: Workload, row: u64) -> NewMessage {
+    let message = NewMessage::new(row.to_string());
+    match workload {
+        Workload::Queue | Workload::DeadLetter => message,
+        // Every send has an id: the groups repeat the retries of their senders otherwise.
+        Workload::Fifo => message.group(group_of(row).to_string()).deduplication_id(row.to_string()),
+        Workload::Delays => message.delay(delay_of(row)),
+        Workload::Deduplication => message.deduplication_id(row.to_string()),
+    }
 }

@@ -13,12 +13,12 @@ use std::time::Duration;
 use clap::ValueEnum;
 use clap::builder::PossibleValue;
 use leasehold::processes::Processes;
+use leasehold_histories::history::Op;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
 pub use schedule::{Overlap, Planned, schedule};
 
-use crate::history::Op;
 use crate::machine::Machines;
 use crate::network::Network;
 use crate::workers::Stage;

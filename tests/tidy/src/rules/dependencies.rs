@@ -15,7 +15,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ),
     ("leasehold", &["leasehold-client", "leasehold-node"]),
     ("leasehold-tidy", &[]),
-    ("leasehold-jepsen", &["leasehold", "leasehold-client"]),
+    ("leasehold-histories", &[]),
+    ("leasehold-jepsen", &["leasehold", "leasehold-client", "leasehold-histories"]),
     ("leasehold-cluster-tests", &["leasehold-client", "leasehold-node"]),
     ("leasehold-benches", &["leasehold", "leasehold-client", "leasehold-node", "leasehold-cluster-tests"]),
 ];

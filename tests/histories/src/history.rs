@@ -134,11 +134,13 @@ pub struct Recorder {
     ops: Mutex<Vec<Op>>,
 }
 
-impl Recorder {
-    pub fn new() -> Self {
+impl Default for Recorder {
+    fn default() -> Self {
         Self { start: Instant::now(), ops: Mutex::new(Vec::new()) }
     }
+}
 
+impl Recorder {
     pub fn us(&self, at: Instant) -> u64 {
         at.saturating_duration_since(self.start).as_micros() as u64
     }
