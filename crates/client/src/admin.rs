@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use leasehold_proto::v1::{
     AddNodeRequest, CancelRedriveRequest, CreateQueueRequest, DeleteQueueRequest, DescribeQueueRequest,
-    DescribeQueueResponse, InitNode, InitRequest, ListQueuesRequest, ListQueuesResponse, PurgeQueueRequest,
-    QueueSettings, RemoveNodeRequest, RoutesRequest, RoutesResponse, SetQueueRequest, StartRedriveRequest,
-    StatusRequest, StatusResponse, TransferLeaderRequest,
+    DescribeQueueResponse, DigestsRequest, DigestsResponse, InitNode, InitRequest, ListQueuesRequest,
+    ListQueuesResponse, PurgeQueueRequest, QueueSettings, RemoveNodeRequest, RoutesRequest, RoutesResponse,
+    SetQueueRequest, StartRedriveRequest, StatusRequest, StatusResponse, TransferLeaderRequest,
 };
 use tonic::transport::Channel;
 use tonic::{Response, Status};
@@ -142,6 +142,15 @@ impl Client {
     /// When no answer came.
     pub async fn cluster_status(&self) -> Result<StatusResponse, Error> {
         self.ask(Repeat::Safe, StatusRequest {}, async |channel, wire| cluster(channel).status(wire).await)
+            .await
+    }
+
+    /// What the replicas of the node that answers hold. Give the client one endpoint to ask that node.
+    ///
+    /// # Errors
+    /// When no answer came.
+    pub async fn digests(&self) -> Result<DigestsResponse, Error> {
+        self.ask(Repeat::Safe, DigestsRequest {}, async |channel, wire| cluster(channel).digests(wire).await)
             .await
     }
 

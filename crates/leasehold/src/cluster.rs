@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use leasehold::replicas::compare;
 use leasehold_client::Client;
-use leasehold_client::v1::{InitNode, StatusResponse};
+use leasehold_client::v1::{InitNode, NodeStatus, StatusResponse};
 use serde_json::{Value, json};
 
-use crate::input::pair;
+use crate::input::{duration, pair};
 use crate::output::{Failure, Output};
 
 #[derive(clap::Subcommand)]
@@ -24,6 +25,13 @@ pub enum Command {
     },
     /// Shows nodes and partitions.
     Status,
+    /// Compares the replicas of all nodes, and says where they differ (exit code 1). Each partition stands still on a node while it
+    /// is read; a busy one may not be comparable.
+    Verify {
+        /// How long to wait for busy partitions.
+        #[arg(long, default_value = "10s", value_parser = duration)]
+        patience: Duration,
+    },
     /// Takes an empty node in, as name=host:port of its peer listener.
     AddNode {
         #[arg(value_parser = pair)]
@@ -49,6 +57,7 @@ pub async fn run(command: Command, client: &Client, output: Output) -> Result<()
             Ok(())
         }
         Command::Status => status(&client.cluster_status().await?, output),
+        Command::Verify { patience } => verify(client, patience, output).await,
         Command::AddNode { node } => {
             let id = client.add_node(init_node(node)).await?;
             output.line(format!("node {id} is in the cluster; replicas move to it"), &json!({ "id": id }))?;
@@ -86,6 +95,23 @@ async fn remove(client: &Client, name: &str, no_wait: bool, output: Output) -> R
     }
     bar.finish_and_clear();
     output.line(format!("{name} has left the cluster"), &json!({ "node": name, "gone": true }))
+}
+
+async fn verify(client: &Client, patience: Duration, output: Output) -> Result<(), Failure> {
+    let nodes = client.cluster_status().await?.nodes;
+    let of_node = |node: &NodeStatus| Client::connect([format!("http://{}", node.client_address)]);
+    let nodes = nodes.iter().map(of_node).collect::<Result<Vec<_>, _>>()?;
+    let found = compare(&nodes, patience).await?;
+    let mut lines =
+        vec![format!("{} nodes: {} parts are equal on all their nodes", nodes.len(), found.equal)];
+    lines.extend(found.busy.iter().map(|part| format!("{part} is too busy to be compared")));
+    lines.extend(found.diverged.iter().map(|part| format!("replicas differ: {part}")));
+    let object = json!({ "equal": found.equal, "busy": found.busy, "diverged": found.diverged });
+    output.line(lines.join("\n"), &object)?;
+    if found.diverged.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::new("replicas differ: stop the nodes, keep their data folders, and report it"))
 }
 
 fn status(status: &StatusResponse, output: Output) -> Result<(), Failure> {

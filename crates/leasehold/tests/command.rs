@@ -111,6 +111,9 @@ fn every_subcommand_does_its_work_on_a_cluster() {
     let status = &dev.objects(&["cluster", "status"])[0];
     assert_eq!((status["ready"].as_bool(), status["nodes"].as_array().map(Vec::len)), (Some(true), Some(3)));
     assert!(dev.done(&["cluster", "status"]).contains("partition 0"));
+    let verified = &dev.objects(&["cluster", "verify", "--patience", "60s"])[0];
+    assert_eq!(verified["diverged"], serde_json::json!([]));
+    assert!(verified["equal"].as_u64() > Some(1), "{verified}");
 }
 
 #[test]

@@ -258,6 +258,10 @@ impl Cluster for Service {
         Ok(Response::new(Default::default()))
     }
 
+    async fn digests(&self, _: Request<DigestsRequest>) -> Answer<DigestsResponse> {
+        Ok(Response::new(DigestsResponse { node: self.address.clone(), ..Default::default() }))
+    }
+
     async fn routes(&self, _: Request<RoutesRequest>) -> Answer<v1::RoutesResponse> {
         let routes = self.shared.state().routes.clone();
         routes.map(Response::new).ok_or_else(|| Status::unimplemented("no routes"))

@@ -37,6 +37,12 @@ impl PartitionMachine {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The last entry that the state holds, and the hash of the state. O(state), and nothing is applied meanwhile.
+    pub fn digest(&self) -> (u64, u64) {
+        let state = self.read();
+        (state.applied_index(), state.state_hash())
+    }
+
     /// Whether so much was applied that a snapshot would shorten a restart: `bytes_min`, or twice the last one.
     pub fn wants_snapshot(&self, bytes_min: u64) -> bool {
         let last = self.snapshot_bytes.load(Ordering::Relaxed);

@@ -9,9 +9,10 @@ use leasehold_proto::peer::{self, peer_client::PeerClient};
 use leasehold_proto::peer::{IdentifyRequest, IdentifyResponse, JoinRequest, Member};
 use leasehold_proto::v1::cluster_server::Cluster;
 use leasehold_proto::v1::{
-    AddNodeRequest, AddNodeResponse, InitNode, InitRequest, InitResponse, NodeStatus, PartitionStatus,
-    QueueKind, Reason, RemoveNodeRequest, RemoveNodeResponse, RoutesRequest, RoutesResponse, ShardRoute,
-    StatusRequest, StatusResponse, TransferLeaderRequest, TransferLeaderResponse,
+    AddNodeRequest, AddNodeResponse, DigestsRequest, DigestsResponse, InitNode, InitRequest, InitResponse,
+    NodeStatus, PartitionStatus, QueueKind, Reason, RemoveNodeRequest, RemoveNodeResponse, ReplicaDigest,
+    RoutesRequest, RoutesResponse, ShardRoute, StatusRequest, StatusResponse, TransferLeaderRequest,
+    TransferLeaderResponse,
 };
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
@@ -22,6 +23,7 @@ use crate::failure::Failure;
 use crate::identity::to_hex;
 use crate::lane::open_channel;
 use crate::node::Shell;
+use crate::replica::Replica;
 
 const PARTITIONS: u32 = 16;
 /// Replicas that one call may set in motion.
@@ -181,6 +183,12 @@ impl Cluster for ClusterService {
         Ok(Response::new(TransferLeaderResponse {}))
     }
 
+    async fn digests(&self, _request: Request<DigestsRequest>) -> Result<Response<DigestsResponse>, Status> {
+        let core = self.shell.core()?;
+        let hashed = tokio::task::spawn_blocking(move || digests(&core)).await;
+        Ok(Response::new(hashed.map_err(|error| Failure::unknown(Reason::NodeFailed, error.to_string()))?))
+    }
+
     async fn routes(&self, request: Request<RoutesRequest>) -> Result<Response<RoutesResponse>, Status> {
         let core = self.shell.core()?;
         let queue = lookup::queue(&core, &request.into_inner().queue).await?;
@@ -263,6 +271,23 @@ fn random_bytes<const LEN: usize>() -> Result<[u8; LEN], Failure> {
 
 fn chain(error: &dyn std::error::Error) -> String {
     error.source().map_or_else(|| error.to_string(), |source| format!("{error}: {}", chain(source)))
+}
+
+fn digests(core: &Core) -> DigestsResponse {
+    let of_replica = |replica: Arc<Replica>| {
+        let (applied_index, state_hash) = replica.machine().digest();
+        ReplicaDigest { partition: replica.id().0, applied_index, state_hash }
+    };
+    let catalogue = core.view.look(|catalogue| ReplicaDigest {
+        partition: 0,
+        applied_index: catalogue.revision(),
+        state_hash: catalogue.state_hash(),
+    });
+    DigestsResponse {
+        node: core.identity.name.clone(),
+        catalogue: Some(catalogue),
+        partitions: core.router.replicas().into_iter().map(of_replica).collect(),
+    }
 }
 
 fn status(core: &Core, ready: bool) -> StatusResponse {
