@@ -14,9 +14,10 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::time::{sleep, timeout};
 
-/// How many nodes a cluster of processes has.
+/// How many nodes a cluster of processes has, unless it is told otherwise.
 pub const NODES: usize = 3;
 const START_PATIENCE: Duration = Duration::from_secs(30);
+const STOP_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Why the processes do not do what they shall.
 #[derive(Debug)]
@@ -80,7 +81,7 @@ pub struct NodeProcess {
     child: Child,
 }
 
-/// Three nodes; they end with this value.
+/// The nodes of a cluster; they end with this value.
 pub struct Processes {
     program: PathBuf,
     dir: PathBuf,
@@ -93,10 +94,10 @@ impl Processes {
     /// # Errors
     /// When a process does not start, or the cluster is not ready in time.
     pub async fn start(program: &Path, dir: &Path, partitions: u32) -> Result<Self, ProcessError> {
-        Self::start_in(program, dir, partitions, Default::default()).await
+        Self::start_in(program, dir, partitions, vec![Place::default(); NODES]).await
     }
 
-    /// As [`Processes::start`], each node in a place of its own.
+    /// As [`Processes::start`], a node in each place; every partition has a replica on each.
     ///
     /// # Errors
     /// As [`Processes::start`].
@@ -104,8 +105,9 @@ impl Processes {
         program: &Path,
         dir: &Path,
         partitions: u32,
-        places: [Place; NODES],
+        places: Vec<Place>,
     ) -> Result<Self, ProcessError> {
+        let replication = places.len() as u32;
         let mut nodes = Vec::new();
         for (at, place) in places.into_iter().enumerate() {
             let anywhere = SocketAddr::new(place.host, 0).to_string();
@@ -118,7 +120,7 @@ impl Processes {
             .iter()
             .map(|node| InitNode { name: node.name.clone(), peer_address: node.peer_address.clone() });
         let client = processes.client()?;
-        client.init_cluster(members.collect(), partitions, NODES as u32).await?;
+        client.init_cluster(members.collect(), partitions, replication).await?;
         let ready = async {
             loop {
                 let status = client.cluster_status().await;
@@ -153,6 +155,22 @@ impl Processes {
     /// Ends a node as a crash does.
     pub async fn kill(&mut self, at: usize) -> Result<(), ProcessError> {
         Ok(self.nodes[at].child.kill().await?)
+    }
+
+    /// Ends a node as an operator does: it hands over what it leads, and is gone when this returns.
+    ///
+    /// # Errors
+    /// When it does not end by itself.
+    pub async fn stop_node(&mut self, at: usize) -> Result<(), ProcessError> {
+        let node = &mut self.nodes[at];
+        let Some(pid) = node.child.id() else { return Ok(()) };
+        let signalled = Command::new("kill").args(["-TERM", &pid.to_string()]).status().await?;
+        if !signalled.success() {
+            return Err(ProcessError(format!("{} cannot be told to stop", node.name)));
+        }
+        let ended = timeout(STOP_PATIENCE, node.child.wait()).await;
+        ended.map_err(|_| ProcessError(format!("{} did not stop within {STOP_PATIENCE:?}", node.name)))??;
+        Ok(())
     }
 
     /// Ends every node and waits until it is gone.

@@ -1,11 +1,12 @@
 //! One run: a cluster, workers, faults, healing, draining, and the verdict.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
-use leasehold::processes::Processes;
+use leasehold::processes::{NODES, Place, Processes};
 use leasehold_client::v1::{QueueCounters, QueueSettings};
 use leasehold_histories::checkers::{self, Verdict, progress};
 use leasehold_histories::history::{History, Op, Recorder};
@@ -46,6 +47,9 @@ pub struct Plan {
     consumers: u64,
     #[arg(long, default_value_t = 4)]
     partitions: u32,
+    /// Each has a replica of every partition.
+    #[arg(long, default_value_t = NODES, value_parser = nodes)]
+    nodes: usize,
     /// The `leasehold` program; without it, the one beside this program.
     #[arg(long)]
     program: Option<PathBuf>,
@@ -55,6 +59,14 @@ pub struct Plan {
     /// Keeps the data folders and the logs of the nodes also when nothing was violated.
     #[arg(long)]
     keep: bool,
+}
+
+/// How many nodes a cluster can have here.
+fn nodes(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(nodes @ (3 | 5)) => Ok(nodes),
+        _ => Err("it can be 3 or 5".to_owned()),
+    }
 }
 
 const DRAIN_PATIENCE: Duration = Duration::from_secs(120);
@@ -67,7 +79,7 @@ pub fn run(plan: &Plan) -> Result<Verdict, String> {
     let is_needed = plan.faults.iter().any(|fault| fault.is_of_network());
     let network = match plan.network {
         network::Kind::Auto if !is_needed => None,
-        kind => Network::make(kind, plan.seed)?,
+        kind => Network::make(kind, plan.nodes, plan.seed)?,
     };
     let runtime = tokio::runtime::Runtime::new().map_err(|error| error.to_string())?;
     runtime.block_on(run_over(plan, network.as_ref()))
@@ -99,7 +111,7 @@ async fn run_in(plan: &Plan, dir: &Path, network: Option<&Network>) -> Result<(H
         processes: &mut processes,
         network,
         machines: machines.as_ref(),
-        strobe: None,
+        repeated: BTreeMap::new(),
     };
     inject(&mut scene, &planned).await?;
     await_progress(&stage).await;
@@ -126,13 +138,15 @@ impl Plan {
         if !self.lie_about_syncs && !self.faults.iter().any(|fault| fault.is_of_machine()) {
             return Ok(None);
         }
-        Machines::make(dir)
+        Machines::make(dir, self.nodes)
     }
 
     /// The faults of the run, and the names of those that are not possible here.
     fn schedule(&self, nodes: usize, has_network: bool, has_machines: bool) -> (Vec<Planned>, Vec<String>) {
         let is_possible = |fault: &Fault| {
-            (has_network || !fault.is_of_network()) && (has_machines || !fault.is_of_machine())
+            (has_network || !fault.is_of_network())
+                && (has_machines || !fault.is_of_machine())
+                && fault.is_possible_with(nodes)
         };
         let (possible, skipped): (Vec<_>, Vec<_>) = self.faults.iter().copied().partition(is_possible);
         let overlap = if self.overlap { Overlap::Two } else { Overlap::One };
@@ -146,8 +160,9 @@ impl Plan {
         let overlap = if self.overlap { " --overlap" } else { "" };
         let lie = if self.lie_about_syncs { " --lie-about-syncs" } else { "" };
         let workload = self.workload.name();
+        let nodes = if self.nodes == NODES { String::new() } else { format!(" --nodes {}", self.nodes) };
         format!(
-            "leasehold-jepsen run --workload {workload} --faults {faults}{overlap}{lie} --seed {seed} --time-limit {limit}"
+            "leasehold-jepsen run --workload {workload} --faults {faults}{overlap}{lie}{nodes} --seed {seed} --time-limit {limit}"
         )
     }
 }
@@ -162,7 +177,8 @@ async fn start_nodes(
         Some(program) => program.clone(),
         None => std::env::current_exe().map_err(|error| error.to_string())?.with_file_name("leasehold"),
     };
-    let mut places = network.map(Network::places).unwrap_or_default();
+    let on_loopback = || vec![Place::default(); plan.nodes];
+    let mut places = network.map_or_else(on_loopback, Network::places);
     if let Some(machines) = machines {
         for (node, place) in places.iter_mut().enumerate() {
             *place = machines.place(node, std::mem::take(place));

@@ -2,7 +2,6 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
 use super::Scene;
@@ -39,7 +38,7 @@ pub fn begin(scene: &mut Scene<'_>, fault: Fault, planned: &Planned) -> Result<S
         Fault::Skew => set(&control, off_ms(120_000)),
         Fault::Strobe => {
             let offset_ms = off_ms(60_000);
-            scene.strobe = Some(tokio::spawn(strobe(control, offset_ms)));
+            scene.repeat(planned, strobe(control, offset_ms));
             Ok(format!("{offset_ms} ms and back"))
         }
         Fault::Frozen => {
@@ -51,8 +50,8 @@ pub fn begin(scene: &mut Scene<'_>, fault: Fault, planned: &Planned) -> Result<S
     Ok(format!("node {} for {:?}: {what}", planned.node + 1, planned.lasts))
 }
 
-pub fn end(scene: &mut Scene<'_>, planned: &Planned) -> Result<(), String> {
-    scene.strobe.take().as_ref().map(JoinHandle::abort);
+pub async fn end(scene: &mut Scene<'_>, planned: &Planned) -> Result<(), String> {
+    scene.end_repeating(planned).await;
     let control = control(scene, planned)?;
     control.freeze_clock(0).and_then(|()| control.set_clock_offset(0)).map_err(|error| error.to_string())
 }

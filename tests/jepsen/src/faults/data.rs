@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use leasehold_client::Client;
 use leasehold_client::v1::{InitNode, Reason, StatusResponse};
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 use tokio::time::{Instant, sleep};
 
 use super::Scene;
@@ -18,6 +19,10 @@ pub enum Fault {
     Corrupt,
     /// A node has less room than it is told to keep free.
     DiskLow,
+    /// A sound node is removed, emptied, and added again, under load.
+    Replace,
+    /// A node may open no more files and connections: it goes on, or ends by itself and is started again.
+    Descriptors,
 }
 
 pub const LASTS_MS: [u64; 2] = [1_000, 5_000];
@@ -35,9 +40,9 @@ fn failed(error: impl std::fmt::Display) -> String {
 
 pub async fn begin(scene: &mut Scene<'_>, fault: Fault, planned: &Planned) -> Result<String, String> {
     let node = planned.node;
-    scene.processes.kill(node).await.map_err(failed)?;
     let what = match fault {
         Fault::Corrupt => {
+            scene.processes.kill(node).await.map_err(failed)?;
             let data_dir = scene.processes.data_dir(node);
             let damaged = damage(&data_dir, &mut Random::new(planned.choice, 0)).map_err(failed)?;
             let answer = match restart(scene, node).await {
@@ -48,8 +53,14 @@ pub async fn begin(scene: &mut Scene<'_>, fault: Fault, planned: &Planned) -> Re
             format!("{damaged}: {answer}")
         }
         Fault::DiskLow => {
+            scene.processes.kill(node).await.map_err(failed)?;
             scene.processes.restart_with(node, &[MORE_THAN_IS_FREE]).await.map_err(failed)?;
             MORE_THAN_IS_FREE.to_owned()
+        }
+        Fault::Replace => "to be removed, emptied and added".to_owned(),
+        Fault::Descriptors => {
+            let open = limit_descriptors(scene, node, Descriptors::AsManyAsAreOpen)?;
+            format!("not more than {open} descriptors")
         }
     };
     Ok(format!("node {} for {:?}: {what}", node + 1, planned.lasts))
@@ -59,12 +70,40 @@ pub async fn end(scene: &mut Scene<'_>, fault: Fault, planned: &Planned) -> Resu
     let is_running = scene.processes.pid(planned.node).is_some();
     match fault {
         Fault::Corrupt if is_running => Ok(()),
-        Fault::Corrupt => replace(scene, planned.node).await,
+        Fault::Corrupt | Fault::Replace => replace(scene, planned.node).await,
+        // It may have ended by itself.
+        Fault::Descriptors if is_running => {
+            limit_descriptors(scene, planned.node, Descriptors::AsTheHarness).map(drop)
+        }
+        Fault::Descriptors => restart(scene, planned.node).await,
         Fault::DiskLow => {
             scene.processes.kill(planned.node).await.map_err(failed)?;
             restart(scene, planned.node).await
         }
     }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Descriptors {
+    AsManyAsAreOpen,
+    AsTheHarness,
+}
+
+/// Sets how many files and connections a node may have open, and says how many.
+fn limit_descriptors(scene: &Scene<'_>, node: usize, wanted: Descriptors) -> Result<u64, String> {
+    let pid = scene.processes.pid(node).ok_or("the node does not run")?;
+    let now = getrlimit(Resource::Nofile);
+    let current = match wanted {
+        Descriptors::AsTheHarness => now.current,
+        Descriptors::AsManyAsAreOpen => {
+            let open = std::fs::read_dir(format!("/proc/{pid}/fd")).map_err(failed)?;
+            Some(open.count() as u64)
+        }
+    };
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or("this is no process id")?;
+    let limit = Rlimit { current, maximum: now.maximum };
+    prlimit(Some(pid), Resource::Nofile, limit).map_err(failed)?;
+    Ok(current.unwrap_or(u64::MAX))
 }
 
 /// Whether a node said that its data is damaged and what to do, as docs/errors.md has it. A process tells nothing but its words.
@@ -73,7 +112,7 @@ fn is_refusal(error: &str) -> bool {
         || error.contains("lacks entry") && error.contains("restore the")
 }
 
-/// What docs/errors.md says to do with a damaged node: it is removed, its folder emptied, and it is added again.
+/// What docs/errors.md says to do with a damaged node: it is removed, its folder emptied, and it is added again. It may run.
 async fn replace(scene: &mut Scene<'_>, node: usize) -> Result<(), String> {
     let name = scene.processes.nodes[node].name.clone();
     let client = client_of_others(scene, node)?;
@@ -85,6 +124,7 @@ async fn replace(scene: &mut Scene<'_>, node: usize) -> Result<(), String> {
     let is_gone =
         |status: &StatusResponse| is_member(status) && status.nodes.iter().all(|node| node.name != name);
     await_status(&format!("{name} is gone"), &client, is_gone).await?;
+    scene.processes.kill(node).await.map_err(failed)?;
     std::fs::remove_dir_all(scene.processes.data_dir(node)).map_err(failed)?;
     if let Some(machines) = scene.machines {
         machines.of(node).forget().map_err(failed)?;

@@ -7,6 +7,7 @@ mod network;
 mod process;
 mod schedule;
 
+use std::collections::BTreeMap;
 use std::sync::LazyLock;
 use std::time::Duration;
 
@@ -75,6 +76,16 @@ impl Fault {
         matches!(self, Self::Disk(_) | Self::Clock(_))
     }
 
+    /// Whether it means something with so many nodes.
+    pub fn is_possible_with(self, nodes: usize) -> bool {
+        match self {
+            Self::Network(network::Fault::PartitionRing) => nodes >= 5,
+            // Its steps are those of three nodes.
+            Self::Disk(disk::Fault::PausePower) => nodes == 3,
+            _ => nodes >= 3,
+        }
+    }
+
     /// How long it lasts, in milliseconds: from, and up to.
     fn lasts_ms(self) -> [u64; 2] {
         match self {
@@ -101,8 +112,23 @@ pub struct Scene<'a> {
     pub processes: &'a mut Processes,
     pub network: Option<&'a Network>,
     pub machines: Option<&'a Machines>,
-    /// What moves a clock to and fro.
-    pub strobe: Option<JoinHandle<()>>,
+    /// What goes on doing something for as long as a fault lasts, by its number.
+    pub repeated: BTreeMap<usize, JoinHandle<()>>,
+}
+
+impl Scene<'_> {
+    fn repeat(&mut self, planned: &Planned, what: impl Future<Output = ()> + Send + 'static) {
+        self.repeated.insert(planned.number, tokio::spawn(what));
+    }
+
+    /// Ends what a fault repeats, and waits until it does nothing any more.
+    async fn end_repeating(&mut self, planned: &Planned) {
+        if let Some(repeated) = self.repeated.remove(&planned.number) {
+            repeated.abort();
+            // It was told to end.
+            let _ = repeated.await;
+        }
+    }
 }
 
 /// Carries a schedule out; afterwards every node runs and every packet arrives.
@@ -120,11 +146,11 @@ pub async fn inject(scene: &mut Scene<'_>, schedule: &[Planned]) -> Result<(), S
         match moment {
             Moment::Begin => {
                 let at_us = recorder.now_us();
-                let what = begin(scene, number, planned).await?;
+                let what = begin(scene, planned).await?;
                 recorder.add(Op::Fault { number, at_us, fault: planned.fault.name(), what });
             }
             Moment::End => {
-                end(scene, number, planned).await?;
+                end(scene, planned).await?;
                 recorder.add(Op::FaultEnded { number, at_us: recorder.now_us() });
             }
         }
@@ -134,22 +160,22 @@ pub async fn inject(scene: &mut Scene<'_>, schedule: &[Planned]) -> Result<(), S
 }
 
 /// Begins a fault and says what is done, for people.
-async fn begin(scene: &mut Scene<'_>, number: usize, planned: &Planned) -> Result<String, String> {
+async fn begin(scene: &mut Scene<'_>, planned: &Planned) -> Result<String, String> {
     match planned.fault {
         Fault::Process(fault) => process::begin(scene, fault, planned).await,
-        Fault::Network(fault) => network::begin(scene, fault, number, planned).await,
+        Fault::Network(fault) => network::begin(scene, fault, planned).await,
         Fault::Disk(fault) => disk::begin(scene, fault, planned).await,
         Fault::Clock(fault) => clock::begin(scene, fault, planned),
         Fault::Data(fault) => data::begin(scene, fault, planned).await,
     }
 }
 
-async fn end(scene: &mut Scene<'_>, number: usize, planned: &Planned) -> Result<(), String> {
+async fn end(scene: &mut Scene<'_>, planned: &Planned) -> Result<(), String> {
     match planned.fault {
         Fault::Process(fault) => process::end(scene, fault, planned).await,
-        Fault::Network(_) => network::end(scene, number),
+        Fault::Network(_) => network::end(scene, planned).await,
         Fault::Disk(fault) => disk::end(scene, fault, planned).await,
-        Fault::Clock(_) => clock::end(scene, planned),
+        Fault::Clock(_) => clock::end(scene, planned).await,
         Fault::Data(fault) => data::end(scene, fault, planned).await,
     }
 }

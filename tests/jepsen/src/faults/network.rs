@@ -1,13 +1,16 @@
 //! Faults of the network: which links, and what happens to their packets.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use leasehold_client::v1::StatusResponse;
+use tokio::time::sleep;
 
 use super::Scene;
 use super::schedule::Planned;
-use crate::network::{CLIENTS, Disturbance, Effect, Link, Place, Switch};
+use crate::network::{Disturbance, Effect, Link, Place, Switch};
+use crate::random::Random;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Fault {
@@ -19,6 +22,10 @@ pub enum Fault {
     PartitionOneWay,
     /// Two nodes are cut from each other, and both see the third.
     PartitionBridge,
+    /// Each of five or more nodes sees its two neighbours in a ring: all see a majority, and no two the same.
+    PartitionRing,
+    /// One direction after the other between nodes is cut until none is left, and they come back in another order.
+    PartitionClog,
     /// No node sees another.
     IsolateAll,
     /// A node sees its peers, and no client.
@@ -38,34 +45,60 @@ pub const CALM_MS: [u64; 2] = [1_000, 4_000];
 
 const CUT: Effect = Effect::Loss { percent: 100 };
 
-pub async fn begin(
-    scene: &mut Scene<'_>,
-    fault: Fault,
-    number: usize,
-    planned: &Planned,
-) -> Result<String, String> {
+pub async fn begin(scene: &mut Scene<'_>, fault: Fault, planned: &Planned) -> Result<String, String> {
     let node = match fault {
         Fault::PartitionLeader => leader_of_most(scene).await.unwrap_or(planned.node),
         _ => planned.node,
     };
-    let disturbance = disturbance(fault, node, planned.choice, scene.processes.nodes.len());
+    let nodes = scene.processes.nodes.len();
+    let disturbance = disturbance(fault, node, planned.choice, nodes);
     let what = format!("node {} for {:?}: {:?}", node + 1, planned.lasts, disturbance.effect);
-    switch(scene)?.impose(number, disturbance);
+    let switch = switch(scene)?.clone();
+    if fault == Fault::PartitionClog {
+        let step = planned.lasts / (2 * disturbance.links.len() as u32);
+        let order = orders(disturbance.links, &mut Random::new(planned.choice, 0));
+        scene.repeat(planned, clog(switch, planned.number, order, step));
+    } else {
+        switch.impose(planned.number, disturbance);
+    }
     Ok(what)
 }
 
-pub fn end(scene: &Scene<'_>, number: usize) -> Result<(), String> {
-    switch(scene)?.lift(number);
+pub async fn end(scene: &mut Scene<'_>, planned: &Planned) -> Result<(), String> {
+    scene.end_repeating(planned).await;
+    switch(scene)?.lift(planned.number);
     Ok(())
 }
 
-fn switch<'a>(scene: &'a Scene<'_>) -> Result<&'a Switch, String> {
+/// The order in which links are cut, and the one in which they come back.
+fn orders(links: Vec<Link>, random: &mut Random) -> [Vec<Link>; 2] {
+    let mut shuffled = || {
+        let mut left = links.clone();
+        let mut order = Vec::with_capacity(left.len());
+        while !left.is_empty() {
+            order.push(left.swap_remove(random.below(left.len() as u64) as usize));
+        }
+        order
+    };
+    [shuffled(), shuffled()]
+}
+
+async fn clog(switch: Arc<Switch>, number: usize, [cut, back]: [Vec<Link>; 2], step: Duration) {
+    let closing = (1..=cut.len()).map(|count| cut[..count].to_vec());
+    let opening = (1..=back.len()).map(|count| back[count..].to_vec());
+    for links in closing.chain(opening) {
+        switch.impose(number, Disturbance { links, effect: CUT });
+        sleep(step).await;
+    }
+}
+
+fn switch<'a>(scene: &Scene<'a>) -> Result<&'a Arc<Switch>, String> {
     let network = scene.network.ok_or("there is no network to disturb: this run is on loopback")?;
     Ok(&network.switch)
 }
 
 fn disturbance(fault: Fault, node: Place, choice: u64, nodes: usize) -> Disturbance {
-    let is_node = |place: Place| place != CLIENTS;
+    let is_node = |place: Place| place < nodes;
     let all = |_: Place, _: Place| true;
     let of_node = |one: Place, other: Place| one == node || other == node;
     let among_nodes = |from: Place, to: Place| is_node(from) && is_node(to);
@@ -79,7 +112,12 @@ fn disturbance(fault: Fault, node: Place, choice: u64, nodes: usize) -> Disturba
         }
         Fault::PartitionOneWay => (links(nodes, |from, to| among_nodes(from, to) && to == node), CUT),
         Fault::PartitionBridge => (links(nodes, |from, to| among_nodes(from, to) && !of_node(from, to)), CUT),
-        Fault::IsolateAll => (links(nodes, among_nodes), CUT),
+        Fault::PartitionRing => {
+            let are_neighbours =
+                |one: Place, other: Place| (one + 1) % nodes == other || (other + 1) % nodes == one;
+            (links(nodes, |from, to| among_nodes(from, to) && !are_neighbours(from, to)), CUT)
+        }
+        Fault::IsolateAll | Fault::PartitionClog => (links(nodes, among_nodes), CUT),
         Fault::IsolateClients => (links(nodes, |from, to| !among_nodes(from, to) && of_node(from, to)), CUT),
         Fault::Loss => (links(nodes, all), Effect::Loss { percent: chosen(5, 30) }),
         Fault::Delay => {
@@ -92,8 +130,8 @@ fn disturbance(fault: Fault, node: Place, choice: u64, nodes: usize) -> Disturba
 }
 
 fn links(nodes: usize, wanted: impl Fn(Place, Place) -> bool) -> Vec<Link> {
-    let places = || (0..nodes).chain([CLIENTS]);
-    let all = places().flat_map(|from| places().map(move |to| Link { from, to }));
+    // The clients have the last place.
+    let all = (0..=nodes).flat_map(|from| (0..=nodes).map(move |to| Link { from, to }));
     all.filter(|link| link.from != link.to && wanted(link.from, link.to)).collect()
 }
 
@@ -117,6 +155,8 @@ fn name_of_most(status: &StatusResponse) -> Option<String> {
 mod tests {
     use super::*;
 
+    const CLIENTS: Place = 3;
+
     fn pairs(fault: Fault, choice: u64) -> Vec<(Place, Place)> {
         let imposed = disturbance(fault, 1, choice, 3);
         imposed.links.iter().map(|link| (link.from, link.to)).collect()
@@ -132,6 +172,24 @@ mod tests {
         assert_eq!(pairs(Fault::IsolateAll, 0), [(0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (2, 1)]);
         assert_eq!(pairs(Fault::IsolateClients, 0), [(1, CLIENTS), (CLIENTS, 1)]);
         assert_eq!(pairs(Fault::Loss, 0).len(), 12);
+    }
+
+    #[test]
+    fn in_a_ring_every_node_sees_a_majority_and_no_two_the_same() {
+        let cut = disturbance(Fault::PartitionRing, 0, 0, 5).links;
+        let sees =
+            |from: Place| (0..5).filter(|to| !cut.contains(&Link { from, to: *to })).collect::<Vec<_>>();
+        let seen = (0..5).map(sees).collect::<std::collections::BTreeSet<_>>();
+        assert_eq!(seen.len(), 5);
+        assert!(seen.iter().all(|seen| seen.len() == 3), "{seen:?}");
+    }
+
+    #[test]
+    fn what_is_clogged_comes_back_in_another_order() {
+        let all = disturbance(Fault::PartitionClog, 0, 0, 3).links;
+        let [cut, back] = orders(all.clone(), &mut Random::new(1, 0));
+        assert_ne!(cut, back);
+        assert!(all.iter().all(|link| cut.contains(link) && back.contains(link)));
     }
 
     #[test]

@@ -2,8 +2,10 @@
 
 use std::process::Command;
 use std::sync::PoisonError;
+use std::time::Duration;
 
 use leasehold::processes::{ProcessError, Processes};
+use tokio::time::sleep;
 
 use super::Scene;
 use super::schedule::Planned;
@@ -20,10 +22,16 @@ pub enum Fault {
     KillAll,
     /// A leader hands over.
     Transfer,
+    /// Each node in turn stops in good order and starts again, as an upgrade does it.
+    RollingRestart,
+    /// A node gets a fifth of the processor's time, in slices.
+    Starve,
 }
 
 pub const LASTS_MS: [u64; 2] = [300, 3_300];
 pub const CALM_MS: [u64; 2] = [500, 3_000];
+const STARVE_STOPPED: Duration = Duration::from_millis(80);
+const STARVE_RUNNING: Duration = Duration::from_millis(20);
 
 fn failed(error: ProcessError) -> String {
     error.to_string()
@@ -40,6 +48,17 @@ pub async fn begin(scene: &mut Scene<'_>, fault: Fault, planned: &Planned) -> Re
             }
         }
         Fault::Transfer => transfer(scene, planned).await,
+        Fault::RollingRestart => {
+            for step in 0..processes.nodes.len() {
+                let node = (planned.node + step) % scene.processes.nodes.len();
+                scene.processes.stop_node(node).await.map_err(failed)?;
+                restart(scene, node).await?;
+            }
+        }
+        Fault::Starve => {
+            let pid = pid(processes, planned.node)?;
+            scene.repeat(planned, starve(pid));
+        }
     }
     Ok(format!("node {} for {:?}", planned.node + 1, planned.lasts))
 }
@@ -58,7 +77,11 @@ pub async fn end(scene: &mut Scene<'_>, fault: Fault, planned: &Planned) -> Resu
             }
             Ok(())
         }
-        Fault::Transfer => Ok(()),
+        Fault::Transfer | Fault::RollingRestart => Ok(()),
+        Fault::Starve => {
+            scene.end_repeating(planned).await;
+            signal(scene.processes, planned.node, "CONT")
+        }
     }
 }
 
@@ -77,8 +100,24 @@ async fn transfer(scene: &Scene<'_>, planned: &Planned) {
     }
 }
 
+async fn starve(pid: u32) {
+    for (wanted, pause) in [("STOP", STARVE_STOPPED), ("CONT", STARVE_RUNNING)].into_iter().cycle() {
+        if send_signal(pid, wanted).is_err() {
+            return;
+        }
+        sleep(pause).await;
+    }
+}
+
+fn pid(processes: &Processes, node: usize) -> Result<u32, String> {
+    processes.pid(node).ok_or_else(|| format!("node {} does not run", node + 1))
+}
+
 pub fn signal(processes: &Processes, node: usize, signal: &str) -> Result<(), String> {
-    let pid = processes.pid(node).ok_or_else(|| format!("node {} does not run", node + 1))?;
+    send_signal(pid(processes, node)?, signal)
+}
+
+fn send_signal(pid: u32, signal: &str) -> Result<(), String> {
     let sent = Command::new("kill").args([format!("-{signal}"), pid.to_string()]).status();
     match sent {
         Ok(status) if status.success() => Ok(()),

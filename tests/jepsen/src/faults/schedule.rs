@@ -8,6 +8,8 @@ use crate::random::Random;
 /// One fault of a schedule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Planned {
+    /// Its place in the schedule.
+    pub number: usize,
     pub fault: Fault,
     pub node: usize,
     /// What else the fault may choose, such as a share of packets or a direction.
@@ -52,6 +54,7 @@ pub fn schedule(
         let [shortest, longest] = fault.lasts_ms();
         let [calm_min, calm_max] = fault.calm_ms();
         let mut next = Planned {
+            number: planned.len(),
             fault,
             node: random.below(nodes as u64) as usize,
             choice: random.next(),

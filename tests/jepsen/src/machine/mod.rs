@@ -15,7 +15,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use leasehold::processes::{NODES, Place};
+use leasehold::processes::Place;
 
 pub use control::Control;
 pub use power::Loss;
@@ -43,14 +43,14 @@ impl Machines {
     ///
     /// # Errors
     /// When files cannot be written, or the library cannot be made by the compiler that is there.
-    pub fn make(dir: &Path) -> Result<Option<Self>, String> {
+    pub fn make(dir: &Path, nodes: usize) -> Result<Option<Self>, String> {
         let shim_dir = dir.join("shim");
         std::fs::create_dir_all(&shim_dir).map_err(|error| error.to_string())?;
         let library = shim_dir.join("shim.so");
         if !compile(&shim_dir, &library)? {
             return Ok(None);
         }
-        let machines = (1..=NODES).map(|number| Machine::make(dir, &shim_dir, &format!("n{number}")));
+        let machines = (1..=nodes).map(|number| Machine::make(dir, &shim_dir, &format!("n{number}")));
         Ok(Some(Self { library, machines: machines.collect::<Result<_, _>>()? }))
     }
 

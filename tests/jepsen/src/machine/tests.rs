@@ -76,7 +76,7 @@ fn letters(bytes: &[u8]) -> String {
 #[test]
 fn what_a_sync_covered_stays_and_the_rest_may_go_in_any_pieces() {
     let dir = tempfile::tempdir().unwrap();
-    let Some(machines) = Machines::make(dir.path()).unwrap() else {
+    let Some(machines) = Machines::make(dir.path(), 1).unwrap() else {
         eprintln!("skipped: there is no C compiler");
         return;
     };
@@ -115,7 +115,7 @@ fn what_a_sync_covered_stays_and_the_rest_may_go_in_any_pieces() {
 #[test]
 fn without_faults_nothing_is_lost() {
     let dir = tempfile::tempdir().unwrap();
-    let Some(machines) = Machines::make(dir.path()).unwrap() else {
+    let Some(machines) = Machines::make(dir.path(), 1).unwrap() else {
         eprintln!("skipped: there is no C compiler");
         return;
     };

@@ -12,21 +12,18 @@ mod switch;
 
 use std::fs::File;
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use leasehold::processes::{NODES, Place as ProcessPlace};
+use leasehold::processes::Place as ProcessPlace;
 
 use namespace::Namespace;
 pub use rules::{Disturbance, Effect, Link, Place};
 pub use switch::Switch;
 
-/// The place of the clients.
-pub const CLIENTS: Place = NODES;
 /// Large, so that few packets carry much: what a packet costs is a read and a write of the switch.
 const MTU_BYTES: usize = 60_000;
 const PREFIX: [u8; 3] = [10, 77, 0];
-
-const _: () = assert!(CLIENTS < rules::PLACES_MAX);
 
 /// What the nodes talk over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -41,7 +38,7 @@ pub enum Kind {
 
 /// The namespaces of one run and the switch between them.
 pub struct Network {
-    pub switch: Switch,
+    pub switch: Arc<Switch>,
     nodes: Vec<Namespace>,
 }
 
@@ -51,12 +48,11 @@ impl Network {
     ///
     /// # Errors
     /// When namespaces are asked for and not permitted.
-    pub fn make(kind: Kind, seed: u64) -> Result<Option<Self>, String> {
+    pub fn make(kind: Kind, nodes: usize, seed: u64) -> Result<Option<Self>, String> {
         if kind == Kind::Loopback {
             return Ok(None);
         }
-        let made =
-            (0..=CLIENTS).map(|place| Namespace::new(address_of(place))).collect::<Result<Vec<_>, _>>();
+        let made = (0..=nodes).map(|place| Namespace::new(address_of(place))).collect::<Result<Vec<_>, _>>();
         match made {
             Ok(namespaces) => Self::connect(namespaces, seed).map(Some),
             Err(error) if kind == Kind::Auto => {
@@ -75,15 +71,16 @@ impl Network {
         if let Some(clients) = namespaces.pop() {
             clients.enter()?;
         }
-        Ok(Self { switch, nodes: namespaces })
+        Ok(Self { switch: Arc::new(switch), nodes: namespaces })
     }
 
     /// Where the nodes run.
-    pub fn places(&self) -> [ProcessPlace; NODES] {
-        std::array::from_fn(|node| ProcessPlace {
+    pub fn places(&self) -> Vec<ProcessPlace> {
+        let place = |(node, namespace): (Place, &Namespace)| ProcessPlace {
             host: address_of(node).into(),
-            launcher: self.nodes[node].launcher(),
-        })
+            launcher: namespace.launcher(),
+        };
+        self.nodes.iter().enumerate().map(place).collect()
     }
 
     /// What became of packets, for the verdict.
