@@ -22,7 +22,8 @@ pub const CATALOGUE_GROUP: GroupId = GroupId(0);
 /// Pause between two looks for the leader.
 const LOOK_AGAIN_MS: u64 = 20;
 
-/// What the leader answered, and the entry up to which a copy must have come to show it.
+/// What the leader answered, and the command up to which a copy must have come to show it. Entries that are no commands, such as
+/// the first of a new leader, are not counted: no copy shows them.
 struct Answer {
     log_index: u64,
     reply: Reply,
@@ -101,7 +102,7 @@ impl CatalogueLink {
         let term = self.leads().ok_or_else(|| Failure::not_leader(self.leader_node()))?;
         if body.is_empty() {
             self.group.catch_up().await.map_err(|_| Failure::not_leader(None))?;
-            return Ok(Answer { log_index: self.group.progress().0, reply: Reply::Done });
+            return Ok(Answer { log_index: self.view.revision(), reply: Reply::Done });
         }
         let mut proposal = self.group.propose(body, term).await.map_err(|error| lost(&error))?;
         match proposal.applied().await {

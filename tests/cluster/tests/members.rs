@@ -79,6 +79,29 @@ async fn what_was_acknowledged_survives_a_restart_of_all_nodes() {
     cluster.end().await;
 }
 
+/// What is decided by no command, such as that somebody else leads, is nothing to wait for.
+#[tokio::test(flavor = "multi_thread")]
+async fn queues_are_listed_at_once_after_a_change_of_leaders() {
+    let mut cluster = TestCluster::start(Plan::default()).await;
+    cluster.client().create_queue("listed", QueueSettings::default(), 1).await.unwrap();
+    // Whoever led the catalogue, it has changed after two of these.
+    for name in ["n1", "n2", "n3"] {
+        cluster.stop(name).await;
+        cluster.restart(name).await;
+        cluster.wait_until_ready().await;
+    }
+    let began = tokio::time::Instant::now();
+    for name in ["n1", "n2", "n3"] {
+        for _ in 0..4 {
+            let listed = cluster.client_at(name).list_queues("", 0, "").await.unwrap();
+            assert_eq!(listed.queues, ["listed"]);
+        }
+    }
+    // Twelve calls take some milliseconds; a node that waits for what does not come gives up after 5 s.
+    assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
+    cluster.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stopped_node_hands_over_and_its_leases_last() {
     let mut cluster = TestCluster::start(Plan::default()).await;
