@@ -1,9 +1,10 @@
 //! From the name of a queue to what this node knows of it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use leasehold_partition::QueueId;
-use leasehold_proto::v1::Reason;
+use leasehold_proto::v1::{Reason, RequestId};
 
 use crate::cluster::QueueInfo;
 use crate::core::Core;
@@ -28,9 +29,18 @@ pub fn call(queue: QueueId, request: &leasehold_partition::Request<'_>) -> Comma
     CommandCall { queue, command: bytes.into(), promised_leases_ms: Vec::new() }
 }
 
-pub fn request_id(
-    request: Option<&leasehold_proto::v1::RequestId>,
-) -> Option<leasehold_partition::RequestId> {
+/// Whose turn it is among shards, modulo their number. A request that may be repeated meets the same one again.
+pub fn turn(request: Option<&RequestId>) -> usize {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    match request {
+        Some(request) => {
+            (request.session ^ request.sequence.wrapping_mul(0x9e37_79b9_7f4a_7c15)) as usize >> 7
+        }
+        None => NEXT.fetch_add(1, Ordering::Relaxed),
+    }
+}
+
+pub fn request_id(request: Option<&RequestId>) -> Option<leasehold_partition::RequestId> {
     request.map(|request| leasehold_partition::RequestId {
         session: request.session,
         sequence: request.sequence,

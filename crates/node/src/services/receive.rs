@@ -1,6 +1,5 @@
 //! Receiving: from one shard after another until one has something, or whichever is ready first.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -31,7 +30,10 @@ pub async fn receive(core: &Core, request: &ReceiveRequest) -> Result<ReceiveRes
     match queue.shards.as_slice() {
         [] => Ok(ReceiveResponse::default()),
         [shard] => receive_from(core, *shard, wanted, began).await,
-        shards => receive_from_any(core, shards, wanted, began).await,
+        shards => {
+            let first = lookup::turn(request.request.as_ref());
+            receive_from_any(core, shards, first, wanted, began).await
+        }
     }
 }
 
@@ -81,12 +83,12 @@ fn wanted(queue: &QueueInfo, request: &ReceiveRequest) -> Result<peer::Receive, 
 async fn receive_from_any(
     core: &Core,
     shards: &[PartitionId],
+    first: usize,
     wanted: peer::Receive,
     began: Instant,
 ) -> Result<ReceiveResponse, Failure> {
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
     let end = Instant::now() + Duration::from_millis(wanted.wait_ms);
-    let first = NEXT.fetch_add(1, Ordering::Relaxed);
+    let first = first % shards.len();
     let mut order = (0..shards.len()).map(|at| shards[(first + at) % shards.len()]).collect::<Vec<_>>();
     loop {
         let mut failed = None;

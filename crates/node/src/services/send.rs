@@ -1,7 +1,6 @@
 //! Sending: a batch is split by shard, each part is one command, and every message gets its own outcome.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures::future::join_all;
 use leasehold_catalogue::PartitionId;
@@ -95,16 +94,10 @@ fn content_id(message: &NewMessage) -> Vec<u8> {
     format!("{:016x}{:016x}-{}", hash.h1, hash.h2, message.body.len()).into_bytes()
 }
 
-/// A shard for what may go anywhere. A request that may be repeated must meet the same shard again.
+/// A shard for what may go anywhere.
 fn any_shard(queue: &QueueInfo, request: Option<&RequestId>) -> PartitionId {
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    let at = match request {
-        Some(request) => {
-            (request.session ^ request.sequence.wrapping_mul(0x9e37_79b9_7f4a_7c15)) as usize >> 7
-        }
-        None => NEXT.fetch_add(1, Ordering::Relaxed),
-    };
-    queue.shards.get(at % queue.shards.len().max(1)).copied().unwrap_or(PartitionId(0))
+    let at = lookup::turn(request) % queue.shards.len().max(1);
+    queue.shards.get(at).copied().unwrap_or(PartitionId(0))
 }
 
 async fn send_part(
