@@ -55,9 +55,35 @@ pub enum Op {
         ended_us: u64,
         outcome: Outcome,
     },
+    /// Given back: ready again after a delay.
     Release {
         message: MessageId,
         grant: u64,
+        began_us: u64,
+        ended_us: u64,
+        outcome: Outcome,
+        #[serde(default)]
+        delay_us: u64,
+    },
+    /// A lease was made to end so long after this.
+    Extend {
+        message: MessageId,
+        grant: u64,
+        began_us: u64,
+        ended_us: u64,
+        outcome: Outcome,
+        lease_us: u64,
+    },
+    /// The same request, with the same id, was answered twice: what it was, and what was answered.
+    Repeat {
+        request: String,
+        first: Vec<String>,
+        again: Vec<String>,
+    },
+    /// A queue of the workload about queues was made, deleted or looked for.
+    Queue {
+        queue: String,
+        step: QueueStep,
         began_us: u64,
         ended_us: u64,
         outcome: Outcome,
@@ -83,10 +109,34 @@ pub enum Op {
         row: u64,
         message: MessageId,
     },
-    /// The end: what the queue still held when everything was healed and drained.
+    /// The end: what the queue still held when everything was healed and drained, as its counters say.
     Remaining {
         messages: u64,
+        #[serde(default)]
+        bytes: u64,
     },
+    /// The end: replicas that were compared, those that were too busy for it, and those that differ.
+    Replicas {
+        equal: u64,
+        busy: Vec<String>,
+        diverged: Vec<String>,
+    },
+}
+
+/// What was done with a queue, and what the answer said when there was one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum QueueStep {
+    /// By the one who owns the name.
+    Create,
+    /// By the one who owns the name.
+    Delete,
+    /// Anybody asked whether it is there, and how many messages it has.
+    Look { messages: Option<u64> },
+    /// The owner put messages in.
+    Fill,
+    /// At the end a node was asked for all queues.
+    List { is_there: bool },
 }
 
 #[derive(Debug, Default)]

@@ -25,6 +25,10 @@ pub enum Workload {
     Deduplication,
     /// A message that is received three times in vain goes to a dead-letter queue, which is read at the end.
     DeadLetter,
+    /// Leases of many lengths that are extended, outlived and used too late.
+    Leases,
+    /// One standard queue, and many others that are made, filled, deleted and made again.
+    Queues,
 }
 
 impl Workload {
@@ -37,6 +41,9 @@ impl Workload {
     pub fn pause_ms_max(self) -> u64 {
         match self {
             Self::Queue => 10,
+            Self::Queues => 40,
+            // Few enough that what is ready is taken at once: how late a lease ends shows.
+            Self::Leases => 100,
             Self::Delays | Self::Deduplication => 20,
             Self::DeadLetter => 50,
             Self::Fifo => 300,

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
 use leasehold::processes::{NODES, Place, Processes};
+use leasehold::replicas::{Comparison, compare};
 use leasehold_client::v1::{QueueCounters, QueueSettings};
 use leasehold_histories::checkers::{self, Verdict, progress};
 use leasehold_histories::history::{History, Op, Recorder};
@@ -18,7 +19,9 @@ use crate::faults::{Fault, Overlap, Planned, Scene, inject, schedule};
 use crate::machine::Machines;
 use crate::network::{self, Network};
 use crate::random::Random;
-use crate::workers::{Stage, consumer, read_dead_letters, sender};
+use crate::workers::{
+    REPEATED_QUEUE, Stage, consumer, lessee, list_queues, owner, read_dead_letters, repeater, sender,
+};
 use crate::workload::{DEAD_LETTER_QUEUE, QUEUE, settings};
 
 #[derive(Debug, Clone, clap::Args)]
@@ -70,6 +73,8 @@ fn nodes(text: &str) -> Result<usize, String> {
 }
 
 const DRAIN_PATIENCE: Duration = Duration::from_secs(120);
+const QUIET_PATIENCE: Duration = Duration::from_secs(60);
+const OWNERS: u64 = 3;
 
 /// Runs a plan. Call it before there are threads: they would not be in the network of the clients.
 ///
@@ -116,13 +121,14 @@ async fn run_in(plan: &Plan, dir: &Path, network: Option<&Network>) -> Result<(H
     inject(&mut scene, &planned).await?;
     await_progress(&stage).await;
     stage.is_over.store(true, Ordering::Relaxed);
-    let messages = drain(&stage).await?;
+    drain(&stage).await?;
     stage.is_drained.store(true, Ordering::Relaxed);
     while workers.join_next().await.is_some() {}
     if plan.workload == Workload::DeadLetter {
         read_dead_letters(&stage).await.map_err(|error| error.to_string())?;
     }
-    stage.recorder.add(Op::Remaining { messages });
+    list_queues(&stage).await.map_err(|error| format!("queues cannot be listed: {error}"))?;
+    compare_replicas(&stage).await.map_err(|error| format!("replicas cannot be compared: {error}"))?;
     let history = stage.recorder.take();
     let mut verdict = checkers::check(&history);
     verdict.seed = Some(plan.seed);
@@ -199,6 +205,10 @@ async fn set_up(plan: &Plan, processes: &Processes) -> Result<Stage, String> {
         .create_queue(QUEUE, settings(plan.workload), plan.partitions)
         .await
         .map_err(|error| error.to_string())?;
+    client
+        .create_queue(REPEATED_QUEUE, settings(Workload::Queue), 1)
+        .await
+        .map_err(|error| error.to_string())?;
     let routes = client.routes(QUEUE).await.map_err(|error| error.to_string())?;
     let recorder = Recorder::default();
     recorder.add(Op::Began { workload: plan.workload });
@@ -208,6 +218,7 @@ async fn set_up(plan: &Plan, processes: &Processes) -> Result<Stage, String> {
         endpoints: RwLock::new(processes.endpoints()),
         partitions: routes.shards.iter().map(|shard| shard.partition).collect(),
         rows: AtomicU64::new(0),
+        queues: Mutex::default(),
         is_over: AtomicBool::new(false),
         is_drained: AtomicBool::new(false),
     })
@@ -218,8 +229,22 @@ fn start_workers(plan: &Plan, stage: &Arc<Stage>) -> JoinSet<()> {
     for number in 0..plan.senders {
         workers.spawn(sender(stage.clone(), Random::new(plan.seed, number)));
     }
-    for number in 0..plan.consumers {
-        workers.spawn(consumer(stage.clone(), Random::new(plan.seed, 1_000 + number)));
+    let consumers = match plan.workload {
+        // They sleep on their messages most of the time: enough to take at once what is ready.
+        Workload::Leases => plan.consumers * 4,
+        _ => plan.consumers,
+    };
+    for number in 0..consumers {
+        let random = Random::new(plan.seed, 1_000 + number);
+        match plan.workload {
+            Workload::Leases => workers.spawn(lessee(stage.clone(), random)),
+            _ => workers.spawn(consumer(stage.clone(), random)),
+        };
+    }
+    workers.spawn(repeater(stage.clone(), Random::new(plan.seed, 2_000)));
+    let owners = if plan.workload == Workload::Queues { OWNERS } else { 0 };
+    for number in 0..owners {
+        workers.spawn(owner(stage.clone(), number, Random::new(plan.seed, 3_000 + number)));
     }
     workers
 }
@@ -238,10 +263,13 @@ async fn await_progress(stage: &Stage) {
     }
 }
 
-/// Waits until everything has been worked off; returns what is left when that takes too long.
-async fn drain(stage: &Stage) -> Result<u64, String> {
+/// Waits until everything has been worked off, and writes down what is left when that takes too long.
+async fn drain(stage: &Stage) -> Result<(), String> {
     let client = stage.client().map_err(|error| error.to_string())?;
-    let held = |counters: QueueCounters| counters.ready + counters.leased + counters.delayed + counters.dead;
+    let held = |counters: QueueCounters| {
+        let messages = counters.ready + counters.leased + counters.delayed + counters.dead;
+        (messages, counters.bytes)
+    };
     let end = Instant::now() + DRAIN_PATIENCE;
     let mut empty_since = None;
     loop {
@@ -249,14 +277,27 @@ async fn drain(stage: &Stage) -> Result<u64, String> {
             client.describe_queue(QUEUE).await.ok().and_then(|described| described.counters).map(held);
         match described {
             // A send whose client gave up may still be on its way.
-            Some(0) if empty_since.is_some_and(|since: Instant| since.elapsed() > LEASE) => return Ok(0),
-            Some(0) => drop(empty_since.get_or_insert_with(Instant::now)),
-            Some(left) if Instant::now() > end => return Ok(left),
+            Some((messages, bytes))
+                if Instant::now() > end
+                    || empty_since.is_some_and(|since: Instant| since.elapsed() > LEASE && messages == 0) =>
+            {
+                stage.recorder.add(Op::Remaining { messages, bytes });
+                return Ok(());
+            }
+            Some((0, _)) => drop(empty_since.get_or_insert_with(Instant::now)),
             None if Instant::now() > end => return Err("the healed cluster does not answer".to_owned()),
             _ => empty_since = None,
         }
         sleep(Duration::from_millis(100)).await;
     }
+}
+
+/// What the nodes hold when nothing happens any more.
+async fn compare_replicas(stage: &Stage) -> Result<(), leasehold_client::Error> {
+    let found = compare(&stage.clients_of_nodes(QUIET_PATIENCE)?, QUIET_PATIENCE).await?;
+    let Comparison { equal, busy, diverged } = found;
+    stage.recorder.add(Op::Replicas { equal: equal as u64, busy, diverged });
+    Ok(())
 }
 
 fn keep(plan: &Plan, history: &History, verdict: &mut Verdict, dir: tempfile::TempDir) -> Result<(), String> {

@@ -16,14 +16,18 @@ pub fn settings(workload: Workload) -> QueueSettings {
             receives_max: Some(RECEIVES_MAX),
             ..settings
         },
-        Workload::Queue | Workload::Delays | Workload::Deduplication => settings,
+        Workload::Queue
+        | Workload::Delays
+        | Workload::Deduplication
+        | Workload::Leases
+        | Workload::Queues => settings,
     }
 }
 
 pub fn message(workload: Workload, row: u64) -> NewMessage {
     let message = NewMessage::new(row.to_string());
     match workload {
-        Workload::Queue | Workload::DeadLetter => message,
+        Workload::Queue | Workload::DeadLetter | Workload::Leases | Workload::Queues => message,
         // Every send has an id: the groups repeat the retries of their senders otherwise.
         Workload::Fifo => message.group(group_of(row).to_string()).deduplication_id(row.to_string()),
         Workload::Delays => message.delay(delay_of(row)),

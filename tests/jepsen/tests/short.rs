@@ -80,6 +80,23 @@ fn what_is_received_in_vain_is_dead_once() {
 }
 
 #[test]
+fn leases_end_when_they_shall_and_late_receipts_do_nothing() {
+    let told = assert_a_workload_keeps_its_promises("leases");
+    assert!(told["counts"]["repeated"].as_u64() > Some(10), "{told:#}");
+}
+
+#[test]
+fn queues_are_what_was_decided() {
+    let told = assert_a_workload_keeps_its_promises("queues");
+    assert!(told["counts"]["queues"].as_u64() > Some(10), "{told:#}");
+}
+
+#[test]
+fn nodes_that_are_replaced_starved_and_restarted_break_no_promise() {
+    assert_it_proves_something(&run(&["--faults", "replace,starve,rolling-restart,descriptors"]));
+}
+
+#[test]
 fn lost_power_and_bent_clocks_break_no_promise() {
     let told = run(&["--faults", "power-loss,power-loss-majority,pause-power,clock-jump,clock-strobe"]);
     let skipped = told["skipped"].as_array().unwrap();

@@ -7,8 +7,13 @@ mod fencing;
 mod fifo;
 mod leases;
 mod outages;
+mod overshoot;
 pub mod progress;
 mod queue;
+mod queues;
+mod receipts;
+mod repeats;
+mod replicas;
 
 use std::collections::BTreeMap;
 
@@ -68,16 +73,10 @@ pub fn lives(history: &History) -> BTreeMap<MessageId, Life<'_>> {
     for op in &history.ops {
         match op {
             Op::Grant { message, .. } => lives.entry(*message).or_default().grants.push(op),
-            Op::Ack { message, .. } | Op::Release { message, .. } => {
+            Op::Ack { message, .. } | Op::Release { message, .. } | Op::Extend { message, .. } => {
                 lives.entry(*message).or_default().settlements.push(op);
             }
-            Op::Began { .. }
-            | Op::Send { .. }
-            | Op::DeadLetter { .. }
-            | Op::Fault { .. }
-            | Op::FaultEnded { .. }
-            | Op::Healed { .. }
-            | Op::Remaining { .. } => {}
+            _ => {}
         }
     }
     for life in lives.values_mut() {
@@ -96,8 +95,13 @@ pub fn check(history: &History) -> Verdict {
     verdict.violations.insert("lost or unexpected", queue::check(history, &mut verdict.counts));
     verdict.violations.insert("lease shortened", leases::check(&lives));
     verdict.violations.insert("fencing", fencing::check(&lives));
+    verdict.violations.insert("late receipt", receipts::check(&lives));
     verdict.violations.insert("acknowledged and delivered again", acks::check(&lives));
     verdict.violations.insert("no progress after healing", progress::check(history));
+    verdict
+        .violations
+        .insert("another answer to the same request", repeats::check(history, &mut verdict.counts));
+    verdict.violations.insert("replicas differ", replicas::check(history));
     match history.workload() {
         Workload::Fifo => drop(verdict.violations.insert("order of a group", fifo::check(history))),
         Workload::Delays => {
@@ -108,21 +112,25 @@ pub fn check(history: &History) -> Verdict {
             let violations = dead_letters::check(history, &mut verdict.counts);
             verdict.violations.insert("dead letters", violations);
         }
+        Workload::Queues => {
+            let violations = queues::check(history, &mut verdict.counts);
+            verdict.violations.insert("queues", violations);
+        }
+        Workload::Leases => {
+            let violations = overshoot::check(history, &lives, &mut verdict.counts);
+            verdict.violations.insert("late end of a lease", violations);
+        }
         Workload::Queue | Workload::Deduplication => {}
     }
     verdict.outages = outages::measure(history);
     let outcomes = |wanted: Outcome| {
         let of = |op: &&Op| match op {
-            Op::Send { outcome, .. } | Op::Ack { outcome, .. } | Op::Release { outcome, .. } => {
-                *outcome == wanted
-            }
-            Op::Began { .. }
-            | Op::Grant { .. }
-            | Op::DeadLetter { .. }
-            | Op::Fault { .. }
-            | Op::FaultEnded { .. }
-            | Op::Healed { .. }
-            | Op::Remaining { .. } => false,
+            Op::Send { outcome, .. }
+            | Op::Ack { outcome, .. }
+            | Op::Release { outcome, .. }
+            | Op::Extend { outcome, .. }
+            | Op::Queue { outcome, .. } => *outcome == wanted,
+            _ => false,
         };
         history.ops.iter().filter(of).count() as u64
     };
@@ -160,6 +168,14 @@ pub mod story {
 
     pub fn ack(grant: u64, ended_us: u64, outcome: Outcome) -> Op {
         Op::Ack { message: MESSAGE, grant, began_us: ended_us - 5, ended_us, outcome }
+    }
+
+    pub fn release(grant: u64, began_us: u64, delay_us: u64, outcome: Outcome) -> Op {
+        Op::Release { message: MESSAGE, grant, began_us, ended_us: began_us + 5, outcome, delay_us }
+    }
+
+    pub fn extend(grant: u64, began_us: u64, lease_us: u64, outcome: Outcome) -> Op {
+        Op::Extend { message: MESSAGE, grant, began_us, ended_us: began_us + 5, outcome, lease_us }
     }
 
     pub fn history(ops: Vec<Op>) -> History {

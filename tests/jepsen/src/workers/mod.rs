@@ -1,19 +1,31 @@
-//! The clients: senders of unique rows, and consumers that ack, hold too long, give back or crash.
+//! The clients: senders of unique rows, and those who do something with what was sent.
 
-use std::sync::Arc;
+mod consumer;
+mod lessee;
+mod owner;
+mod repeater;
+
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use leasehold_client::{Client, Error, Lease, Message, NewMessage, ReceiveOptions};
 use leasehold_histories::history::{Op, Outcome, Recorder};
-use leasehold_histories::workload::{LEASE, Workload};
+use leasehold_histories::workload::Workload;
 use tokio::time::sleep;
 
 use crate::random::Random;
 use crate::workload::{DEAD_LETTER_QUEUE, QUEUE, message};
 
+pub use consumer::consumer;
+pub use lessee::lessee;
+pub use owner::{list_queues, owner};
+pub use repeater::{REPEATED_QUEUE, repeater};
+
 const CALL_TIMEOUT: Duration = Duration::from_secs(3);
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
+const RECEIVE_WAIT: Duration = Duration::from_millis(300);
 
 /// What all workers share.
 pub struct Stage {
@@ -23,15 +35,28 @@ pub struct Stage {
     /// Those that hold the queue.
     pub partitions: Vec<u32>,
     pub rows: AtomicU64,
+    /// Queues that were asked to be made, by their names.
+    pub queues: Mutex<BTreeSet<String>>,
     pub is_over: AtomicBool,
     pub is_drained: AtomicBool,
 }
 
 impl Stage {
-    /// A client of its own that knows where all nodes are now.
+    /// Where all nodes are now.
+    fn endpoints(&self) -> Vec<String> {
+        self.endpoints.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// A client of its own that knows all nodes.
     pub fn client(&self) -> Result<Client, Error> {
-        let endpoints = self.endpoints.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
-        Client::builder(endpoints).call_timeout(CALL_TIMEOUT).build()
+        Client::builder(self.endpoints()).call_timeout(CALL_TIMEOUT).build()
+    }
+
+    /// For each node a client that knows it alone, and waits so long for an answer.
+    pub fn clients_of_nodes(&self, patience: Duration) -> Result<Vec<Client>, Error> {
+        let endpoints = self.endpoints();
+        let of_node = |endpoint| Client::builder([endpoint]).call_timeout(patience).build();
+        endpoints.into_iter().map(of_node).collect()
     }
 }
 
@@ -86,8 +111,7 @@ async fn send(stage: &Stage, client: &Client, rows: std::ops::Range<u64>) -> boo
 pub async fn read_dead_letters(stage: &Stage) -> Result<(), Error> {
     let client = stage.client()?;
     loop {
-        let wait = Duration::from_millis(300);
-        let options = ReceiveOptions { messages_max: 100, wait, ..ReceiveOptions::default() };
+        let options = ReceiveOptions { messages_max: 100, wait: RECEIVE_WAIT, ..ReceiveOptions::default() };
         let messages = client.receive(DEAD_LETTER_QUEUE, options).await?;
         for message in &messages {
             let message_id = (message.id.partition, message.id.sequence);
@@ -105,38 +129,9 @@ pub async fn read_dead_letters(stage: &Stage) -> Result<(), Error> {
     }
 }
 
-/// What was sent; a row that nobody sent when the body is none.
-fn row_of(message: &Message) -> u64 {
-    std::str::from_utf8(&message.body).ok().and_then(|row| row.parse().ok()).unwrap_or(u64::MAX)
-}
-
-/// Consumes until the queue is drained; misbehaves until the run is over.
-pub async fn consumer(stage: Arc<Stage>, mut random: Random) {
-    let Ok(mut client) = stage.client() else { return };
-    while !stage.is_drained.load(Ordering::Relaxed) {
-        let Some((messages, received)) = receive(&stage, &client, 1 + random.below(20)).await else {
-            continue;
-        };
-        let behaviour = if stage.is_over.load(Ordering::Relaxed) { 99 } else { random.below(100) };
-        match behaviour {
-            0..10 => client = stage.client().unwrap_or(client),
-            10..18 => {
-                let held = LEASE + Duration::from_millis(200 + random.below(1_000));
-                sleep(held.saturating_sub(received.elapsed())).await;
-                ack(&stage, &client, &messages).await;
-            }
-            18..28 => release(&stage, &client, &messages).await,
-            _ => {
-                sleep(Duration::from_millis(random.below(20))).await;
-                ack(&stage, &client, &messages).await;
-            }
-        }
-    }
-}
-
-async fn receive(stage: &Stage, client: &Client, messages_max: u64) -> Option<(Vec<Message>, Instant)> {
-    let wait = Duration::from_millis(300);
-    let options = ReceiveOptions { messages_max: messages_max as u32, wait, ..ReceiveOptions::default() };
+/// Leases messages and writes the grants down, with when they came.
+async fn receive(stage: &Stage, client: &Client, wanted: ReceiveOptions) -> Option<(Vec<Message>, Instant)> {
+    let options = ReceiveOptions { wait: RECEIVE_WAIT, ..wanted };
     let began_us = stage.recorder.now_us();
     let received = client.receive(QUEUE, options).await;
     let at = Instant::now();
@@ -158,29 +153,43 @@ async fn receive(stage: &Stage, client: &Client, messages_max: u64) -> Option<(V
     (!messages.is_empty()).then_some((messages, at))
 }
 
-async fn ack(stage: &Stage, client: &Client, messages: &[Message]) {
-    let receipts = messages.iter().map(|message| message.receipt.clone()).collect::<Vec<_>>();
+/// What is done under a receipt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Settle {
+    Ack,
+    /// Ready again after this time.
+    Release(Duration),
+    /// The lease ends this long from now.
+    Extend(Duration),
+}
+
+async fn settle(stage: &Stage, client: &Client, messages: &[Message], settle: Settle) {
+    let receipts = || messages.iter().map(|message| message.receipt.clone());
+    let leases = |duration| receipts().map(|receipt| Lease::new(receipt, duration)).collect::<Vec<_>>();
     let began_us = stage.recorder.now_us();
-    let acked = client.ack(QUEUE, &receipts).await;
+    let settled = match settle {
+        Settle::Ack => client.ack(QUEUE, &receipts().collect::<Vec<_>>()).await,
+        Settle::Release(delay) => client.release(QUEUE, &leases(delay)).await,
+        Settle::Extend(lease) => client.extend(QUEUE, &leases(lease)).await,
+    };
     let ended_us = stage.recorder.now_us();
     for (at, message) in messages.iter().enumerate() {
-        let outcome = outcome(acked.as_ref().and_then(|outcomes| outcomes[at].as_ref()));
+        let outcome = outcome(settled.as_ref().and_then(|outcomes| outcomes[at].as_ref()));
         let (message, grant) = ((message.id.partition, message.id.sequence), message.fencing_token);
-        stage.recorder.add(Op::Ack { message, grant, began_us, ended_us, outcome });
+        let us = |duration: Duration| duration.as_micros() as u64;
+        stage.recorder.add(match settle {
+            Settle::Ack => Op::Ack { message, grant, began_us, ended_us, outcome },
+            Settle::Release(delay) => {
+                Op::Release { message, grant, began_us, ended_us, outcome, delay_us: us(delay) }
+            }
+            Settle::Extend(lease) => {
+                Op::Extend { message, grant, began_us, ended_us, outcome, lease_us: us(lease) }
+            }
+        });
     }
 }
 
-async fn release(stage: &Stage, client: &Client, messages: &[Message]) {
-    let leases = messages
-        .iter()
-        .map(|message| Lease::new(message.receipt.clone(), Duration::ZERO))
-        .collect::<Vec<_>>();
-    let began_us = stage.recorder.now_us();
-    let released = client.release(QUEUE, &leases).await;
-    let ended_us = stage.recorder.now_us();
-    for (at, message) in messages.iter().enumerate() {
-        let outcome = outcome(released.as_ref().and_then(|outcomes| outcomes[at].as_ref()));
-        let (message, grant) = ((message.id.partition, message.id.sequence), message.fencing_token);
-        stage.recorder.add(Op::Release { message, grant, began_us, ended_us, outcome });
-    }
+/// What was sent; a row that nobody sent when the body is none.
+fn row_of(message: &Message) -> u64 {
+    std::str::from_utf8(&message.body).ok().and_then(|row| row.parse().ok()).unwrap_or(u64::MAX)
 }
