@@ -67,10 +67,12 @@ impl CatalogueLink {
     /// # Errors
     /// When no leader was found in time, or the catalogue refuses.
     pub async fn propose(&self, kind: Kind) -> Result<Reply, Failure> {
-        let answer = self.ask(Bytes::from(Command::bytes(kind))).await?;
+        let (answer, was_unknown) = self.ask(Bytes::from(Command::bytes(kind))).await?;
         self.wait_for(answer.log_index).await;
         match answer.reply {
-            Reply::Refused { refusal, detail } => Err(Failure::not_done(reason_of(refusal), detail)),
+            Reply::Refused { refusal, detail } => {
+                Err(Failure::not_done(reason_of(refusal), detail).after(was_unknown))
+            }
             reply => Ok(reply),
         }
     }
@@ -80,7 +82,7 @@ impl CatalogueLink {
     /// # Errors
     /// When no leader was found in time.
     pub async fn catch_up(&self) -> Result<(), Failure> {
-        let answer = self.ask(Bytes::new()).await?;
+        let (answer, _) = self.ask(Bytes::new()).await?;
         self.wait_for(answer.log_index).await;
         Ok(())
     }
@@ -112,7 +114,8 @@ impl CatalogueLink {
         }
     }
 
-    async fn ask(&self, body: Bytes) -> Result<Answer, Failure> {
+    /// The answer, and whether an earlier try may have been executed too.
+    async fn ask(&self, body: Bytes) -> Result<(Answer, bool), Failure> {
         let end = Instant::now() + Duration::from_millis(LEADER_WAIT_MS_MAX);
         let mut hint = None;
         let mut was_unknown = false;
@@ -132,7 +135,8 @@ impl CatalogueLink {
                     hint = failure.leader.filter(|leader| *leader != self.view.here());
                     sleep(Duration::from_millis(LOOK_AGAIN_MS)).await;
                 }
-                done => return done.map_err(|failure| failure.after(was_unknown)),
+                Ok(answer) => return Ok((answer, was_unknown)),
+                Err(failure) => return Err(failure.after(was_unknown)),
             }
         }
         Err(Failure::not_leader(None).after(was_unknown))

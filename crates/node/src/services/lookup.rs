@@ -22,6 +22,18 @@ pub async fn queue(core: &Core, name: &str) -> Result<Arc<QueueInfo>, Failure> {
     core.view.queue(name).ok_or_else(unknown)
 }
 
+/// Finds a queue as it is now, for who decides something about it: this node's copy may be behind.
+pub async fn queue_now(core: &Core, name: &str) -> Result<Arc<QueueInfo>, Failure> {
+    core.catalogue.catch_up().await?;
+    queue(core, name).await
+}
+
+/// The queue that has the name of one that is gone: this node had not heard that it was made again.
+pub async fn successor(core: &Core, gone: &QueueInfo) -> Result<Option<Arc<QueueInfo>>, Failure> {
+    core.catalogue.catch_up().await?;
+    Ok(core.view.queue(&gone.name).filter(|found| found.id != gone.id))
+}
+
 /// A command as the partition takes it.
 pub fn call(queue: QueueId, request: &leasehold_partition::Request<'_>) -> CommandCall {
     let mut bytes = Vec::new();

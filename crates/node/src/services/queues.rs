@@ -58,7 +58,7 @@ impl Queues for QueuesService {
         request: Request<DescribeQueueRequest>,
     ) -> Result<Response<DescribeQueueResponse>, Status> {
         let core = self.shell.core()?;
-        let queue = lookup::queue(&core, &request.into_inner().queue).await?;
+        let queue = lookup::queue_now(&core, &request.into_inner().queue).await?;
         let shards =
             queue.shards.iter().map(|shard| core.router.ask(*shard, peer::Describe { queue: queue.id.0 }));
         Ok(Response::new(description(&core, &queue, try_join_all(shards).await?)))
@@ -103,7 +103,7 @@ impl Queues for QueuesService {
         request: Request<PurgeQueueRequest>,
     ) -> Result<Response<PurgeQueueResponse>, Status> {
         let core = self.shell.core()?;
-        let queue = lookup::queue(&core, &request.into_inner().queue).await?;
+        let queue = lookup::queue_now(&core, &request.into_inner().queue).await?;
         for_each_shard(&core, &queue, |_| Command::Purge { queue: queue.id }, Repeat::Unsafe).await?;
         Ok(Response::new(PurgeQueueResponse {}))
     }
@@ -124,7 +124,7 @@ impl Queues for QueuesService {
     ) -> Result<Response<StartRedriveResponse>, Status> {
         let core = self.shell.core()?;
         let request = request.into_inner();
-        let queue = lookup::queue(&core, &request.queue).await?;
+        let queue = lookup::queue_now(&core, &request.queue).await?;
         let target = redrive_target(&core, &queue, &request.target).await?;
         let shards = queue.shards.len() as u32;
         let rate_per_s = request.rate_per_s.div_ceil(shards.max(1));
@@ -140,7 +140,7 @@ impl Queues for QueuesService {
         request: Request<CancelRedriveRequest>,
     ) -> Result<Response<CancelRedriveResponse>, Status> {
         let core = self.shell.core()?;
-        let queue = lookup::queue(&core, &request.into_inner().queue).await?;
+        let queue = lookup::queue_now(&core, &request.into_inner().queue).await?;
         let shards =
             queue.shards.iter().map(|shard| core.router.ask(*shard, peer::Describe { queue: queue.id.0 }));
         let shards = try_join_all(shards).await?;

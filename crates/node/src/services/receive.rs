@@ -6,7 +6,7 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use leasehold_catalogue::PartitionId;
 use leasehold_proto::peer;
-use leasehold_proto::v1::{ReceiveRequest, ReceiveResponse};
+use leasehold_proto::v1::{Reason, ReceiveRequest, ReceiveResponse};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{lookup, validate};
@@ -26,7 +26,22 @@ const ASK_AGAIN: Duration = Duration::from_millis(50);
 pub async fn receive(core: &Core, request: &ReceiveRequest) -> Result<ReceiveResponse, Failure> {
     let began = Instant::now();
     let queue = lookup::queue(core, &request.queue).await?;
-    let wanted = wanted(&queue, request)?;
+    let received = receive_of(core, &queue, request, began).await;
+    if received.as_ref().is_err_and(|failure| failure.reason == Reason::UnknownQueue)
+        && let Some(queue) = lookup::successor(core, &queue).await?
+    {
+        return receive_of(core, &queue, request, began).await;
+    }
+    received
+}
+
+async fn receive_of(
+    core: &Core,
+    queue: &QueueInfo,
+    request: &ReceiveRequest,
+    began: Instant,
+) -> Result<ReceiveResponse, Failure> {
+    let wanted = wanted(queue, request)?;
     match queue.shards.as_slice() {
         [] => Ok(ReceiveResponse::default()),
         [shard] => receive_from(core, *shard, wanted, began).await,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use futures::future::join_all;
 use leasehold_catalogue::PartitionId;
 use leasehold_partition::{self as partition, Command, Content, Reply, Request};
-use leasehold_proto::v1::{MessageId, NewMessage, Outcome, RequestId, SendOutcome, SendRequest};
+use leasehold_proto::v1::{MessageId, NewMessage, Outcome, Reason, RequestId, SendOutcome, SendRequest};
 use prost::Message as _;
 use siphasher::sip128::{Hasher128, SipHasher24};
 use std::hash::Hasher;
@@ -28,20 +28,43 @@ type Parts = BTreeMap<PartitionId, Vec<usize>>;
 pub async fn send(core: &Core, request: &SendRequest) -> Result<Vec<SendOutcome>, Failure> {
     validate::send(&request.messages)?;
     let queue = lookup::queue(core, &request.queue).await?;
+    let sent = send_to(core, &queue, request).await;
+    if is_gone(&sent)
+        && let Some(queue) = lookup::successor(core, &queue).await?
+    {
+        return send_to(core, &queue, request).await;
+    }
+    sent
+}
+
+/// Whether a shard said that there is no such queue, and nothing was done.
+fn is_gone(sent: &Result<Vec<SendOutcome>, Failure>) -> bool {
+    let is_so =
+        |outcome: Outcome, reason: i32| outcome == Outcome::NotDone && reason == Reason::UnknownQueue as i32;
+    match sent {
+        Ok(outcomes) => {
+            outcomes.iter().any(|sent| is_so(sent.outcome(), sent.reason))
+                && outcomes.iter().all(|sent| sent.outcome() == Outcome::NotDone)
+        }
+        Err(failure) => is_so(failure.outcome, failure.reason as i32),
+    }
+}
+
+async fn send_to(core: &Core, queue: &QueueInfo, request: &SendRequest) -> Result<Vec<SendOutcome>, Failure> {
     let mut outcomes = vec![SendOutcome::default(); request.messages.len()];
     let mut parts = Parts::new();
-    let contents = Contents::of(&queue, &request.messages);
-    let anywhere = any_shard(&queue, request.request.as_ref());
+    let contents = Contents::of(queue, &request.messages);
+    let anywhere = any_shard(queue, request.request.as_ref());
     for (at, message) in request.messages.iter().enumerate() {
-        match validate::message(&queue, message) {
+        match validate::message(queue, message) {
             Ok(()) => {
-                parts.entry(contents.shard(&queue, message, at).unwrap_or(anywhere)).or_default().push(at)
+                parts.entry(contents.shard(queue, message, at).unwrap_or(anywhere)).or_default().push(at)
             }
             Err(failure) => outcomes[at] = failed(&failure),
         }
     }
     let sends =
-        parts.iter().map(|(shard, places)| send_part(core, &queue, *shard, places, request, &contents));
+        parts.iter().map(|(shard, places)| send_part(core, queue, *shard, places, request, &contents));
     let mut results = join_all(sends).await;
     let was_split = parts.values().map(Vec::len).sum::<usize>() < outcomes.len() || results.len() > 1;
     if !was_split && let Some(Err(failure)) = results.pop_if(|result| result.is_err()) {
