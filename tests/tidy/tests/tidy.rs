@@ -5,7 +5,9 @@ use std::process::Command;
 use std::sync::LazyLock;
 
 use leasehold_tidy::files::{TextFile, paths, root, texts};
-use leasehold_tidy::rules::{dependencies, determinism, documents, licences, settings, sources, words};
+use leasehold_tidy::rules::{
+    dependencies, determinism, documents, licences, patches, settings, sources, words,
+};
 use leasehold_tidy::source::test_files;
 
 struct Repository {
@@ -195,15 +197,6 @@ fn there_is_one_list_of_licences() {
 fn patches_that_break_a_rule_fit_the_code() {
     let patches = REPOSITORY.ending_with(".patch").collect::<Vec<_>>();
     assert!(patches.len() > 3, "only {} patches were found", patches.len());
-    none(patches.iter().filter_map(|patch| {
-        let target = patch.text.lines().find_map(|line| line.strip_prefix("+++ b/"))?;
-        let mut hunks = patch.text.split("\n@@ ").skip(1);
-        let fits = hunks.all(|hunk| {
-            let lines = hunk.lines().skip(1);
-            let before =
-                lines.filter_map(|line| line.strip_prefix([' ', '-'])).collect::<Vec<_>>().join("\n");
-            REPOSITORY.text(target).is_some_and(|text| text.contains(&before))
-        });
-        (!fits).then(|| format!("{}: {target} has changed; make the patch anew", patch.path))
-    }));
+    let text = |path: &str| REPOSITORY.text(path);
+    none(patches.iter().flat_map(|patch| patches::fit(&patch.path, &patch.text, text)));
 }

@@ -4,6 +4,7 @@ pub mod dependencies;
 pub mod determinism;
 pub mod documents;
 pub mod licences;
+pub mod patches;
 pub mod settings;
 pub mod sources;
 pub mod words;
