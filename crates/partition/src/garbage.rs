@@ -13,11 +13,13 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use crate::ids::QueueId;
+use crate::lanes::Lanes;
 use crate::list::List;
 use crate::message::{Age, slot_or_none};
 use crate::notes::Notes;
 use crate::shard::{Outbox, Shard};
 use crate::store::Store;
+use crate::tenants::Tenants;
 use crate::view::State;
 use crate::wire::wire_struct;
 
@@ -57,9 +59,9 @@ impl Garbage {
             groups: std::mem::take(&mut shard.groups),
             len: shard.length(),
         };
-        shard.fresh = List::default();
-        shard.returned = List::default();
+        shard.lanes = Lanes::default();
         shard.turns = List::default();
+        shard.tenants = Tenants::default();
         let counters = &mut shard.counters;
         (counters.ready, counters.leased, counters.delayed, counters.bytes) = (0, 0, 0, 0);
         self.keep(remains);

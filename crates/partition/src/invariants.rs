@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::arena::NONE;
-use crate::message::{Aged, Lane, slot_or_none};
+use crate::lanes::Lanes;
+use crate::message::{Aged, Message, slot_or_none};
 use crate::partition::Partition;
 use crate::settings::Kind;
 use crate::shard::Shard;
@@ -149,7 +150,10 @@ impl Partition {
         assert_eq!(shard.retention_due_ms, due_ms, "retention follows the oldest");
         self.check_outboxes(shard);
         match shard.settings.kind {
-            Kind::Standard => self.check_lanes(shard),
+            Kind::Standard => {
+                self.check_lanes(shard);
+                self.check_tenants(shard);
+            }
             Kind::Fifo => self.check_turns(shard),
         }
     }
@@ -176,16 +180,48 @@ impl Partition {
     }
 
     fn check_lanes(&self, shard: &Shard) {
-        let messages = &self.store.messages;
-        let mut ready = 0;
-        for (list, lane) in [(&shard.fresh, Lane::Fresh), (&shard.returned, Lane::Returned)] {
-            for slot in list.iter(messages) {
-                assert!(messages[slot].state == State::Ready && messages[slot].lane == lane, "a lane");
-                assert_eq!(messages[slot].group, NONE, "a standard queue has no groups");
-                ready += 1;
-            }
+        let mut ready = self.check_lane(&shard.lanes, NONE);
+        for group in shard.groups.values() {
+            ready += self.check_lane(&self.store.groups[*group].lanes, *group);
         }
         assert_eq!(ready, shard.counters.ready, "the ready are in the lanes");
+    }
+
+    fn check_lane(&self, lanes: &Lanes, group: u32) -> u64 {
+        let messages = &self.store.messages;
+        let mut ready = 0;
+        for (lane, slot) in lanes.iter(messages) {
+            assert!(messages[slot].state == State::Ready && messages[slot].lane == lane, "a lane");
+            assert_eq!(messages[slot].group, group, "the lanes are those of the group");
+            ready += 1;
+        }
+        ready
+    }
+
+    /// A tenant has a turn if and only if it has something ready, under the leases it holds.
+    fn check_tenants(&self, shard: &Shard) {
+        let store = &self.store;
+        let mut leased: BTreeMap<u32, u32> = BTreeMap::new();
+        let own = |message: &&Message| message.queue == shard.queue && self.alive(message);
+        for message in store.messages.iter().map(|(_, message)| message).filter(own) {
+            if message.state == State::Leased {
+                *leased.entry(message.group).or_default() += 1;
+            }
+        }
+        let turns: BTreeMap<u32, u64> =
+            shard.tenants.iter(&store.groups).map(|(rank, group)| (group, rank)).collect();
+        for (name, group) in &shard.groups {
+            let record = &store.groups[*group];
+            assert_eq!(record.name, *name, "a group is under its own name");
+            assert!(record.messages.is_empty(), "a standard queue keeps no order");
+            assert_eq!(record.leased, leased.get(group).copied().unwrap_or(0), "leases of a tenant");
+            let ready = !record.lanes.is_empty();
+            assert_eq!(ready, record.in_turn, "a tenant knows of its turn");
+            let rank = ready.then_some(u64::from(record.leased));
+            assert_eq!(turns.get(group).copied(), rank, "a tenant with something ready has a turn");
+            assert_eq!(u64::from(record.rank), rank.unwrap_or(0), "a tenant knows its rank");
+        }
+        assert!(turns.keys().all(|group| store.groups[*group].in_turn), "who has a turn is a tenant");
     }
 
     /// A group is deliverable if and only if its first message is ready and none is leased (I9).

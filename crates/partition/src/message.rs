@@ -5,6 +5,7 @@
 
 use crate::arena::NONE;
 use crate::ids::{MessageKey, Origin, QueueId, Receipt};
+use crate::lanes::{Lane, Lanes};
 use crate::list::{Links, linked};
 use crate::view::{OutboxReason, State};
 use crate::wire::{wire_enum, wire_struct};
@@ -24,16 +25,6 @@ pub(crate) enum Aged {
 }
 wire_enum!(Aged { 0 => Due {}, 1 => Overdue {}, 2 => Off {} });
 
-/// Which ready list of a standard shard holds a message, when it is ready.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Lane {
-    /// Never granted.
-    Fresh,
-    /// Granted before.
-    Returned,
-}
-wire_enum!(Lane { 0 => Fresh {}, 1 => Returned {} });
-
 #[derive(Debug)]
 pub(crate) struct Message {
     pub sequence: u64,
@@ -42,13 +33,13 @@ pub(crate) struct Message {
     pub len: u32,
     /// The record of the log entry that holds the content.
     pub entry: u32,
-    /// A ready list (standard), the group's list (FIFO), or the outbox's (dead).
+    /// A lane (standard), the group's list (FIFO), or the outbox's (dead).
     pub order: Links,
     /// `Shard::age` or `Shard::overdue`.
     pub age: Links,
     /// The messages of the same entry.
     pub sibling: Links,
-    /// The group of a FIFO queue's message, also while it is dead; `NONE` in a standard queue.
+    /// Its message group, also while it is dead; `NONE` in a standard queue when it has none.
     pub group: u32,
     pub side: u32,
     pub state: State,
@@ -163,27 +154,41 @@ pub(crate) fn holds(message: &Message, side: &Side, receipt: &Receipt) -> bool {
     message.state == State::Leased && message.sequence == receipt.sequence && side.grant == receipt.grant
 }
 
-/// A message group of a FIFO shard.
+/// A message group: an order on a FIFO shard, a tenant on a standard one.
 #[derive(Debug)]
 pub(crate) struct Group {
     pub name: std::sync::Arc<[u8]>,
-    /// Its messages in order, whatever their state, dead ones excepted.
+    /// On a FIFO shard its messages in order, whatever their state, dead ones excepted.
     pub messages: crate::list::List<Order>,
-    /// How many of `messages` are leased. Above zero, nothing of the group is deliverable.
+    /// How many of its messages are leased. Above zero, nothing of a FIFO group is deliverable.
     pub leased: u32,
     /// Messages whose `group` is this one, dead ones included. The record is freed at zero.
     pub members: u32,
+    /// Whether it is in `Shard::turns` (FIFO) or `Shard::tenants` (standard).
     pub in_turn: bool,
-    /// In `Shard::turns`.
     pub turn: Links,
+    /// On a standard shard its ready messages.
+    pub lanes: Lanes,
+    /// The leases under which `Shard::tenants` holds it; 0 outside.
+    pub rank: u32,
 }
-wire_struct!(Group { name, messages, leased, members, in_turn, turn });
+wire_struct!(Group { name, messages, leased, members, in_turn, turn } since 2 { lanes, rank });
 linked!(Group, Turn, turn);
+
+const _: () = assert!(size_of::<Option<Group>>() <= 72);
 
 impl Group {
     pub fn new(name: std::sync::Arc<[u8]>) -> Self {
-        let messages = crate::list::List::default();
-        Self { name, messages, leased: 0, members: 0, in_turn: false, turn: Links::OFF }
+        Self {
+            name,
+            messages: crate::list::List::default(),
+            leased: 0,
+            members: 0,
+            in_turn: false,
+            turn: Links::OFF,
+            lanes: Lanes::default(),
+            rank: 0,
+        }
     }
 }
 

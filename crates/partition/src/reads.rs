@@ -69,10 +69,10 @@ impl Partition {
         let retention = self.retention.first().map(|(due_ms, _)| *due_ms);
         let deadline = Deadline {
             garbage: !self.garbage.is_empty(),
-            lease_log_ms: store.leases.first_ms(),
-            delay_log_ms: store.delays.first_ms(),
+            lease_log_ms: store.leases.first_key(),
+            delay_log_ms: store.delays.first_key(),
             window_log_ms: window.map(|until_ms| until_ms.saturating_add(WINDOW_SLACK_MS)),
-            wall_ms: [retention, store.expiries.first_ms()].into_iter().flatten().min(),
+            wall_ms: [retention, store.expiries.first_key()].into_iter().flatten().min(),
         };
         (deadline != Deadline::default()).then_some(deadline)
     }

@@ -9,25 +9,27 @@
 //!                                         +-- ack --> gone
 //! ```
 //!
-//! A standard shard keeps its ready messages in two lanes, `fresh` and `returned`, and a receive takes from both in turn: a
-//! message that came back does not wait behind the whole backlog, and one that comes back for ever cannot starve it.
+//! A standard shard keeps its ready messages in lanes: those without a group in `lanes`, those of a group in the group's own.
+//! `tenants` says whose message is next.
 //!
 //! A FIFO shard keeps each group's messages in one list, whatever their state. A group is in `turns` while its first message
 //! is ready and none of its messages is leased; so nothing of a group is deliverable while an earlier message is in flight.
 //!
-//! Every move is O(log n), where n counts deadlines or groups.
+//! Every move is O(log n), where n counts deadlines or distinct counts of leases.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::arena::NONE;
 use crate::ids::{QueueId, Source};
+use crate::lanes::{Lane, Lanes};
 use crate::list::List;
-use crate::message::{Age, Aged, Group, Lane, Order, Turn, slot_or_none};
+use crate::message::{Age, Aged, Group, Message, Order, Turn, slot_or_none};
 use crate::notes::Notes;
 use crate::reply::{RedriveProgress, RedriveState};
 use crate::settings::{Kind, Settings};
 use crate::store::Store;
+use crate::tenants::Tenants;
 use crate::view::{Counters, OutboxReason, State, Totals};
 use crate::wire::wire_struct;
 
@@ -58,11 +60,10 @@ pub(crate) struct Shard {
     pub purged_sequence: u64,
     pub counters: Counters,
     pub totals: Totals,
-    pub fresh: List<Order>,
-    pub returned: List<Order>,
-    /// Which lane the next grant prefers.
-    pub turn_of: Lane,
+    /// The ready messages of a standard shard that have no group.
+    pub lanes: Lanes,
     pub groups: BTreeMap<Arc<[u8]>, u32>,
+    /// The deliverable groups of a FIFO shard.
     pub turns: List<Turn>,
     /// Messages by age, the oldest first: all but the overdue and the dead.
     pub age: List<Age>,
@@ -73,6 +74,8 @@ pub(crate) struct Shard {
     pub redrive: Option<Redrive>,
     /// The shard's place in `Partition::retention`.
     pub retention_due_ms: Option<u64>,
+    /// The groups of a standard shard that have something ready.
+    pub tenants: Tenants,
 }
 wire_struct!(Shard {
     queue,
@@ -82,9 +85,7 @@ wire_struct!(Shard {
     purged_sequence,
     counters,
     totals,
-    fresh,
-    returned,
-    turn_of,
+    lanes,
     groups,
     turns,
     age,
@@ -93,6 +94,8 @@ wire_struct!(Shard {
     arrived,
     redrive,
     retention_due_ms,
+} since 2 {
+    tenants,
 });
 
 impl Shard {
@@ -105,9 +108,7 @@ impl Shard {
             purged_sequence: next_sequence,
             counters: Counters::default(),
             totals: Totals::default(),
-            fresh: List::default(),
-            returned: List::default(),
-            turn_of: Lane::Returned,
+            lanes: Lanes::default(),
             groups: BTreeMap::new(),
             turns: List::default(),
             age: List::default(),
@@ -116,13 +117,14 @@ impl Shard {
             arrived: BTreeMap::new(),
             redrive: None,
             retention_due_ms: None,
+            tenants: Tenants::default(),
         }
     }
 
     /// Whether a receive now would deliver. O(1).
     pub fn has_ready(&self) -> bool {
         let something = match self.settings.kind {
-            Kind::Standard => !self.fresh.is_empty() || !self.returned.is_empty(),
+            Kind::Standard => !self.lanes.is_empty() || !self.tenants.is_empty(),
             Kind::Fifo => !self.turns.is_empty(),
         };
         something && self.counters.leased < u64::from(self.settings.in_flight_max)
@@ -137,21 +139,30 @@ impl Shard {
         self.counters.ready + self.counters.leased + self.counters.delayed
     }
 
-    fn lane(&mut self, lane: Lane) -> &mut List<Order> {
-        match lane {
-            Lane::Fresh => &mut self.fresh,
-            Lane::Returned => &mut self.returned,
-        }
-    }
-
     /// Puts a message that is in no state's list into the ready state.
     pub fn enter_ready(&mut self, store: &mut Store, slot: u32, lane: Lane, notes: &mut Notes) {
         store.messages[slot].state = State::Ready;
         store.messages[slot].lane = lane;
         self.counters.ready += 1;
-        if store.messages[slot].group == NONE {
-            self.lane(lane).push_back(&mut store.messages, slot);
+        if self.settings.kind == Kind::Standard {
+            match slot_or_none(store.messages[slot].group) {
+                Some(group) => store.groups[group].lanes.push_back(&mut store.messages, slot),
+                None => self.lanes.push_back(&mut store.messages, slot),
+            }
             notes.ready.insert(self.queue);
+        }
+    }
+
+    /// Notes that a message of a standard shard was granted: it is the turn of others.
+    pub fn turn_taken(&mut self, store: &mut Store, slot: u32) {
+        let Message { group, lane, .. } = store.messages[slot];
+        self.tenants.granted(group);
+        match slot_or_none(group) {
+            None => self.lanes.granted(lane),
+            Some(group) => {
+                store.groups[group].lanes.granted(lane);
+                self.tenants.refresh(&mut store.groups, group);
+            }
         }
     }
 
@@ -178,11 +189,9 @@ impl Shard {
         store.leases.insert(&mut store.sides, deadline_ms, side);
     }
 
-    /// Moves a message that is in no state's list to the outbox. It leaves its group and its age list as well.
+    /// Moves a message that is in no state's list to the outbox. It leaves its group's order and its age list as well.
     pub fn enter_dead(&mut self, store: &mut Store, slot: u32, target: QueueId, reason: OutboxReason) -> u64 {
-        let group = store.messages[slot].group;
-        self.leave_group(store, slot);
-        store.messages[slot].group = group; // it may come back
+        self.leave_order(store, slot); // but it keeps its group: it may come back
         self.leave_age(store, slot);
         store.disarm_expiry(slot);
         let len = u64::from(store.messages[slot].len);
@@ -205,9 +214,11 @@ impl Shard {
         match store.messages[slot].state {
             State::Ready => {
                 self.counters.ready -= 1;
-                if store.messages[slot].group == NONE {
-                    let lane = store.messages[slot].lane;
-                    self.lane(lane).remove(&mut store.messages, slot);
+                if self.settings.kind == Kind::Standard {
+                    match slot_or_none(store.messages[slot].group) {
+                        Some(group) => store.groups[group].lanes.remove(&mut store.messages, slot),
+                        None => self.lanes.remove(&mut store.messages, slot),
+                    }
                 }
             }
             State::Leased => self.leave_leased(store, slot, notes),
@@ -272,7 +283,7 @@ impl Shard {
         let was_dead = store.messages[slot].state == State::Dead;
         self.leave_state(store, slot, notes);
         if !was_dead {
-            self.leave_group(store, slot);
+            self.leave_order(store, slot);
         }
         self.leave_age(store, slot);
         self.counters.bytes -= u64::from(store.messages[slot].len);
@@ -312,14 +323,32 @@ impl Shard {
         store.groups[group].members += 1;
     }
 
-    fn leave_group(&mut self, store: &mut Store, slot: u32) {
-        if let Some(group) = slot_or_none(store.messages[slot].group) {
+    /// Takes a message out of the order of its FIFO group.
+    fn leave_order(&mut self, store: &mut Store, slot: u32) {
+        if self.settings.kind == Kind::Fifo
+            && let Some(group) = slot_or_none(store.messages[slot].group)
+        {
             store.groups[group].messages.remove(&mut store.messages, slot);
         }
     }
 
-    /// Brings `turns` up to date after anything about a group's messages changed.
+    /// Makes a message of a standard shard that is in no state's list a tenant by itself.
+    pub fn leave_tenant(&mut self, store: &mut Store, slot: u32) {
+        if let Some(group) = slot_or_none(std::mem::replace(&mut store.messages[slot].group, NONE)) {
+            self.tenants.refresh(&mut store.groups, group);
+            self.end_membership(store, group);
+        }
+    }
+
+    /// Brings `turns` or `tenants` up to date after anything about a group's messages changed.
     pub fn refresh_group(&mut self, store: &mut Store, group: u32, notes: &mut Notes) {
+        match self.settings.kind {
+            Kind::Standard => self.tenants.refresh(&mut store.groups, group),
+            Kind::Fifo => self.refresh_turn(store, group, notes),
+        }
+    }
+
+    fn refresh_turn(&mut self, store: &mut Store, group: u32, notes: &mut Notes) {
         let record = &store.groups[group];
         let first_is_ready =
             record.messages.front().is_some_and(|slot| store.messages[slot].state == State::Ready);

@@ -8,7 +8,10 @@
 use crate::partition::Partition;
 use crate::wire::{DecodeError, Reader, Wire};
 
-const SNAPSHOT_VERSION: u8 = 1;
+/// What is written. Version 2 added the tenants of standard queues.
+const SNAPSHOT_VERSION: u8 = 2;
+/// The oldest that is read.
+const SNAPSHOT_VERSION_MIN: u8 = 1;
 const HASH_BYTES: usize = 8;
 
 /// Why a snapshot was refused.
@@ -53,7 +56,10 @@ impl Partition {
 
     fn decode(body: &[u8]) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(body);
-        reader.version(SNAPSHOT_VERSION)?;
+        reader.snapshot_version = match u8::take(&mut reader)? {
+            version @ SNAPSHOT_VERSION_MIN..=SNAPSHOT_VERSION => version,
+            version => return Err(DecodeError::UnknownVersion(version)),
+        };
         let partition = Self::take(&mut reader)?;
         reader.finish()?;
         Ok(partition)
@@ -96,6 +102,17 @@ mod tests {
         // These values lie in snapshots on disks.
         assert_eq!(hash(b""), 235_082_428_099_698_607);
         assert_eq!(hash(b"lease"), 15_403_094_502_645_042_823);
+    }
+
+    #[test]
+    fn a_version_that_is_not_known_is_refused() {
+        let newer = SNAPSHOT_VERSION + 1;
+        let mut bytes = Partition::new().snapshot();
+        bytes.truncate(bytes.len() - HASH_BYTES);
+        bytes[0] = newer;
+        hash(&bytes).put(&mut bytes);
+        let refused = SnapshotError::Decode(DecodeError::UnknownVersion(newer));
+        assert_eq!(Partition::restore(&bytes).map(|_| ()), Err(refused));
     }
 
     #[test]

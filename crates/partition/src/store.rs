@@ -1,11 +1,11 @@
 //! What the shards of a partition share: the clocks, the counters that never repeat, the records and the timers.
 
 use crate::arena::{Arena, NONE};
+use crate::buckets::Buckets;
 use crate::entries::Entries;
 use crate::ids::{ContentRef, Receipt};
 use crate::message::{Expiry, Group, Message, Side, Timer, slot_or_none};
 use crate::notes::Notes;
-use crate::timers::Timers;
 use crate::wire::wire_struct;
 
 #[derive(Debug)]
@@ -21,11 +21,11 @@ pub(crate) struct Store {
     pub groups: Arena<Group>,
     pub entries: Entries,
     /// Every leased message's side record, by the end of its lease.
-    pub leases: Timers<Timer>,
+    pub leases: Buckets<Timer>,
     /// Every delayed message's, by the end of its delay.
-    pub delays: Timers<Timer>,
+    pub delays: Buckets<Timer>,
     /// Every side record with `expiry_armed`, by `expiry_wall_ms`.
-    pub expiries: Timers<Expiry>,
+    pub expiries: Buckets<Expiry>,
 }
 wire_struct!(Store {
     log_time_ms,
@@ -54,9 +54,9 @@ impl Store {
             sides: Arena::new(),
             groups: Arena::new(),
             entries: Entries::new(),
-            leases: Timers::default(),
-            delays: Timers::default(),
-            expiries: Timers::default(),
+            leases: Buckets::default(),
+            delays: Buckets::default(),
+            expiries: Buckets::default(),
         }
     }
 

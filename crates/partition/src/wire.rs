@@ -47,11 +47,13 @@ pub(crate) struct Reader<'a> {
     bytes: &'a [u8],
     at: usize,
     pub spans: Vec<Span>,
+    /// The version of the snapshot that is read; what is no snapshot has every field.
+    pub snapshot_version: u8,
 }
 
 impl<'a> Reader<'a> {
     pub fn new(bytes: &'a [u8]) -> Self {
-        Self { bytes, at: 0, spans: Vec::new() }
+        Self { bytes, at: 0, spans: Vec::new(), snapshot_version: u8::MAX }
     }
 
     pub fn at(&self) -> usize {
@@ -71,6 +73,11 @@ impl<'a> Reader<'a> {
 
     pub fn finish(&self) -> Result<(), DecodeError> {
         if self.is_empty() { Ok(()) } else { Err(DecodeError::Trailing) }
+    }
+
+    /// A field that snapshots have from `version` on; in older ones it has its default.
+    pub fn take_since<T: Wire<'a> + Default>(&mut self, version: u8) -> Result<T, DecodeError> {
+        if self.snapshot_version < version { Ok(T::default()) } else { T::take(self) }
     }
 
     pub fn version(&mut self, known: u8) -> Result<(), DecodeError> {
@@ -215,24 +222,28 @@ pub(crate) fn put_len(len: usize, out: &mut Vec<u8>) {
     len.put(out);
 }
 
-/// The byte form of a struct: its fields in the order given.
+/// The byte form of a struct: its fields in the order given, those that later snapshot versions added last.
 macro_rules! wire_struct {
     ($life:lifetime $name:ident { $($field:ident),* $(,)? }) => {
         impl<$life> $crate::wire::Wire<$life> for $name<$life> {
             $crate::wire::wire_struct!(@body $life { $($field),* });
         }
     };
-    ($name:ident { $($field:ident),* $(,)? }) => {
+    ($name:ident { $($field:ident),* $(,)? } $(since $version:literal { $($new:ident),* $(,)? })*) => {
         impl<'a> $crate::wire::Wire<'a> for $name {
-            $crate::wire::wire_struct!(@body 'a { $($field),* });
+            $crate::wire::wire_struct!(@body 'a { $($field),* } $($version { $($new),* })*);
         }
     };
-    (@body $life:lifetime { $($field:ident),* }) => {
+    (@body $life:lifetime { $($field:ident),* } $($version:literal { $($new:ident),* })*) => {
         fn put(&self, out: &mut Vec<u8>) {
             $($crate::wire::Wire::put(&self.$field, out);)*
+            $($($crate::wire::Wire::put(&self.$new, out);)*)*
         }
         fn take(reader: &mut $crate::wire::Reader<$life>) -> Result<Self, $crate::wire::DecodeError> {
-            Ok(Self { $($field: $crate::wire::Wire::take(reader)?),* })
+            Ok(Self {
+                $($field: $crate::wire::Wire::take(reader)?,)*
+                $($($new: reader.take_since($version)?,)*)*
+            })
         }
     };
 }

@@ -9,14 +9,27 @@ mod rig;
 use leasehold_partition::*;
 use rig::{Check, Rig, receive};
 
+/// Which groups the messages have.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Groups {
+    None,
+    One,
+    /// One for each message.
+    Each,
+}
+
 /// A queue with `messages` messages, half of them leased.
-fn loaded(messages: u64, kind: Kind) -> Rig {
+fn loaded(messages: u64, kind: Kind, groups: Groups) -> Rig {
     let mut rig = Rig::new();
     rig.check = Check::Never;
     rig.configure(1, Settings { kind, in_flight_max: u32::MAX, ..Settings::default() });
     for chunk in 0..messages.div_ceil(1000) {
-        let groups: Vec<_> = (0..messages.min(1000)).map(|at| (chunk * 1000 + at).to_le_bytes()).collect();
-        let contents = groups.iter().map(|group| Content { group: Some(group), ..Content::of_body(b"body") });
+        let numbers =
+            (0..messages.min(1000)).map(|at| if groups == Groups::Each { chunk * 1000 + at } else { 0 });
+        let names: Vec<_> = numbers.map(u64::to_le_bytes).collect();
+        let group = |name| (groups != Groups::None).then_some(name);
+        let contents =
+            names.iter().map(|name| Content { group: group(&name[..]), ..Content::of_body(b"body") });
         let messages = contents.map(|content| NewMessage { content, ..NewMessage::default() }).collect();
         rig.apply(Command::Send { queue: QueueId(1), messages });
     }
@@ -35,10 +48,11 @@ fn steps(rig: &mut Rig, command: Command<'_>) -> u64 {
 }
 
 /// The steps of one of each operation, on a queue of that size.
-fn costs(messages: u64, kind: Kind) -> Vec<(&'static str, u64)> {
-    let mut rig = loaded(messages, kind);
+fn costs(messages: u64, kind: Kind, groups: Groups) -> Vec<(&'static str, u64)> {
+    let mut rig = loaded(messages, kind, groups);
     let queue = QueueId(1);
-    let content = Content { group: Some(b"one more"), ..Content::of_body(b"body") };
+    let group = (groups != Groups::None).then_some(&b"one more"[..]);
+    let content = Content { group, ..Content::of_body(b"body") };
     let message = NewMessage { content, ..NewMessage::default() };
     let send = steps(&mut rig, Command::Send { queue, messages: vec![message] });
     let grant = steps(&mut rig, receive(1, 1, 1));
@@ -65,22 +79,39 @@ fn costs(messages: u64, kind: Kind) -> Vec<(&'static str, u64)> {
 
 #[test]
 fn operations_cost_the_same_with_10_and_with_100_000_messages() {
-    for kind in [Kind::Standard, Kind::Fifo] {
-        let (few, many) = (costs(10, kind), costs(100_000, kind));
+    let queues = [
+        (Kind::Standard, Groups::None),
+        (Kind::Standard, Groups::One),
+        (Kind::Standard, Groups::Each),
+        (Kind::Fifo, Groups::Each),
+    ];
+    for (kind, groups) in queues {
+        let (few, many) = (costs(10, kind, groups), costs(100_000, kind, groups));
         for ((name, few), (_, many)) in few.iter().zip(&many) {
-            assert!(*many <= few + 8, "{kind:?} {name}: {few} steps with 10 messages, {many} with 100,000");
-            assert!(*many <= 40, "{kind:?} {name}: {many} steps");
+            let of = format!("{kind:?} {groups:?} {name}");
+            assert!(*many <= few + 8, "{of}: {few} steps with 10 messages, {many} with 100,000");
+            assert!(*many <= 40, "{of}: {many} steps");
         }
     }
+}
+
+/// Who has no tenants pays nothing for them: these are the steps from before there were any.
+#[test]
+fn tenants_cost_a_queue_without_groups_nothing() {
+    let before =
+        [("send", 10), ("grant", 8), ("expire", 4), ("extend", 3), ("release", 5), ("ack", 12), ("idle", 0)];
+    assert_eq!(costs(1_000, Kind::Standard, Groups::None), before);
 }
 
 /// A purge writes nothing at once, and what it left goes a bounded number at a time while the deadline says "now".
 #[test]
 fn purge_and_deletion_are_spread_over_later_commands() {
-    for command in
-        [Command::Purge { queue: QueueId(1) }, Command::Delete { queue: QueueId(1), revision: 100 }]
+    let commands =
+        [Command::Purge { queue: QueueId(1) }, Command::Delete { queue: QueueId(1), revision: 100 }];
+    for (command, kind) in
+        commands.into_iter().flat_map(|command| [(command.clone(), Kind::Fifo), (command, Kind::Standard)])
     {
-        let mut rig = loaded(10_000, Kind::Fifo);
+        let mut rig = loaded(10_000, kind, Groups::Each);
         // The command itself sweeps once, like every command: 256 items of a bounded cost.
         assert!(steps(&mut rig, command) <= 256 * 20);
         assert!(!rig.partition.has_ready(QueueId(1)));

@@ -1,7 +1,7 @@
 //! Random logs against a slow model that has none of the partition's structures: flat vectors, scanned for everything.
 //!
-//! Sources: I4 (one lease), I7 (exact counts), I8 (dead letters), I9 (groups), I10 (deduplication), I11 (delays),
-//! I12 and I13 (snapshot and tail equal a replay), I15 (retention), I16 (counters) of `RELIABILITY.md`.
+//! Sources: I4 (one lease), I7 (exact counts), I8 (dead letters), I9 (groups), I10 (deduplication), I11 (delays), I12 and
+//! I13 (snapshot and tail equal a replay), I15 (retention), I16 (counters), I22 (tenants) of `RELIABILITY.md`.
 #![allow(clippy::unwrap_used)] // outside test functions, too, a panic is how a test fails
 
 mod rig;
@@ -17,6 +17,7 @@ struct Item {
     /// Its place in its group.
     order: i64,
     queue: u64,
+    /// `NO_GROUP` on a standard queue for those without one.
     group: u8,
     state: State,
     /// 0 fresh, 1 returned.
@@ -37,10 +38,24 @@ struct Item {
     len: u64,
 }
 
+const GROUPS: u8 = 4;
+const NO_GROUP: u8 = GROUPS;
+
+/// Where a tenant of a standard queue stands, `NO_GROUP` for all messages without one.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Tenant {
+    prefers_returned: bool,
+    /// The leases under which it waits for its turn, and since when; only while it has something ready.
+    turn: Option<(u64, u64)>,
+}
+
+const NEW_TENANT: Tenant = Tenant { prefers_returned: true, turn: None };
+
 #[derive(Clone, Debug)]
 struct Queue {
     settings: Settings,
-    prefers_returned: bool,
+    tenants: BTreeMap<u8, Tenant>,
+    prefers_ungrouped: bool,
     turns: Vec<u8>,
     arrived: BTreeMap<u64, u64>,
     dedup: Vec<(u8, u64, u64)>,
@@ -70,7 +85,8 @@ impl Model {
     fn configure(&mut self, queue: u64, settings: Settings) {
         let new = Queue {
             settings,
-            prefers_returned: true,
+            tenants: BTreeMap::new(),
+            prefers_ungrouped: false,
             turns: Vec::new(),
             arrived: BTreeMap::new(),
             dedup: Vec::new(),
@@ -90,11 +106,34 @@ impl Model {
         found
     }
 
+    fn count(&self, queue: u64, group: u8, of: impl Fn(&Item) -> bool) -> u64 {
+        let counted = |item: &&Item| item.queue == queue && item.group == group && !item.purged && of(item);
+        self.items.iter().filter(counted).count() as u64
+    }
+
+    /// Brings the places of a standard queue's tenants up to date; one without any message, dead ones included, is forgotten.
+    fn refresh_tenants(&mut self, queue: u64) {
+        for group in 0..GROUPS {
+            let stamp = self.stamp();
+            let members = self.count(queue, group, |_| true);
+            let ready = self.count(queue, group, |item| item.state == State::Ready);
+            let leases = self.count(queue, group, |item| item.state == State::Leased);
+            let tenants = &mut self.queues.get_mut(&queue).unwrap().tenants;
+            let tenant = tenants.entry(group).or_insert(NEW_TENANT);
+            if !tenant.turn.is_some_and(|(rank, _)| ready > 0 && rank == leases) {
+                tenant.turn = (ready > 0).then_some((leases, stamp));
+            }
+            if members == 0 {
+                tenants.remove(&group);
+            }
+        }
+    }
+
     fn refresh_turns(&mut self, queue: u64) {
         if !self.fifo(queue) {
-            return;
+            return self.refresh_tenants(queue);
         }
-        for group in 0..=u8::MAX {
+        for group in 0..GROUPS {
             let members = self.group(queue, group);
             let leased = members.iter().any(|at| self.items[*at].state == State::Leased);
             let first = members.first().is_some_and(|at| self.items[*at].state == State::Ready);
@@ -161,12 +200,39 @@ impl Model {
         self.refresh_turns(queue);
     }
 
+    /// The first ready message of a standard queue's tenant, by the lane that is preferred.
+    fn first_of(&self, queue: u64, group: u8, prefers_lane: u8) -> Option<usize> {
+        let ready = |item: &Item| (item.queue, item.group) == (queue, group) && item.state == State::Ready;
+        let all = (0..self.items.len()).filter(|at| ready(&self.items[*at]));
+        all.min_by_key(|at| (self.items[*at].lane != prefers_lane, self.items[*at].stamp))
+    }
+
+    /// The tenant whose turn it is: the fewest leases, then the longest wait.
+    fn tenant(&self, queue: u64) -> Option<(u64, u8)> {
+        let tenants = self.queues[&queue].tenants.iter();
+        let first = tenants.filter_map(|(group, tenant)| Some((tenant.turn?, *group))).min();
+        first.map(|((leases, _), group)| (leases, group))
+    }
+
     /// The message that the next grant of a standard queue takes.
     fn first(&mut self, queue: u64) -> Option<usize> {
-        let prefers = u8::from(self.queues[&queue].prefers_returned);
-        let ready = |item: &Item| item.queue == queue && item.state == State::Ready;
-        let all = (0..self.items.len()).filter(|at| ready(&self.items[*at]));
-        all.min_by_key(|at| (self.items[*at].lane != prefers, self.items[*at].stamp))
+        let has_ungrouped = self.first_of(queue, NO_GROUP, 0).is_some();
+        let state = &self.queues[&queue];
+        let group = match self.tenant(queue) {
+            Some((leases, _)) if has_ungrouped && (leases > 0 || state.prefers_ungrouped) => NO_GROUP,
+            tenant => tenant.map_or(NO_GROUP, |(_, group)| group),
+        };
+        let prefers_lane = u8::from(state.tenants.get(&group).is_none_or(|tenant| tenant.prefers_returned));
+        self.first_of(queue, group, prefers_lane)
+    }
+
+    /// Notes whose turn it is after a grant of a standard queue.
+    fn taken(&mut self, at: usize) {
+        let Item { queue, group, lane, .. } = self.items[at];
+        let state = self.queues.get_mut(&queue).unwrap();
+        state.prefers_ungrouped = group != NO_GROUP;
+        state.tenants.entry(group).or_insert(NEW_TENANT).prefers_returned = lane == 0;
+        self.refresh_turns(queue);
     }
 
     fn leased(&self, queue: u64) -> u64 {
@@ -205,8 +271,8 @@ impl Model {
                 self.refresh_turns(queue);
             } else {
                 let Some(at) = self.first(queue) else { break };
-                self.queues.get_mut(&queue).unwrap().prefers_returned = self.items[at].lane == 0;
                 taken.push(self.give(at, lease_ms));
+                self.taken(at);
             }
         }
         Some(taken)
@@ -337,7 +403,7 @@ impl Model {
                 refused = Some(Refusal::QueueFull);
                 break;
             }
-            self.add(to, if self.fifo(to) { group } else { 0 }, len, sequence, 0, None);
+            self.add(to, group, len, sequence, 0, None);
             self.items.last_mut().unwrap().origin = Some(from);
             through = number;
         }
@@ -348,11 +414,8 @@ impl Model {
     fn redrive(&mut self, items_max: u32) -> u32 {
         let mut moved = 0;
         for _ in 0..items_max {
-            let ready = |item: &Item| item.queue == DEAD && item.state == State::Ready;
-            let all = (0..self.items.len()).filter(|at| ready(&self.items[*at]));
-            let Some(at) = all.min_by_key(|at| (1 - self.items[*at].lane, self.items[*at].stamp)) else {
-                break;
-            };
+            let group = self.tenant(DEAD).map_or(NO_GROUP, |(_, group)| group);
+            let Some(at) = self.first_of(DEAD, group, 1) else { break };
             if self.redrive_left == 0 {
                 break;
             }
@@ -362,8 +425,12 @@ impl Model {
                     self.kill(at, origin);
                     moved += 1;
                 }
-                _ => self.ready(at, 0),
+                _ => {
+                    self.items[at].group = NO_GROUP;
+                    self.ready(at, 0);
+                }
             }
+            self.refresh_turns(DEAD);
         }
         moved
     }
@@ -487,14 +554,15 @@ impl Twin {
         let queue = self.queue();
         let random = &mut self.random;
         let body = vec![7; random.below(20) as usize];
-        let (group, dedup) = ([random.below(4) as u8], [random.below(12) as u8]);
+        let (group, dedup) = ([random.below(GROUPS.into()) as u8], [random.below(12) as u8]);
         let id = random.one_in(3).then_some(dedup[0]);
         let fifo = self.model.fifo(queue);
         let delay_ms = (!fifo && random.one_in(4)).then(|| 1 + random.below(2000) as u32);
         let expiry_ms = random.one_in(6).then(|| 1 + random.below(5_000));
         let dedup_id = id.map(|_| &dedup[..]);
+        let has_group = fifo || !random.one_in(3);
         let content =
-            Content { body: &body, group: fifo.then_some(&group[..]), dedup_id, ..Content::default() };
+            Content { body: &body, group: has_group.then_some(&group[..]), dedup_id, ..Content::default() };
         let message = NewMessage { delay_ms, expiry_ms, content };
         let reply = self.rig.apply(Command::Send { queue: QueueId(queue), messages: vec![message] });
         let Reply::Sent { outcomes } = reply else { panic!("{reply:?}") };
@@ -508,7 +576,7 @@ impl Twin {
         }
         let [SendOutcome::Sent { key }] = outcomes[..] else { panic!("{outcomes:?}") };
         let delay_ms = delay_ms.unwrap_or(settings_of(queue).delay_ms);
-        let group = if fifo { group[0] } else { 0 };
+        let group = if has_group { group[0] } else { NO_GROUP };
         let len = length(content);
         self.model.add(queue, group, len, key.sequence, u64::from(delay_ms), expiry_ms);
         self.model.remember(queue, id, key.sequence);
@@ -571,7 +639,7 @@ impl Twin {
             self.model.outbox(queue.0, target.0, limit)
         );
         assert_eq!(waiting, self.model.outbox(queue.0, target.0, usize::MAX).len() as u64);
-        let group = [self.random.below(4) as u8];
+        let group = [self.random.below(GROUPS.into()) as u8];
         let content = |item: &OutboxItem| Content {
             body: b"copy",
             group: Some(&group[..]),
@@ -602,6 +670,7 @@ impl Twin {
                     && (item.queue, item.target) == (queue.0, target.0)
                     && item.number <= through_number)
             });
+            self.model.refresh_turns(queue.0);
         }
     }
 
@@ -628,6 +697,8 @@ impl Twin {
         self.model.items.retain(|item| item.queue != queue || item.state == State::Dead);
         let dead = self.model.items.iter_mut().filter(|item| item.queue == queue);
         dead.for_each(|item| item.purged = true);
+        let state = self.model.queues.get_mut(&queue).unwrap();
+        (state.tenants, state.prefers_ungrouped) = (BTreeMap::new(), false);
         self.model.refresh_turns(queue);
     }
 

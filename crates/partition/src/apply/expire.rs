@@ -31,9 +31,9 @@ impl Partition {
     fn more_is_due(&self, leases_to_ms: u64) -> bool {
         let (now_ms, wall_ms) = (self.store.log_time_ms, self.store.wall_time_ms);
         let due = |first: Option<u64>, now: u64| first.is_some_and(|first| first <= now);
-        due(self.store.leases.first_ms(), leases_to_ms)
-            || due(self.store.delays.first_ms(), now_ms)
-            || due(self.store.expiries.first_ms(), wall_ms)
+        due(self.store.leases.first_key(), leases_to_ms)
+            || due(self.store.delays.first_key(), now_ms)
+            || due(self.store.expiries.first_key(), wall_ms)
             || due(self.retention.first().map(|(due_ms, _)| *due_ms), wall_ms)
             || due(self.dedup.first_ms(), now_ms)
             || due(self.attempts.first_ms(), now_ms)
@@ -42,7 +42,7 @@ impl Partition {
     }
 
     fn expire_lease(&mut self, leases_to_ms: u64, notes: &mut Notes) -> Option<()> {
-        let side = self.store.leases.first_due(leases_to_ms)?;
+        let side = self.store.leases.first_through(leases_to_ms)?;
         let slot = self.store.sides[side].message;
         if !self.alive(&self.store.messages[slot]) {
             garbage::disarm(&mut self.store, slot);
@@ -59,7 +59,7 @@ impl Partition {
     }
 
     fn expire_delay(&mut self, notes: &mut Notes) -> Option<()> {
-        let side = self.store.delays.first_due(self.store.log_time_ms)?;
+        let side = self.store.delays.first_through(self.store.log_time_ms)?;
         let slot = self.store.sides[side].message;
         if !self.alive(&self.store.messages[slot]) {
             garbage::disarm(&mut self.store, slot);
@@ -75,7 +75,7 @@ impl Partition {
 
     /// Ends one time to live.
     fn expire_message(&mut self, notes: &mut Notes) -> Option<()> {
-        let side = self.store.expiries.first_due(self.store.wall_time_ms)?;
+        let side = self.store.expiries.first_through(self.store.wall_time_ms)?;
         let slot = self.store.sides[side].message;
         self.store.disarm_expiry(slot);
         if self.alive(&self.store.messages[slot]) {

@@ -12,11 +12,13 @@
 
 use crate::effects::EventKind;
 use crate::ids::QueueId;
+use crate::lanes::Lane;
 use crate::limits::TRANSFER_MAX;
-use crate::message::{Aged, Lane, slot_or_none};
+use crate::message::{Aged, slot_or_none};
 use crate::notes::Notes;
 use crate::partition::Partition;
 use crate::reply::{Refusal, Reply};
+use crate::settings::Kind;
 use crate::shard::Shard;
 use crate::store::Store;
 
@@ -92,8 +94,10 @@ fn return_one(shard: &mut Shard, store: &mut Store, slot: u32, notes: &mut Notes
         let name = store.groups[group].name.clone();
         shard.join_group(store, slot, &name);
         shard.end_membership(store, group);
-        let group = store.messages[slot].group;
-        store.groups[group].messages.push_front(&mut store.messages, slot);
+        if shard.settings.kind == Kind::Fifo {
+            let group = store.messages[slot].group;
+            store.groups[group].messages.push_front(&mut store.messages, slot);
+        }
     }
     shard.enter_ready(store, slot, Lane::Returned, notes);
     shard.refresh_group_of(store, slot, notes);

@@ -5,7 +5,7 @@ use crate::effects::EventKind;
 use crate::ids::{QueueId, Receipt};
 use crate::limits::{ATTEMPT_WINDOW_MS, ATTEMPTS_MAX};
 use crate::list;
-use crate::message::{Lane, Order, holds};
+use crate::message::{Order, holds};
 use crate::notes::Notes;
 use crate::partition::{Partition, owns};
 use crate::reply::{Delivery, Refusal, Reply};
@@ -87,26 +87,13 @@ fn receive_standard(
     notes: &mut Notes,
 ) -> Vec<Delivery> {
     let mut taken = Vec::new();
-    while let Some((slot, lane)) = first_of_lanes(shard)
+    while let Some(slot) = shard.tenants.next(&shard.lanes, store)
         && budget.allows(shard, store, slot, &taken)
     {
-        shard.turn_of = match lane {
-            Lane::Fresh => Lane::Returned,
-            Lane::Returned => Lane::Fresh,
-        };
         taken.push(grant(shard, store, slot, budget, notes));
+        shard.turn_taken(store, slot);
     }
     taken
-}
-
-/// The message whose turn it is: from the two lanes alternately while both hold some.
-fn first_of_lanes(shard: &Shard) -> Option<(u32, Lane)> {
-    let fresh = shard.fresh.front().map(|slot| (slot, Lane::Fresh));
-    let returned = shard.returned.front().map(|slot| (slot, Lane::Returned));
-    match shard.turn_of {
-        Lane::Fresh => fresh.or(returned),
-        Lane::Returned => returned.or(fresh),
-    }
 }
 
 /// As many as possible of one group, in order, then of the next.

@@ -5,8 +5,8 @@
 
 use crate::effects::EventKind;
 use crate::ids::QueueId;
+use crate::lanes::Lane;
 use crate::limits::REDRIVE_STEP_MAX;
-use crate::message::Lane;
 use crate::notes::Notes;
 use crate::partition::Partition;
 use crate::reply::{RedriveProgress, RedriveState, Refusal, Reply};
@@ -92,7 +92,10 @@ impl Partition {
 
 fn first_deliverable(shard: &Shard, store: &Store) -> Option<u32> {
     match shard.settings.kind {
-        Kind::Standard => shard.returned.front().or(shard.fresh.front()),
+        Kind::Standard => match shard.tenants.first() {
+            Some(group) => store.groups[group].lanes.first_returned(),
+            None => shard.lanes.first_returned(),
+        },
         Kind::Fifo => shard.turns.front().and_then(|group| store.groups[group].messages.front()),
     }
 }
@@ -117,11 +120,13 @@ fn step(shard: &mut Shard, store: &mut Store, slot: u32, progress: &mut RedriveP
     }
 }
 
-/// Puts a ready message, or its whole group, behind the others.
+/// Puts a ready message, or its whole FIFO group, behind the others. Tenants are looked at first, so a message of a tenant
+/// becomes one by itself: else it would be looked at again before all others were.
 fn move_behind(shard: &mut Shard, store: &mut Store, slot: u32, notes: &mut Notes) {
     match shard.settings.kind {
         Kind::Standard => {
             shard.leave_state(store, slot, notes);
+            shard.leave_tenant(store, slot);
             shard.enter_ready(store, slot, Lane::Fresh, notes);
         }
         Kind::Fifo => {

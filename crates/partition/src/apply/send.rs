@@ -4,8 +4,9 @@ use crate::arena::NONE;
 use crate::content::{NewMessage, TransferMessage};
 use crate::effects::EventKind;
 use crate::ids::{QueueId, Source};
+use crate::lanes::Lane;
 use crate::list::Links;
-use crate::message::{Aged, Lane, Message};
+use crate::message::{Aged, Message};
 use crate::notes::Notes;
 use crate::partition::{At, Partition};
 use crate::reply::{Refusal, Reply, SendOutcome};
@@ -170,8 +171,11 @@ fn add(
     shard.age.push_back(&mut store.messages, slot);
     shard.counters.bytes += u64::from(span.len);
     notes.retained_bytes += u64::from(span.len);
-    if shard.settings.kind == Kind::Fifo {
+    // In a standard queue a message without a group is a tenant by itself, and needs no record of it.
+    if shard.settings.kind == Kind::Fifo || !group.is_empty() {
         shard.join_group(store, slot, group);
+    }
+    if shard.settings.kind == Kind::Fifo {
         let group = store.messages[slot].group;
         store.groups[group].messages.push_back(&mut store.messages, slot);
     }

@@ -4,8 +4,9 @@
 
 use crate::effects::EventKind;
 use crate::ids::{QueueId, Receipt};
+use crate::lanes::Lane;
 use crate::limits::LEASE_MS_MAX;
-use crate::message::{Aged, Lane, holds, slot_or_none};
+use crate::message::{Aged, holds, slot_or_none};
 use crate::notes::Notes;
 use crate::partition::{Partition, owns};
 use crate::reply::{Outcome, Refusal, Reply};

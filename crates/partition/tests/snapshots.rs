@@ -1,0 +1,54 @@
+//! Snapshots that older versions wrote are read, and mean the same.
+//!
+//! `snapshots/version-N.bin` is what the code of that version wrote of the log below: it lies on disks of others, so it is
+//! never written again.
+#![allow(clippy::unwrap_used)] // outside test functions, too, a panic is how a test fails
+
+mod rig;
+
+use leasehold_partition::*;
+use rig::{Rig, receive};
+
+/// A state with messages in every list that version 1 knew.
+fn rig() -> Rig {
+    let mut rig = Rig::new();
+    let dead_letter = Some(DeadLetter { queue: QueueId(3), receives_max: 2 });
+    rig.configure(1, Settings { dead_letter, ..Settings::default() });
+    rig.configure(2, Settings { kind: Kind::Fifo, ..Settings::default() });
+    rig.configure(3, Settings::default());
+    rig.send(1, &[b"a" as &[u8], b"b", b"c", b"d", b"e", b"f"]);
+    for group in [b"g1" as &[u8], b"g2", b"g1"] {
+        let content = Content { group: Some(group), dedup_id: None, ..Content::of_body(b"fifo") };
+        let messages = vec![NewMessage { content, ..NewMessage::default() }];
+        rig.apply(Command::Send { queue: QueueId(2), messages });
+    }
+    let content = Content { dedup_id: Some(b"once"), ..Content::of_body(b"late") };
+    let message = NewMessage { delay_ms: Some(5_000), expiry_ms: Some(70_000), content };
+    rig.apply(Command::Send { queue: QueueId(1), messages: vec![message] });
+    let first = rig.receive(1, 2, 1_000);
+    let items = first.iter().map(|delivery| (delivery.receipt, 0)).collect();
+    rig.apply(Command::Release { queue: QueueId(1), items });
+    rig.pass(700);
+    let again = rig.receive(1, 3, 2_000);
+    let items = again[..1].iter().map(|delivery| (delivery.receipt, 0)).collect();
+    rig.apply(Command::Release { queue: QueueId(1), items });
+    rig.receive(2, 1, 9_000);
+    let request = RequestId { session: 5, sequence: 1, completed_below: 0 };
+    rig.apply_all(&[Request { id: Some(request), command: receive(1, 1, 30_000) }]);
+    rig
+}
+
+#[test]
+fn a_snapshot_of_version_1_is_what_a_replay_gives() {
+    let copy = Partition::restore(include_bytes!("snapshots/version-1.bin")).unwrap();
+    copy.check_invariants();
+    let mut rig = rig();
+    assert_eq!(copy.state_hash(), rig.partition.state_hash());
+    rig.partition = copy;
+    rig.pass(100_000);
+    rig.expire();
+    let dead = rig.partition.shard(QueueId(1)).unwrap().counters.dead;
+    let living = rig.receive(1, 10, 1_000).len() as u64;
+    assert_eq!((living, dead), (4, 2), "of seven one is past its time to live");
+    assert_eq!(rig.receive(2, 10, 1_000).len(), 3);
+}
