@@ -126,6 +126,8 @@ impl Partition {
     fn check_indexes(&self) {
         let retained = self.shards.values().filter_map(|shard| Some((shard.retention_due_ms?, shard.queue)));
         assert_eq!(self.retention, retained.collect(), "the retention index");
+        let measured = self.shards.values().filter_map(|shard| Some((shard.headroom_due_ms?, shard.queue)));
+        assert_eq!(self.headrooms, measured.collect(), "the headroom index");
         let waiting = self.shards.values().filter(|shard| !shard.outboxes.is_empty());
         assert_eq!(self.outboxes, waiting.map(|shard| shard.queue).collect(), "the outbox index");
         let running = self.shards.values().filter(|shard| shard.redrive_is_running());
@@ -149,6 +151,9 @@ impl Partition {
         let due_ms = first_ms.map(|first_ms| first_ms + shard.settings.retention_ms);
         assert_eq!(shard.retention_due_ms, due_ms, "retention follows the oldest");
         self.check_outboxes(shard);
+        let outdated_ms = shard.headroom.as_ref().map(|headroom| headroom.outdated_ms());
+        assert_eq!(shard.headroom_due_ms, outdated_ms, "a headroom is forgotten in time");
+        shard.headroom.iter().for_each(|headroom| headroom.check_invariants());
         match shard.settings.kind {
             Kind::Standard => {
                 self.check_lanes(shard);

@@ -74,6 +74,11 @@ pub const SESSION_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// How long an idle session is remembered, in log time.
 pub const SESSION_IDLE_MS_MAX: u64 = 60 * 60 * 1000;
 
+/// How long what is measured of processing times belongs together, in log time; two such windows are shown.
+pub const HEADROOM_WINDOW_MS: u64 = 60 * 60 * 1000;
+/// Versions of consumers whose processing times a shard keeps apart.
+pub const HEADROOM_VERSIONS_MAX: usize = 4;
+
 /// Slots in one page of an arena.
 pub(crate) const PAGE_SLOTS: usize = 1024;
 /// The highest machine version this code can execute.
@@ -87,6 +92,7 @@ const _: () = {
     assert!(BATCH_BYTES_MAX < u32::MAX as usize);
     assert!((RECEIVE_MESSAGES_MAX as usize) <= SETTLE_ITEMS_MAX);
     assert!(SESSION_IDLE_MS_MAX > STAMP_STEP_MS_MAX);
+    assert!(HEADROOM_WINDOW_MS >= STAMP_STEP_MS_MAX);
     assert!(PAGE_SLOTS.is_multiple_of(64));
     assert!(REDRIVE_STEP_MAX <= TRANSFER_MAX);
 };

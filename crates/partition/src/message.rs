@@ -100,6 +100,8 @@ pub(crate) struct Side {
     pub number: u64,
     pub target: QueueId,
     pub reason: OutboxReason,
+    /// The version of the consumer with the latest lease, in `Shard::headroom`.
+    pub version: u32,
     /// In the timers of its lease or delay.
     pub timer: Links,
     /// In the timers of times to live.
@@ -122,6 +124,8 @@ wire_struct!(Side {
     reason,
     timer,
     expiry,
+} since 2 {
+    version,
 });
 linked!(Side, Timer, timer);
 linked!(Side, Expiry, expiry);
@@ -143,6 +147,7 @@ impl Side {
             number: 0,
             target: QueueId(0),
             reason: OutboxReason::Dead,
+            version: 0,
             timer: Links::OFF,
             expiry: Links::OFF,
         }

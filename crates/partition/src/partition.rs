@@ -45,6 +45,8 @@ pub struct Partition {
     pub(crate) attempts: Window<Vec<Receipt>>,
     pub(crate) sessions: Sessions,
     pub(crate) garbage: Garbage,
+    /// Every shard with a headroom, by the time at which all of it is outdated, in log time.
+    pub(crate) headrooms: BTreeSet<(u64, QueueId)>,
 }
 wire_struct!(Partition {
     applied_index,
@@ -59,6 +61,8 @@ wire_struct!(Partition {
     attempts,
     sessions,
     garbage,
+} since 2 {
+    headrooms,
 });
 
 impl Default for Partition {
@@ -91,6 +95,7 @@ impl Partition {
             attempts: Window::new(),
             sessions: Sessions::default(),
             garbage: Garbage::default(),
+            headrooms: BTreeSet::new(),
         }
     }
 
@@ -209,13 +214,9 @@ impl Partition {
         let retention_ms = shard.settings.retention_ms;
         let sent = shard.age.front().map(|slot| self.store.sent_wall_ms(slot));
         let due_ms = sent.map(|sent_ms| sent_ms.saturating_add(retention_ms));
-        let old_ms = std::mem::replace(&mut shard.retention_due_ms, due_ms);
-        if old_ms != due_ms {
-            if let Some(old_ms) = old_ms {
-                self.retention.remove(&(old_ms, queue));
-            }
-            self.retention.extend(due_ms.map(|due_ms| (due_ms, queue)));
-        }
+        move_in(&mut self.retention, queue, &mut shard.retention_due_ms, due_ms);
+        let outdated_ms = shard.headroom.as_ref().map(|headroom| headroom.outdated_ms());
+        move_in(&mut self.headrooms, queue, &mut shard.headroom_due_ms, outdated_ms);
         set_membership(&mut self.outboxes, queue, !shard.outboxes.is_empty());
         set_membership(&mut self.redrives, queue, shard.redrive_is_running());
     }
@@ -224,6 +225,9 @@ impl Partition {
     pub(crate) fn unindex(&mut self, shard: &Shard) {
         if let Some(due_ms) = shard.retention_due_ms {
             self.retention.remove(&(due_ms, shard.queue));
+        }
+        if let Some(due_ms) = shard.headroom_due_ms {
+            self.headrooms.remove(&(due_ms, shard.queue));
         }
         self.outboxes.remove(&shard.queue);
         self.redrives.remove(&shard.queue);
@@ -237,6 +241,22 @@ pub(crate) fn owns(shard: &Shard, message: &Message) -> bool {
         _ => shard.purged_sequence,
     };
     message.sequence >= first
+}
+
+/// Moves a queue to its new place in an index by time.
+fn move_in(
+    index: &mut BTreeSet<(u64, QueueId)>,
+    queue: QueueId,
+    place: &mut Option<u64>,
+    due_ms: Option<u64>,
+) {
+    let old_ms = std::mem::replace(place, due_ms);
+    if old_ms != due_ms {
+        if let Some(old_ms) = old_ms {
+            index.remove(&(old_ms, queue));
+        }
+        index.extend(due_ms.map(|due_ms| (due_ms, queue)));
+    }
 }
 
 fn set_membership(set: &mut BTreeSet<QueueId>, queue: QueueId, belongs: bool) {

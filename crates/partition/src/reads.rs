@@ -1,5 +1,8 @@
 //! Reading a partition. Every read is bounded by what it returns, or by a limit named beside it.
 
+use std::sync::Arc;
+
+use crate::headroom::Measure;
 use crate::ids::{QueueId, Receipt};
 use crate::limits::{PEEK_SCAN_MAX, WINDOW_SLACK_MS};
 use crate::list;
@@ -50,6 +53,13 @@ impl Partition {
         })
     }
 
+    /// What was measured of a queue's consumers lately, by version; the first may be the rest, whose version is empty.
+    /// O(buckets in use).
+    pub fn headroom(&self, queue: QueueId) -> Vec<(Arc<[u8]>, Measure)> {
+        let headroom = self.shards.get(&queue).and_then(|shard| shard.headroom.as_ref());
+        headroom.map_or_else(Vec::new, |headroom| headroom.view(self.store.log_time_ms))
+    }
+
     /// Whether a receive now would deliver. O(log queues).
     pub fn has_ready(&self, queue: QueueId) -> bool {
         self.shards.get(&queue).is_some_and(|shard| shard.has_ready())
@@ -64,7 +74,9 @@ impl Partition {
     /// What is due next; `None` when nothing is outstanding at all. O(1).
     pub fn next_deadline(&self) -> Option<Deadline> {
         let store = &self.store;
-        let windows = [self.dedup.first_ms(), self.attempts.first_ms(), self.sessions.first_ms()];
+        let headroom_ms = self.headrooms.first().map(|(due_ms, _)| *due_ms);
+        let windows =
+            [self.dedup.first_ms(), self.attempts.first_ms(), self.sessions.first_ms(), headroom_ms];
         let window = windows.into_iter().flatten().min();
         let retention = self.retention.first().map(|(due_ms, _)| *due_ms);
         let deadline = Deadline {

@@ -21,6 +21,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::arena::NONE;
+use crate::headroom::{Headroom, Measure};
 use crate::ids::{QueueId, Source};
 use crate::lanes::{Lane, Lanes};
 use crate::list::List;
@@ -76,6 +77,10 @@ pub(crate) struct Shard {
     pub retention_due_ms: Option<u64>,
     /// The groups of a standard shard that have something ready.
     pub tenants: Tenants,
+    /// None while nothing was measured lately.
+    pub headroom: Option<Box<Headroom>>,
+    /// The shard's place in `Partition::headrooms`.
+    pub headroom_due_ms: Option<u64>,
 }
 wire_struct!(Shard {
     queue,
@@ -96,6 +101,8 @@ wire_struct!(Shard {
     retention_due_ms,
 } since 2 {
     tenants,
+    headroom,
+    headroom_due_ms,
 });
 
 impl Shard {
@@ -118,6 +125,8 @@ impl Shard {
             redrive: None,
             retention_due_ms: None,
             tenants: Tenants::default(),
+            headroom: None,
+            headroom_due_ms: None,
         }
     }
 
@@ -128,6 +137,17 @@ impl Shard {
             Kind::Fifo => !self.turns.is_empty(),
         };
         something && self.counters.leased < u64::from(self.settings.in_flight_max)
+    }
+
+    /// The headroom, made when there is none.
+    pub fn headroom_at(&mut self, now_ms: u64) -> &mut Headroom {
+        self.headroom.get_or_insert_with(|| Box::new(Headroom::new(now_ms)))
+    }
+
+    /// What is measured of the consumer with a message's latest lease.
+    pub fn measure(&mut self, store: &Store, slot: u32) -> &mut Measure {
+        let version = store.side(slot).map_or(0, |side| side.version);
+        self.headroom_at(store.log_time_ms).measure(version, store.log_time_ms)
     }
 
     pub fn redrive_is_running(&self) -> bool {

@@ -51,6 +51,10 @@ pub struct Totals {
     /// Messages whose retention or time to live ended.
     pub dropped: u64,
     pub purged: u64,
+    /// Acks that came after their lease had ended.
+    pub late: u64,
+    /// Acks in the last tenth of their lease.
+    pub last_tenth: u64,
 }
 
 wire_struct!(Counters { ready, leased, delayed, dead, bytes, dead_bytes });
@@ -68,6 +72,9 @@ wire_struct!(Totals {
     transferred,
     dropped,
     purged,
+} since 2 {
+    late,
+    last_tenth,
 });
 
 /// The next moments at which something is due. The leader proposes an `Expire` (or, for `garbage`, any command) then.
@@ -79,7 +86,7 @@ pub struct Deadline {
     pub lease_log_ms: Option<u64>,
     /// The first delay ends, in log time.
     pub delay_log_ms: Option<u64>,
-    /// Something remembered (deduplication id, attempt, session) may be forgotten, in log time. Never urgent.
+    /// Something remembered (deduplication id, attempt, session, headroom) may be forgotten, in log time. Never urgent.
     pub window_log_ms: Option<u64>,
     /// Retention or a time to live ends, in wall time.
     pub wall_ms: Option<u64>,

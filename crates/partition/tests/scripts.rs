@@ -72,6 +72,7 @@ impl Script {
             "state" => self.state(line.queue()),
             "deadline" => format!("{:?}", self.rig.partition.next_deadline().unwrap_or_default()),
             "ready" => format!("{}", self.rig.partition.has_ready(line.queue())),
+            "headroom" => self.headroom(line.queue()),
             "outbox" => self.outbox(&line),
             "peek" => self.peek(&line),
             "snapshot" => {
@@ -105,7 +106,7 @@ impl Script {
                 bytes_max: line.option("bytes").unwrap_or(u64::MAX),
                 lease_ms: line.option("lease"),
                 attempt: line.bytes("attempt"),
-                consumer: b"worker",
+                consumer: line.bytes("consumer").unwrap_or(b"worker"),
             },
             "ack" => Command::Ack {
                 queue: line.queue(),
@@ -193,6 +194,20 @@ impl Script {
         let Some(shard) = self.rig.partition.shard(queue) else { return "no such queue".into() };
         let Counters { ready, leased, delayed, dead, .. } = shard.counters;
         format!("ready={ready} leased={leased} delayed={delayed} dead={dead}")
+    }
+
+    fn headroom(&self, queue: QueueId) -> String {
+        let measured = self.rig.partition.headroom(queue);
+        let lines = measured.iter().map(|(version, measure)| {
+            let version = if version.is_empty() { "rest".into() } else { String::from_utf8_lossy(version) };
+            let Measure { held, last_tenth, late, extended, expired } = measure;
+            let held: Vec<_> =
+                held.buckets().map(|(up_to_ms, count)| format!("{count}x{up_to_ms}ms")).collect();
+            let counts = format!("last_tenth={last_tenth} late={late} extended={extended} expired={expired}");
+            format!("{version}: held={held:?} {counts}")
+        });
+        let lines: Vec<_> = lines.collect();
+        if lines.is_empty() { "nothing".into() } else { lines.join("\n") }
     }
 
     fn outbox(&self, line: &Line<'_>) -> String {

@@ -7,7 +7,18 @@
 mod rig;
 
 use leasehold_partition::*;
-use rig::{Rig, receive};
+use rig::Rig;
+
+/// Of no version: that is what version 1 kept of a consumer.
+fn receive(queue: u64, messages_max: u32, lease_ms: u32) -> Command<'static> {
+    let (queue, lease_ms) = (QueueId(queue), Some(lease_ms));
+    Command::Receive { queue, messages_max, bytes_max: u64::MAX, lease_ms, attempt: None, consumer: b"test" }
+}
+
+fn granted(reply: Reply) -> Vec<Delivery> {
+    let Reply::Received { deliveries } = reply else { panic!("{reply:?}") };
+    deliveries
+}
 
 /// A state with messages in every list that version 1 knew.
 fn rig() -> Rig {
@@ -25,14 +36,14 @@ fn rig() -> Rig {
     let content = Content { dedup_id: Some(b"once"), ..Content::of_body(b"late") };
     let message = NewMessage { delay_ms: Some(5_000), expiry_ms: Some(70_000), content };
     rig.apply(Command::Send { queue: QueueId(1), messages: vec![message] });
-    let first = rig.receive(1, 2, 1_000);
+    let first = granted(rig.apply(receive(1, 2, 1_000)));
     let items = first.iter().map(|delivery| (delivery.receipt, 0)).collect();
     rig.apply(Command::Release { queue: QueueId(1), items });
     rig.pass(700);
-    let again = rig.receive(1, 3, 2_000);
+    let again = granted(rig.apply(receive(1, 3, 2_000)));
     let items = again[..1].iter().map(|delivery| (delivery.receipt, 0)).collect();
     rig.apply(Command::Release { queue: QueueId(1), items });
-    rig.receive(2, 1, 9_000);
+    rig.apply(receive(2, 1, 9_000));
     let request = RequestId { session: 5, sequence: 1, completed_below: 0 };
     rig.apply_all(&[Request { id: Some(request), command: receive(1, 1, 30_000) }]);
     rig

@@ -38,6 +38,7 @@ impl Partition {
             || due(self.dedup.first_ms(), now_ms)
             || due(self.attempts.first_ms(), now_ms)
             || due(self.sessions.first_ms(), now_ms)
+            || due(self.headrooms.first().map(|(due_ms, _)| *due_ms), now_ms)
             || !self.garbage.is_empty()
     }
 
@@ -53,6 +54,8 @@ impl Partition {
         notes.event(queue, sequence, || EventKind::Expired { grant });
         let shard = self.shards.get_mut(&queue).expect("an alive message has its shard");
         shard.totals.expired += 1;
+        let measure = shard.measure(&self.store, slot);
+        measure.expired = measure.expired.saturating_add(1);
         end_lease(shard, &mut self.store, slot, 0, notes);
         self.reindex(queue);
         Some(())
@@ -107,7 +110,7 @@ impl Partition {
         self.reindex(queue);
     }
 
-    /// Forgets one deduplication id, attempt or session whose time is over.
+    /// Forgets one deduplication id, attempt, session or headroom whose time is over.
     fn forget_one(&mut self) -> Option<()> {
         let now_ms = self.store.log_time_ms;
         let due = |first: Option<u64>| first.is_some_and(|first| first <= now_ms);
@@ -117,6 +120,11 @@ impl Partition {
             self.attempts.forget_first();
         } else if due(self.sessions.first_ms()) {
             self.sessions.forget_idlest();
+        } else if let Some((due_ms, queue)) = self.headrooms.first().copied()
+            && due_ms <= now_ms
+        {
+            self.shards.get_mut(&queue).expect("an indexed shard exists").headroom = None;
+            self.reindex(queue);
         } else {
             return None;
         }

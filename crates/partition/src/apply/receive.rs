@@ -2,6 +2,7 @@
 
 use crate::command::Command;
 use crate::effects::EventKind;
+use crate::headroom::version_of;
 use crate::ids::{QueueId, Receipt};
 use crate::limits::{ATTEMPT_WINDOW_MS, ATTEMPTS_MAX};
 use crate::list;
@@ -20,6 +21,8 @@ struct Budget<'a> {
     bytes: u64,
     lease_ms: u32,
     consumer: &'a [u8],
+    /// The version of the consumer, in `Shard::headroom`.
+    version: u32,
 }
 
 impl Budget<'_> {
@@ -43,13 +46,18 @@ impl Partition {
             return Ok(Reply::Received { deliveries });
         }
         let lease_ms = lease_ms.unwrap_or(shard.settings.lease_ms);
-        let mut budget = Budget { messages: *messages_max, bytes: *bytes_max, lease_ms, consumer };
+        let version = version_of(consumer).filter(|_| shard.has_ready());
+        let version = version.map_or(0, |version| shard.headroom_at(now_ms).id_of(version, now_ms));
+        let mut budget = Budget { messages: *messages_max, bytes: *bytes_max, lease_ms, consumer, version };
         let at_cap = shard.counters.leased >= u64::from(shard.settings.in_flight_max);
         let deliveries = match shard.settings.kind {
             Kind::Standard if at_cap => return Ok(Reply::OverLimit),
             Kind::Standard => receive_standard(shard, &mut self.store, &mut budget, notes),
             Kind::Fifo => receive_fifo(shard, &mut self.store, &mut budget, notes),
         };
+        if version > 0 {
+            self.reindex(*queue);
+        }
         if let Some(attempt) = attempt
             && !deliveries.is_empty()
         {
@@ -140,6 +148,7 @@ fn grant(
     side.lease_ms = budget.lease_ms;
     side.granted_ms = now_ms;
     side.extended = false;
+    side.version = budget.version;
     if side.first_received_wall_ms == 0 {
         side.first_received_wall_ms = wall_ms;
     }

@@ -25,12 +25,11 @@ impl Partition {
         let shard = self.shards.get_mut(&queue).ok_or(Refusal::UnknownQueue)?;
         let store = &mut self.store;
         let outcomes = receipts.iter().map(|receipt| {
-            judge(shard, store, receipt, |shard, store| {
-                notes.event(queue, receipt.sequence, || EventKind::Acked { grant: receipt.grant });
-                shard.totals.acked += 1;
-                shard.remove(store, receipt.slot, notes);
-                Outcome::Done
-            })
+            let outcome = judge(shard, store, receipt, |shard, store| ack_one(shard, store, receipt, notes));
+            if outcome == Outcome::Stale {
+                measure_late(shard, store.log_time_ms);
+            }
+            outcome
         });
         let outcomes = outcomes.collect();
         self.reindex(queue);
@@ -103,6 +102,33 @@ fn judge(
     }
 }
 
+fn ack_one(shard: &mut Shard, store: &mut Store, receipt: &Receipt, notes: &mut Notes) -> Outcome {
+    notes.event(shard.queue, receipt.sequence, || EventKind::Acked { grant: receipt.grant });
+    measure_ack(shard, store, receipt.slot);
+    shard.totals.acked += 1;
+    shard.remove(store, receipt.slot, notes);
+    Outcome::Done
+}
+
+fn measure_ack(shard: &mut Shard, store: &Store, slot: u32) {
+    let side = store.side(slot).expect("a leased message has a side record");
+    let held_ms = store.log_time_ms - side.granted_ms;
+    let left_ms = side.deadline_ms.saturating_sub(store.log_time_ms);
+    let measure = shard.measure(store, slot);
+    measure.held.record(held_ms);
+    if left_ms * 10 < u64::from(side.lease_ms) {
+        measure.last_tenth = measure.last_tenth.saturating_add(1);
+        shard.totals.last_tenth += 1;
+    }
+}
+
+/// A late ack is the rest's: its lease is over, and with it what was known of the consumer.
+fn measure_late(shard: &mut Shard, now_ms: u64) {
+    let measure = shard.headroom_at(now_ms).measure(0, now_ms);
+    measure.late = measure.late.saturating_add(1);
+    shard.totals.late += 1;
+}
+
 fn extend_one(
     shard: &mut Shard,
     store: &mut Store,
@@ -122,6 +148,8 @@ fn extend_one(
     store.leases.remove(&mut store.sides, old_ms, side);
     store.leases.insert(&mut store.sides, deadline_ms, side);
     shard.totals.extended += 1;
+    let measure = shard.measure(store, receipt.slot);
+    measure.extended = measure.extended.saturating_add(1);
     let grant = receipt.grant;
     notes.event(shard.queue, receipt.sequence, || EventKind::Extended { grant, lease_ms });
     Outcome::Done

@@ -98,6 +98,9 @@ impl Rig {
         }
     }
 
+    /// More versions than a shard keeps apart.
+    const CONSUMERS: [&[u8]; 6] = [b"test", b"v1@a", b"v2@a", b"v3/b", b"v4/b", b"v5@c"];
+
     pub fn receive(&mut self, queue: u64, messages_max: u32, lease_ms: u32) -> Vec<Delivery> {
         match self.apply(receive(queue, messages_max, lease_ms)) {
             Reply::Received { deliveries } => deliveries,
@@ -118,6 +121,9 @@ impl Rig {
     }
 }
 
+/// More versions than a shard keeps apart.
+const CONSUMERS: [&[u8]; 6] = [b"test", b"v1@a", b"v2@a", b"v3/b", b"v4/b", b"v5@c"];
+
 pub fn receive(queue: u64, messages_max: u32, lease_ms: u32) -> Command<'static> {
     Command::Receive {
         queue: QueueId(queue),
@@ -125,7 +131,7 @@ pub fn receive(queue: u64, messages_max: u32, lease_ms: u32) -> Command<'static>
         bytes_max: u64::MAX,
         lease_ms: Some(lease_ms),
         attempt: None,
-        consumer: b"test",
+        consumer: CONSUMERS[lease_ms as usize % CONSUMERS.len()],
     }
 }
 
