@@ -6,6 +6,7 @@
 mod cluster;
 mod demo;
 mod dev;
+mod headroom;
 mod input;
 mod memory;
 mod messages;

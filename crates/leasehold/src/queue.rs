@@ -6,6 +6,7 @@ use leasehold_client::v1::{DescribeQueueResponse, QueueCounters, QueueSettings};
 use leasehold_client::{Client, QueueKind};
 use serde_json::{Value, json};
 
+use crate::headroom;
 use crate::input::duration;
 use crate::output::{Failure, Output};
 
@@ -210,11 +211,12 @@ fn describe(described: &DescribeQueueResponse, output: Output) -> Result<(), Fai
     let redrive = described
         .redrive
         .map(|redrive| json!({ "running": redrive.running, "moved": redrive.moved, "total": redrive.total }));
+    let (headroom, versions, advice) = headroom::objects(described);
     let object = json!({
         "queue": described.queue, "settings": settings, "ready": counters.ready, "leased": counters.leased,
         "delayed": counters.delayed, "dead": counters.dead, "bytes": counters.bytes,
         "oldest_age_ms": counters.oldest_age_ms, "shards": shards.collect::<Vec<_>>(), "redrive": redrive,
-        "created_wall_ms": described.created_wall_ms,
+        "created_wall_ms": described.created_wall_ms, "headroom": headroom, "versions": versions, "advice": advice,
     });
     output.line(describe_text(described, &settings), &object)
 }
@@ -231,6 +233,7 @@ fn describe_text(described: &DescribeQueueResponse, settings: &Value) -> String 
         let state = if redrive.running { "running" } else { "over" };
         lines.push(format!("  redrive {state}, {} of {} moved", redrive.moved, redrive.total));
     }
+    lines.extend(headroom::lines(described));
     let given = settings.as_object().into_iter().flatten().filter(|(_, value)| !value.is_null());
     lines.extend(given.map(|(name, value)| format!("  {name:<24} {value}")));
     for shard in &described.shards {

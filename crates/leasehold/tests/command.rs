@@ -101,7 +101,9 @@ fn every_subcommand_does_its_work_on_a_cluster() {
         std::fs::read_to_string(seen.path()).unwrap().lines().map(str::to_owned).collect::<Vec<_>>();
     bodies.sort();
     assert_eq!(bodies, ["one", "three", "two"]);
-    assert_eq!(dev.objects(&["queue", "describe", "jobs"])[0]["leased"], 0);
+    let described = &dev.objects(&["queue", "describe", "jobs"])[0];
+    assert_eq!((&described["leased"], &described["headroom"]["acks"]), (&Value::from(0), &Value::from(4)));
+    assert!(dev.done(&["queue", "describe", "jobs"]).contains("of 4 acks"));
     dev.done(&["queue", "create", "dead"]);
     dev.done(&["queue", "redrive", "dead", "--target", "jobs"]);
     dev.done(&["queue", "purge", "jobs"]);

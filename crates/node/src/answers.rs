@@ -20,6 +20,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::cluster::ClusterView;
 use crate::failure::Failure;
+use crate::headroom;
 use crate::history::HistoryStore;
 use crate::limits::{RECEIVE_BYTES_MAX, RECEIVE_WAIT_MS_MAX};
 use crate::receipt_token::{self, ReceiptToken};
@@ -113,16 +114,30 @@ impl LocalAnswers {
 
     pub fn describe(&self, replica: &Replica, describe: peer::Describe) -> Result<ShardDescription, Failure> {
         self.check_leads(replica)?;
-        let shard = replica.machine().read().shard(QueueId(describe.queue));
+        let (shard, headroom) = {
+            let (state, queue) = (replica.machine().read(), QueueId(describe.queue));
+            (state.shard(queue), state.headroom(queue))
+        };
         let leader = self.view.node_name(self.view.here()).unwrap_or_default();
         let counters = shard.as_ref().map(counters).unwrap_or_default();
-        let redrive = shard.and_then(|shard| shard.redrive).map(|redrive| RedriveProgress {
+        let redrive = shard.as_ref().and_then(|shard| shard.redrive).map(|redrive| RedriveProgress {
             running: redrive.state == RedriveState::Running,
             moved: redrive.moved,
             total: redrive.total,
             id: redrive.id,
         });
-        Ok(ShardDescription { partition: replica.id().0, leader, counters: Some(counters), redrive })
+        let lease_ms = shard.as_ref().map_or(0, |shard| u64::from(shard.settings.lease_ms));
+        let headroom = headroom
+            .iter()
+            .map(|(version, measure)| headroom::shown(&String::from_utf8_lossy(version), measure, lease_ms))
+            .collect();
+        Ok(ShardDescription {
+            partition: replica.id().0,
+            leader,
+            counters: Some(counters),
+            redrive,
+            headroom,
+        })
     }
 
     pub async fn why(&self, replica: &Replica, why: peer::Why) -> Result<WhyResponse, Failure> {

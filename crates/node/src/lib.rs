@@ -15,6 +15,7 @@ mod cluster;
 pub mod config;
 mod core;
 mod failure;
+mod headroom;
 mod history;
 mod housekeeping;
 mod identity;

@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::Ordering;
 
 use leasehold_catalogue::PartitionId;
-use leasehold_partition::{QueueId, ShardView, Totals};
+use leasehold_partition::{Measure, QueueId, ShardView, Totals};
 use metrics::{Label, counter, gauge};
 
 use crate::core::Core;
+use crate::headroom::ratio_permille;
 use crate::raft::Role;
 use crate::replica::wall_ms;
-use crate::telemetry::{self, QueueSample, names};
+use crate::telemetry::{self, Processing, QueueSample, names};
 
 /// What was seen of each shard the last time, to count what happened since.
 #[derive(Default)]
@@ -25,6 +26,8 @@ struct QueueSum {
     leased: u64,
     delayed: u64,
     oldest_sent_wall_ms: Option<u64>,
+    lease_ms: u64,
+    measure: Measure,
 }
 
 impl Numbers {
@@ -51,7 +54,9 @@ impl Numbers {
                 // What happened before this node led was counted by the one that did.
                 let before = self.seen.get(&key).copied().unwrap_or(shard.totals);
                 let activity = add_since(&mut happened, &before, &shard.totals);
-                sums.entry(queue).or_default().add(&shard, activity);
+                let sum = sums.entry(queue).or_default();
+                sum.add(&shard, activity);
+                state.headroom(queue).iter().for_each(|(_, measure)| sum.measure.add(measure));
                 seen.insert(key, shard.totals);
             }
         }
@@ -69,6 +74,17 @@ impl QueueSum {
         self.delayed += shard.counters.delayed;
         let oldest = [self.oldest_sent_wall_ms, shard.oldest_sent_wall_ms].into_iter().flatten().min();
         self.oldest_sent_wall_ms = oldest;
+        self.lease_ms = u64::from(shard.settings.lease_ms);
+    }
+
+    fn processing(&self) -> Option<Processing> {
+        let held = &self.measure.held;
+        (!held.is_empty()).then(|| Processing {
+            p50_ms: held.quantile_ms(500),
+            p99_ms: held.quantile_ms(990),
+            p999_ms: held.quantile_ms(999),
+            ratio_permille: ratio_permille(&self.measure, self.lease_ms),
+        })
     }
 }
 
@@ -86,6 +102,9 @@ fn add_since(sum: &mut Totals, before: &Totals, now: &Totals) -> u64 {
     add(&mut sum.released, before.released, now.released);
     add(&mut sum.expired, before.expired, now.expired);
     add(&mut sum.dead, before.dead, now.dead);
+    add(&mut sum.extended, before.extended, now.extended);
+    add(&mut sum.late, before.late, now.late);
+    add(&mut sum.last_tenth, before.last_tenth, now.last_tenth);
     activity
 }
 
@@ -97,6 +116,9 @@ fn count(node: &str, happened: &Totals) {
         (names::MESSAGES_RELEASED, happened.released),
         (names::MESSAGES_EXPIRED, happened.expired),
         (names::MESSAGES_DEAD_LETTERED, happened.dead),
+        (names::LEASES_EXTENDED, happened.extended),
+        (names::ACKS_LATE, happened.late),
+        (names::ACKS_LAST_TENTH, happened.last_tenth),
     ];
     for (name, since) in counts {
         counter!(name, vec![Label::new(names::NODE, node.to_owned())]).increment(since);
@@ -116,6 +138,7 @@ fn publish_queues(core: &Core, node: &str, sums: &BTreeMap<QueueId, QueueSum>) {
             leased: sum.leased,
             delayed: sum.delayed,
             oldest_age_ms: sum.oldest_sent_wall_ms.map_or(0, |sent| now_ms.saturating_sub(sent)),
+            processing: sum.processing(),
             queue: &info.name,
         }),
     );

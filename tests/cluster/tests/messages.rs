@@ -83,6 +83,66 @@ async fn every_node_serves_every_queue_and_a_spread_queue_loses_nothing() {
     cluster.end().await;
 }
 
+/// A queue over four partitions tells what all their leaders have measured, whoever is asked.
+#[tokio::test(flavor = "multi_thread")]
+async fn processing_times_are_known_of_all_shards_and_by_version() {
+    let cluster = TestCluster::start(Plan::default()).await;
+    let client = cluster.client_at("n1");
+    let settings = QueueSettings { lease_ms: Some(3_600_000), ..QueueSettings::default() };
+    client.create_queue("timed", settings, 4).await.unwrap();
+    for _ in 0..20 {
+        let ten = vec![NewMessage::new("x"); 10];
+        assert!(client.send("timed", ten).await.unwrap().iter().all(Result::is_ok));
+    }
+    let mut done = 0;
+    eventually("all are processed", async || {
+        let version = if done < 100 { "work-1@here" } else { "work-2@here" };
+        let wait = Duration::from_secs(1);
+        let options = ReceiveOptions {
+            messages_max: 20,
+            wait,
+            consumer: version.to_owned(),
+            ..ReceiveOptions::default()
+        };
+        let messages = client.receive("timed", options).await.unwrap();
+        if let [first, ..] = &messages[..] {
+            let longer = Lease::new(first.receipt.clone(), Duration::from_secs(3_600));
+            client.extend("timed", &[longer]).await.unwrap()[0].as_ref().unwrap();
+            ack(&client, "timed", &messages).await;
+        }
+        done += messages.len();
+        done >= 200
+    })
+    .await;
+    let described = cluster.client_at("n3").describe_queue("timed").await.unwrap();
+    let all = described.headroom.unwrap();
+    assert_eq!((all.acks, all.late, all.expired), (200, 0, 0));
+    assert!(all.extended > 0 && all.p50_ms <= all.p99_ms && all.p99_ms <= all.p999_ms);
+    assert_eq!(all.ratio_permille, 3_600_000_000 / all.p99_ms.max(1));
+    let versions = described.versions.iter().map(|version| version.version.as_str()).collect::<Vec<_>>();
+    assert_eq!(versions, ["work-1", "work-2"]);
+    assert_eq!(described.versions.iter().map(|version| version.acks).sum::<u64>(), 200);
+    let measuring = described.shards.iter().filter(|shard| !shard.headroom.is_empty()).count();
+    assert!(measuring > 1, "the work was spread: {:?}", described.shards);
+    assert_eq!(described.advice[0].code, "lower-lease", "an hour is long for {} ms", all.p999_ms);
+    cluster.end().await;
+}
+
+/// One tenant's backlog does not stand before another's message.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_quiet_tenant_does_not_wait_behind_a_noisy_one() {
+    let cluster = TestCluster::start(Plan::default()).await;
+    let client = cluster.client();
+    client.create_queue("shared", QueueSettings::default(), 1).await.unwrap();
+    let of = |tenant: &str, body: &str| NewMessage::new(body.to_owned()).group(tenant);
+    client.send("shared", vec![of("noisy", "noise"); 1_000]).await.unwrap();
+    let noise = receive(&client, "shared", 100, Duration::ZERO).await;
+    assert_eq!(noise.len(), 100);
+    client.send("shared", vec![of("quiet", "first"), of("quiet", "second")]).await.unwrap();
+    assert_eq!(bodies(&receive(&client, "shared", 2, Duration::ZERO).await), ["first", "second"]);
+    cluster.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lease_ends_is_extended_and_is_given_back() {
     let cluster = TestCluster::start(Plan::default()).await;

@@ -20,6 +20,7 @@ use super::{lookup, validate};
 use crate::cluster::QueueInfo;
 use crate::core::Core;
 use crate::failure::Failure;
+use crate::headroom;
 use crate::node::Shell;
 use crate::replica::{refusal, wall_ms};
 use crate::router::Repeat;
@@ -240,6 +241,8 @@ fn description(core: &Core, queue: &QueueInfo, shards: Vec<ShardDescription>) ->
             sum.total += of_shard.total;
         }
     }
+    let lease_ms = recorded.settings.lease_ms;
+    let report = headroom::report(&shards, lease_ms);
     DescribeQueueResponse {
         queue: queue.name.clone(),
         settings: Some(settings(core, &recorded.settings)),
@@ -247,6 +250,9 @@ fn description(core: &Core, queue: &QueueInfo, shards: Vec<ShardDescription>) ->
         shards,
         created_wall_ms: recorded.created_wall_ms,
         redrive,
+        headroom: Some(report.all),
+        versions: report.versions,
+        advice: report.advice,
     }
 }
 

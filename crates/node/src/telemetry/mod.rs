@@ -23,7 +23,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::LogFormat;
 
-pub use queue_series::{OTHER, QUEUE_SERIES_MAX, QueueSample};
+pub use queue_series::{OTHER, Processing, QUEUE_SERIES_MAX, QueueSample};
 
 /// How often observations are moved into their histograms; in between each costs memory.
 const UPKEEP_INTERVAL_MS: u64 = 5_000;
@@ -176,7 +176,15 @@ mod tests {
         }
         first.publish_queues(
             "a",
-            [QueueSample { activity: 1, ready: 7, leased: 0, delayed: 0, oldest_age_ms: 0, queue: "q" }],
+            [QueueSample {
+                activity: 1,
+                ready: 7,
+                leased: 0,
+                delayed: 0,
+                oldest_age_ms: 0,
+                processing: None,
+                queue: "q",
+            }],
         );
         let text = second.render();
         for line in [

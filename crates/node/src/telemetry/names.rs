@@ -17,6 +17,9 @@ pub const MESSAGES_ACKED: &str = "leasehold_messages_acked_total";
 pub const MESSAGES_RELEASED: &str = "leasehold_messages_released_total";
 pub const MESSAGES_EXPIRED: &str = "leasehold_messages_expired_total";
 pub const MESSAGES_DEAD_LETTERED: &str = "leasehold_messages_dead_lettered_total";
+pub const LEASES_EXTENDED: &str = "leasehold_leases_extended_total";
+pub const ACKS_LATE: &str = "leasehold_acks_late_total";
+pub const ACKS_LAST_TENTH: &str = "leasehold_acks_last_tenth_total";
 pub const SEND_LATENCY: &str = "leasehold_send_latency_seconds";
 pub const RECEIVE_LATENCY: &str = "leasehold_receive_latency_seconds";
 pub const LOG_SYNCS: &str = "leasehold_log_syncs_total";
@@ -62,6 +65,9 @@ pub(super) const METRICS: &[Metric] = &[
     metric(MESSAGES_RELEASED, Counter, Unit::Count, "Leases that consumers gave back."),
     metric(MESSAGES_EXPIRED, Counter, Unit::Count, "Leases that ended without an acknowledgement."),
     metric(MESSAGES_DEAD_LETTERED, Counter, Unit::Count, "Messages that reached their receive limit."),
+    metric(LEASES_EXTENDED, Counter, Unit::Count, "Leases that consumers gave a new end."),
+    metric(ACKS_LATE, Counter, Unit::Count, "Acknowledgements that came after their lease had ended."),
+    metric(ACKS_LAST_TENTH, Counter, Unit::Count, "Acknowledgements in the last tenth of their lease."),
     metric(SEND_LATENCY, Histogram(SEND_BUCKETS_S), Unit::Seconds, "From a send's arrival to its answer."),
     metric(RECEIVE_LATENCY, Histogram(RECEIVE_BUCKETS_S), Unit::Seconds, "From a receive's arrival to its answer, waiting included."),
     metric(LOG_SYNCS, Counter, Unit::Count, "Syncs of the write-ahead log: one may carry entries of many partitions."),

@@ -26,7 +26,31 @@ pub struct QueueSample<'a> {
     pub delayed: u64,
     /// Zero when it holds no message.
     pub oldest_age_ms: u64,
+    /// None when nothing was acknowledged lately.
+    pub processing: Option<Processing>,
     pub queue: &'a str,
+}
+
+/// How long consumers take, and the lease they have for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Processing {
+    pub p50_ms: u64,
+    pub p99_ms: u64,
+    pub p999_ms: u64,
+    /// The lease over p99.
+    pub ratio_permille: u64,
+}
+
+impl Processing {
+    /// The worst of both.
+    fn worst(self, other: Self) -> Self {
+        Self {
+            p50_ms: self.p50_ms.max(other.p50_ms),
+            p99_ms: self.p99_ms.max(other.p99_ms),
+            p999_ms: self.p999_ms.max(other.p999_ms),
+            ratio_permille: self.ratio_permille.min(other.ratio_permille),
+        }
+    }
 }
 
 /// What is shown of a queue.
@@ -36,44 +60,73 @@ struct Gauges {
     leased: u64,
     delayed: u64,
     oldest_age_ms: u64,
+    processing: Option<Processing>,
 }
 
 impl Gauges {
-    /// Counts add up; of ages the oldest is the age of all.
+    /// Counts add up; of ages the oldest is the age of all, of processing times and ratios the worst.
     fn add(&mut self, sample: &QueueSample<'_>) {
         self.ready += sample.ready;
         self.leased += sample.leased;
         self.delayed += sample.delayed;
         self.oldest_age_ms = self.oldest_age_ms.max(sample.oldest_age_ms);
+        let both = self.processing.zip(sample.processing).map(|(left, right)| left.worst(right));
+        self.processing = both.or(self.processing).or(sample.processing);
     }
 }
 
 struct Family {
     name: &'static str,
     description: &'static str,
-    text: fn(&Gauges) -> String,
+    /// None where there is nothing to show.
+    text: fn(&Gauges) -> Option<String>,
 }
 
-const FAMILIES: [Family; 4] = [
+/// Thousandths of a unit as the unit.
+fn thousandths(number: u64) -> String {
+    format!("{}.{:03}", number / 1000, number % 1000)
+}
+
+const FAMILIES: [Family; 8] = [
     Family {
         name: "leasehold_queue_ready",
         description: "Messages that a receive would be given now.",
-        text: |gauges| gauges.ready.to_string(),
+        text: |gauges| Some(gauges.ready.to_string()),
     },
     Family {
         name: "leasehold_queue_leased",
         description: "Messages leased to consumers.",
-        text: |gauges| gauges.leased.to_string(),
+        text: |gauges| Some(gauges.leased.to_string()),
     },
     Family {
         name: "leasehold_queue_delayed",
         description: "Messages whose delay has not ended.",
-        text: |gauges| gauges.delayed.to_string(),
+        text: |gauges| Some(gauges.delayed.to_string()),
     },
     Family {
         name: "leasehold_queue_oldest_age_seconds",
         description: "Age of the oldest message.",
-        text: |gauges| format!("{}.{:03}", gauges.oldest_age_ms / 1000, gauges.oldest_age_ms % 1000),
+        text: |gauges| Some(thousandths(gauges.oldest_age_ms)),
+    },
+    Family {
+        name: "leasehold_queue_processing_p50_seconds",
+        description: "Median time from grant to ack.",
+        text: |gauges| gauges.processing.map(|processing| thousandths(processing.p50_ms)),
+    },
+    Family {
+        name: "leasehold_queue_processing_p99_seconds",
+        description: "Time from grant to ack that 99 % do not exceed.",
+        text: |gauges| gauges.processing.map(|processing| thousandths(processing.p99_ms)),
+    },
+    Family {
+        name: "leasehold_queue_processing_p999_seconds",
+        description: "Time from grant to ack that 99.9 % do not exceed.",
+        text: |gauges| gauges.processing.map(|processing| thousandths(processing.p999_ms)),
+    },
+    Family {
+        name: "leasehold_queue_headroom_ratio",
+        description: "The queue's lease over the 99th percentile from grant to ack.",
+        text: |gauges| gauges.processing.map(|processing| thousandths(processing.ratio_permille)),
     },
 ];
 
@@ -103,8 +156,10 @@ impl QueueSeries {
             for (node, series) in nodes.iter() {
                 let node = escape(node);
                 for (queue, gauges) in series {
-                    let (queue, value) = (escape(queue), (family.text)(gauges));
-                    put(format_args!("{name}{{{NODE}=\"{node}\",{QUEUE}=\"{queue}\"}} {value}\n"));
+                    if let Some(value) = (family.text)(gauges) {
+                        let queue = escape(queue);
+                        put(format_args!("{name}{{{NODE}=\"{node}\",{QUEUE}=\"{queue}\"}} {value}\n"));
+                    }
                 }
             }
         }
@@ -143,7 +198,35 @@ mod tests {
     use super::*;
 
     fn sample(queue: &str, activity: u64) -> QueueSample<'_> {
-        QueueSample { activity, ready: 10, leased: 1, delayed: 2, oldest_age_ms: activity, queue }
+        let processing = None;
+        QueueSample { activity, ready: 10, leased: 1, delayed: 2, oldest_age_ms: activity, processing, queue }
+    }
+
+    fn measured(queue: &str, activity: u64, p99_ms: u64) -> QueueSample<'_> {
+        let processing =
+            Processing { p50_ms: 1, p99_ms, p999_ms: 9_000, ratio_permille: 30_000_000 / p99_ms };
+        QueueSample { processing: Some(processing), ..sample(queue, activity) }
+    }
+
+    #[test]
+    fn the_rest_shows_the_worst_of_processing_times() {
+        let series = QueueSeries::default();
+        series.publish("worst", [measured(OTHER, 1, 2_000), sample(OTHER, 1), measured(OTHER, 1, 500)]);
+        let mut text = String::new();
+        series.render(&mut text);
+        let labels = "{node=\"worst\",queue=\"_other\"}";
+        assert!(text.contains(&format!("leasehold_queue_processing_p50_seconds{labels} 0.001\n")), "{text}");
+        assert!(text.contains(&format!("leasehold_queue_processing_p99_seconds{labels} 2.000\n")), "{text}");
+        assert!(text.contains(&format!("leasehold_queue_processing_p999_seconds{labels} 9.000\n")), "{text}");
+        assert!(text.contains(&format!("leasehold_queue_headroom_ratio{labels} 15.000\n")), "{text}");
+        series.publish("worst", [sample("q", 1)]);
+        text.clear();
+        series.render(&mut text);
+        assert!(
+            !text.contains("_seconds{node=\"worst\",queue=\"_other"),
+            "what was not measured is not shown"
+        );
+        assert!(!text.contains("ratio{"), "{text}");
     }
 
     #[test]
@@ -151,8 +234,14 @@ mod tests {
         let samples = [sample("a", 1), sample("b", 5), sample("c", 9), sample("d", 3), sample("e", 7)];
         let series = busiest(samples, 2);
         assert_eq!(series.keys().collect::<Vec<_>>(), [OTHER, "c", "e"]);
-        assert_eq!(series[OTHER], Gauges { ready: 30, leased: 3, delayed: 6, oldest_age_ms: 5 });
-        assert_eq!(series["c"], Gauges { ready: 10, leased: 1, delayed: 2, oldest_age_ms: 9 });
+        assert_eq!(
+            series[OTHER],
+            Gauges { ready: 30, leased: 3, delayed: 6, oldest_age_ms: 5, processing: None }
+        );
+        assert_eq!(
+            series["c"],
+            Gauges { ready: 10, leased: 1, delayed: 2, oldest_age_ms: 9, processing: None }
+        );
     }
 
     #[test]
