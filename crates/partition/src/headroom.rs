@@ -28,7 +28,7 @@ pub struct Measure {
     pub held: Histogram,
     /// Acks in the last tenth of the lease, as granted or last extended.
     pub last_tenth: u32,
-    /// Acks that came after their lease had ended. It is not known of which version.
+    /// Acks that came after their lease had ended, repeated acks among them. It is not known of which version.
     pub late: u32,
     pub extended: u32,
     /// Leases that ended by themselves.

@@ -51,7 +51,7 @@ pub struct Totals {
     /// Messages whose retention or time to live ended.
     pub dropped: u64,
     pub purged: u64,
-    /// Acks that came after their lease had ended.
+    /// Acks that came after their lease had ended, repeated acks among them.
     pub late: u64,
     /// Acks in the last tenth of their lease.
     pub last_tenth: u64,

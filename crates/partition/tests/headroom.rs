@@ -112,14 +112,14 @@ fn expire(rig: &mut Rig, book: &mut Book) {
     book.ended.extend(over);
 }
 
-/// Late acks: of messages that are there and with nobody, or with another consumer.
+/// Late acks: of messages that are with nobody, with another consumer, or done by one.
 fn ack_late(rig: &mut Rig, book: &mut Book) {
     let lease = book.ended.pop();
     let receipts = lease.iter().map(|lease| lease.receipt).collect();
     let reply = rig.apply(Command::Ack { queue: QUEUE, receipts });
-    if reply == (Reply::Settled { outcomes: vec![Outcome::Stale] }) {
-        book.happened.push((rig.now_ms, "", What::Late));
-    }
+    let Reply::Settled { outcomes } = reply else { panic!("an ack is answered") };
+    assert!(outcomes.iter().all(|outcome| matches!(outcome, Outcome::Stale | Outcome::Gone)), "{outcomes:?}");
+    book.happened.extend(outcomes.iter().map(|_| (rig.now_ms, "", What::Late)));
 }
 
 #[test]

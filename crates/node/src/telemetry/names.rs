@@ -66,7 +66,7 @@ pub(super) const METRICS: &[Metric] = &[
     metric(MESSAGES_EXPIRED, Counter, Unit::Count, "Leases that ended without an acknowledgement."),
     metric(MESSAGES_DEAD_LETTERED, Counter, Unit::Count, "Messages that reached their receive limit."),
     metric(LEASES_EXTENDED, Counter, Unit::Count, "Leases that consumers gave a new end."),
-    metric(ACKS_LATE, Counter, Unit::Count, "Acknowledgements that came after their lease had ended."),
+    metric(ACKS_LATE, Counter, Unit::Count, "Acknowledgements that came after their lease had ended, or again."),
     metric(ACKS_LAST_TENTH, Counter, Unit::Count, "Acknowledgements in the last tenth of their lease."),
     metric(SEND_LATENCY, Histogram(SEND_BUCKETS_S), Unit::Seconds, "From a send's arrival to its answer."),
     metric(RECEIVE_LATENCY, Histogram(RECEIVE_BUCKETS_S), Unit::Seconds, "From a receive's arrival to its answer, waiting included."),

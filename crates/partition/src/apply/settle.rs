@@ -26,7 +26,7 @@ impl Partition {
         let store = &mut self.store;
         let outcomes = receipts.iter().map(|receipt| {
             let outcome = judge(shard, store, receipt, |shard, store| ack_one(shard, store, receipt, notes));
-            if outcome == Outcome::Stale {
+            if is_late(shard, receipt, outcome) {
                 measure_late(shard, store.log_time_ms);
             }
             outcome
@@ -120,6 +120,12 @@ fn measure_ack(shard: &mut Shard, store: &Store, slot: u32) {
         measure.last_tenth = measure.last_tenth.saturating_add(1);
         shard.totals.last_tenth += 1;
     }
+}
+
+/// Whether the lease of a receipt ended before its ack. When the message is gone, somebody else was quicker; or the same ack
+/// came before, under no request id, which cannot be told apart. What was purged is late for no consumer.
+fn is_late(shard: &Shard, receipt: &Receipt, outcome: Outcome) -> bool {
+    matches!(outcome, Outcome::Stale | Outcome::Gone) && receipt.sequence >= shard.purged_sequence
 }
 
 /// A late ack is the rest's: its lease is over, and with it what was known of the consumer.
