@@ -7,6 +7,8 @@ const HOUR_MS: u64 = 60 * MINUTE_MS;
 const DAY_MS: u64 = 24 * HOUR_MS;
 
 pub const LEASE_MS: RangeInclusive<u64> = 0..=12 * HOUR_MS;
+/// The ceiling of adaptive leases; 0 switches them off.
+pub const ADAPTIVE_LEASE_MS: RangeInclusive<u64> = 0..=12 * HOUR_MS;
 pub const DELAY_MS: RangeInclusive<u64> = 0..=15 * MINUTE_MS;
 pub const RETENTION_MS: RangeInclusive<u64> = MINUTE_MS..=14 * DAY_MS;
 pub const RECEIVES: RangeInclusive<u64> = 1..=1_000;
@@ -58,6 +60,9 @@ pub struct QueueSettings {
     pub bytes_max: u64,
     #[prost(uint64, tag = "11")]
     pub message_bytes_max: u64,
+    /// How long leases may become when the work takes longer than they last; 0 means that they stay as they are.
+    #[prost(uint64, tag = "20")]
+    pub adaptive_lease_ms_max: u64,
 }
 
 impl QueueSettings {
@@ -102,6 +107,8 @@ pub struct QueueChange {
     pub bytes_max: Option<u64>,
     #[prost(uint64, optional, tag = "12")]
     pub message_bytes_max: Option<u64>,
+    #[prost(uint64, optional, tag = "20")]
+    pub adaptive_lease_ms_max: Option<u64>,
 }
 
 /// Puts a change over settings; the dead-letter queue is the caller's to look up.
@@ -115,6 +122,11 @@ pub fn merge(settings: &mut QueueSettings, change: &QueueChange) -> Result<(), S
         Some(value) => Err(format!("{name} is {value}: it can be {} to {}", range.start(), range.end())),
     };
     set("lease_ms", &mut settings.lease_ms, change.lease_ms, LEASE_MS)?;
+    let ceiling = &mut settings.adaptive_lease_ms_max;
+    set("adaptive_lease_ms_max", ceiling, change.adaptive_lease_ms_max, ADAPTIVE_LEASE_MS)?;
+    if let Some(fault) = ceiling_fault(settings) {
+        return Err(fault);
+    }
     set("delay_ms", &mut settings.delay_ms, change.delay_ms, DELAY_MS)?;
     set("retention_ms", &mut settings.retention_ms, change.retention_ms, RETENTION_MS)?;
     let window = &mut settings.deduplication_window_ms;
@@ -134,4 +146,13 @@ pub fn merge(settings: &mut QueueSettings, change: &QueueChange) -> Result<(), S
         ));
     }
     Ok(())
+}
+
+/// Leases are only ever lengthened, so a ceiling below the lease would be none.
+fn ceiling_fault(settings: &QueueSettings) -> Option<String> {
+    let QueueSettings { lease_ms, adaptive_lease_ms_max: ceiling_ms, .. } = settings;
+    let end = ADAPTIVE_LEASE_MS.end();
+    (*ceiling_ms > 0 && ceiling_ms < lease_ms).then(|| {
+        format!("adaptive_lease_ms_max is {ceiling_ms}: it can be 0 (off), or lease_ms ({lease_ms}) to {end}")
+    })
 }

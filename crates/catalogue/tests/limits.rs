@@ -105,6 +105,9 @@ fn the_ends_of_every_range_are_inside_it() {
             ..change()
         },
         QueueChange { length_max: Some(u64::MAX), bytes_max: Some(u64::MAX), ..change() },
+        QueueChange { adaptive_lease_ms_max: Some(43_200_000), ..change() },
+        QueueChange { lease_ms: Some(7), adaptive_lease_ms_max: Some(7), ..change() },
+        QueueChange { adaptive_lease_ms_max: Some(0), ..change() },
     ] {
         assert!(matches!(apply(&mut founded(), create("q", settings)), Reply::Queue { created: true, .. }));
     }
@@ -135,6 +138,18 @@ fn one_beyond_a_range_is_refused_by_creating_and_by_changing() {
             "message_bytes_max is 1048577: it can be 1 to 1048576",
         ),
         (QueueChange { receives_max: Some(0), ..change() }, "receives_max is 0: it can be 1 to 1000"),
+        (
+            QueueChange { adaptive_lease_ms_max: Some(43_200_001), ..change() },
+            "adaptive_lease_ms_max is 43200001: it can be 0 to 43200000",
+        ),
+        (
+            QueueChange { adaptive_lease_ms_max: Some(29_999), ..change() },
+            "adaptive_lease_ms_max is 29999: it can be 0 (off), or lease_ms (30000) to 43200000",
+        ),
+        (
+            QueueChange { lease_ms: Some(8), adaptive_lease_ms_max: Some(7), ..change() },
+            "adaptive_lease_ms_max is 7: it can be 0 (off), or lease_ms (8) to 43200000",
+        ),
     ];
     let mut catalogue = founded();
     apply(&mut catalogue, create("there", change()));

@@ -16,10 +16,11 @@ pub fn objects(described: &DescribeQueueResponse) -> (Value, Value, Value) {
 }
 
 fn object(headroom: &Headroom) -> Value {
-    let Headroom { acks, p50_ms, p99_ms, p999_ms, last_tenth, late, extended, expired, .. } = headroom;
+    let Headroom { acks, p50_ms, p99_ms, p999_ms, lease_ms, last_tenth, late, extended, expired, .. } =
+        headroom;
     let ratio = (*acks > 0).then(|| headroom.ratio_permille as f64 / 1000.0);
     json!({
-        "acks": acks, "p50_ms": p50_ms, "p99_ms": p99_ms, "p999_ms": p999_ms, "ratio": ratio,
+        "acks": acks, "p50_ms": p50_ms, "p99_ms": p99_ms, "p999_ms": p999_ms, "lease_ms": lease_ms, "ratio": ratio,
         "last_tenth": last_tenth, "late": late, "extended": extended, "expired": expired,
     })
 }
@@ -36,7 +37,8 @@ pub fn lines(described: &DescribeQueueResponse) -> Vec<String> {
     };
     let mut lines = vec![format!("  from grant to ack: {}", times(all))];
     if all.acks > 0 {
-        lines.push(format!("  the lease is {:.1} times p99", all.ratio_permille as f64 / 1000.0));
+        let ratio = all.ratio_permille as f64 / 1000.0;
+        lines.push(format!("  the lease of {} ms is {ratio:.1} times p99", all.lease_ms));
     }
     lines.push(format!(
         "  {} acks in the last tenth of their lease, {} late; {} leases extended, {} ended by themselves",
@@ -76,6 +78,7 @@ mod tests {
             late: 2,
             extended: 1,
             expired: 4,
+            lease_ms: 3_000,
             ..Headroom::default()
         }
     }
@@ -102,7 +105,7 @@ mod tests {
             lines(&described),
             [
                 "  from grant to ack: p50 12 ms, p99 2559 ms, p99.9 2815 ms of 1000 acks",
-                "  the lease is 1.2 times p99",
+                "  the lease of 3000 ms is 1.2 times p99",
                 "  3 acks in the last tenth of their lease, 2 late; 1 leases extended, 4 ended by themselves",
                 "  version mailer-1: no acks, 4 ended by themselves",
                 "  advice: raise it",

@@ -64,6 +64,9 @@ pub struct Settings {
     /// How long a consumer has for a message: up to 12h.
     #[arg(long, value_parser = duration)]
     lease: Option<Duration>,
+    /// Up to where leases grow when the work takes longer than they last: up to 12h; 0 switches it off.
+    #[arg(long, value_parser = duration)]
+    adaptive_lease_max: Option<Duration>,
     /// How long a new message waits: up to 15m.
     #[arg(long, value_parser = duration)]
     delay: Option<Duration>,
@@ -112,6 +115,7 @@ impl Settings {
             length_max: self.length_max,
             bytes_max: self.bytes_max,
             message_bytes_max: self.message_bytes_max,
+            adaptive_lease_ms_max: ms(self.adaptive_lease_max),
         }
     }
 }
@@ -199,7 +203,7 @@ fn settings_json(settings: &QueueSettings) -> Value {
         "content_deduplication": settings.content_deduplication,
         "deduplication_window_ms": settings.deduplication_window_ms, "in_flight_max": settings.in_flight_max,
         "length_max": settings.length_max, "bytes_max": settings.bytes_max,
-        "message_bytes_max": settings.message_bytes_max,
+        "message_bytes_max": settings.message_bytes_max, "adaptive_lease_ms_max": settings.adaptive_lease_ms_max,
     })
 }
 

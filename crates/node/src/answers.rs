@@ -24,7 +24,7 @@ use crate::headroom;
 use crate::history::HistoryStore;
 use crate::limits::{RECEIVE_BYTES_MAX, RECEIVE_WAIT_MS_MAX};
 use crate::receipt_token::{self, ReceiptToken};
-use crate::replica::{Receive, ReceiveOptions, Replica, Request, group_of, wall_ms};
+use crate::replica::{QueueSource as _, Receive, ReceiveOptions, Replica, Request, group_of, wall_ms};
 
 /// Attributes as they lie in the log, opaque to the partition.
 #[derive(Clone, PartialEq, Message)]
@@ -126,7 +126,9 @@ impl LocalAnswers {
             total: redrive.total,
             id: redrive.id,
         });
-        let lease_ms = shard.as_ref().map_or(0, |shard| u64::from(shard.settings.lease_ms));
+        let floor_ms = shard.as_ref().map_or(0, |shard| u64::from(shard.settings.lease_ms));
+        let ceiling_ms = self.view.adaptive_lease_ms_max(QueueId(describe.queue));
+        let lease_ms = headroom::lease_ms(floor_ms, ceiling_ms, &headroom::sum(&headroom));
         let headroom = headroom
             .iter()
             .map(|(version, measure)| headroom::shown(&String::from_utf8_lossy(version), measure, lease_ms))

@@ -21,6 +21,8 @@ pub struct QueueInfo {
     pub settings: Settings,
     pub content_deduplication: bool,
     pub message_bytes_max: usize,
+    /// Up to where leases grow; 0 for not at all.
+    pub adaptive_lease_ms_max: u64,
     /// In the order in which message groups are dealt to them.
     pub shards: Vec<PartitionId>,
     /// Entry of the catalogue that changed it last.
@@ -36,6 +38,7 @@ impl QueueInfo {
             settings: partition_settings(settings),
             content_deduplication: settings.content_deduplication,
             message_bytes_max: settings.message_bytes_max as usize,
+            adaptive_lease_ms_max: settings.adaptive_lease_ms_max,
             shards: queue.partitions().collect(),
             revision: queue.revision,
         }
@@ -210,6 +213,10 @@ impl QueueSource for ClusterView {
         let info = copy.by_id.get(&queue).filter(|info| info.shards.contains(&partition))?;
         let catalogue_revision = copy.catalogue.revision();
         Some(WantedShard { settings: info.settings, changed: info.revision, revision: catalogue_revision })
+    }
+
+    fn adaptive_lease_ms_max(&self, queue: QueueId) -> u64 {
+        self.read().by_id.get(&queue).map_or(0, |info| info.adaptive_lease_ms_max)
     }
 
     fn is_deleted(&self, id: QueueId) -> bool {

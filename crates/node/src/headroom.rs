@@ -1,11 +1,15 @@
 //! What the leaders have measured of a queue's consumers, added up over its shards and put beside its lease.
 
+mod adaptive;
 mod advice;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use leasehold_partition::Measure;
 use leasehold_proto::v1::{Advice, Headroom, HeadroomBucket, ShardDescription};
+
+pub use adaptive::lease_ms;
 
 /// What a queue's description says of its headroom.
 pub struct Report {
@@ -15,8 +19,8 @@ pub struct Report {
     pub advice: Vec<Advice>,
 }
 
-/// Adds up what shards have measured. O(buckets of all).
-pub fn report(shards: &[ShardDescription], lease_ms: u64) -> Report {
+/// Adds up what shards have measured, beside the queue's lease and up to where it grows. O(buckets of all).
+pub fn report(shards: &[ShardDescription], floor_ms: u64, ceiling_ms: u64) -> Report {
     let mut versions: BTreeMap<&str, Measure> = BTreeMap::new();
     let mut all = Measure::default();
     for headroom in shards.iter().flat_map(|shard| &shard.headroom) {
@@ -24,9 +28,17 @@ pub fn report(shards: &[ShardDescription], lease_ms: u64) -> Report {
         all.add(&measure);
         versions.entry(&headroom.version).or_default().add(&measure);
     }
+    let lease_ms = lease_ms(floor_ms, ceiling_ms, &all);
     let advice = advice::of(lease_ms, &all, &versions);
     let versions = versions.iter().map(|(version, measure)| shown(version, measure, lease_ms)).collect();
     Report { all: shown("", &all, lease_ms), versions, advice }
+}
+
+/// What was measured of all versions.
+pub fn sum(versions: &[(Arc<[u8]>, Measure)]) -> Measure {
+    let mut sum = Measure::default();
+    versions.iter().for_each(|(_, measure)| sum.add(measure));
+    sum
 }
 
 /// A measure with its quantiles, and the buckets they are made of.
@@ -45,6 +57,7 @@ pub fn shown(version: &str, measure: &Measure, lease_ms: u64) -> Headroom {
         extended: u64::from(*extended),
         expired: u64::from(*expired),
         buckets: held.buckets().map(bucket).collect(),
+        lease_ms,
     }
 }
 
@@ -100,7 +113,7 @@ mod tests {
             shard(Vec::new()),
             shard(vec![shown("v1", &measure(&[40; 98], 2), 100)]),
         ];
-        let report = report(&shards, 100);
+        let report = report(&shards, 100, 0);
         let all = &report.all;
         assert_eq!((all.acks, all.late, all.expired, all.extended, all.last_tenth), (103, 3, 6, 9, 12));
         assert_eq!((all.p50_ms, all.p99_ms, all.p999_ms, all.ratio_permille), (43, 43, 43, 2325));
@@ -109,9 +122,20 @@ mod tests {
     }
 
     #[test]
+    fn a_lease_that_has_grown_is_the_one_that_counts() {
+        let mut measure = Measure::default();
+        measure.held.record_many(40_000, 200);
+        let shards = [shard(vec![shown("", &measure, 30_000)])];
+        let report = report(&shards, 30_000, 600_000);
+        assert_eq!((report.all.lease_ms, report.all.ratio_permille), (3 * 40_959, 3_000));
+        assert_eq!(report.advice, []);
+        assert_eq!(super::report(&shards, 30_000, 0).advice[0].code, "raise-lease");
+    }
+
+    #[test]
     fn nothing_measured_is_nothing_said() {
-        let report = report(&[shard(Vec::new())], 30_000);
-        assert_eq!(report.all, Headroom::default());
+        let report = report(&[shard(Vec::new())], 30_000, 0);
+        assert_eq!(report.all, Headroom { lease_ms: 30_000, ..Headroom::default() });
         assert!(report.versions.is_empty() && report.advice.is_empty());
     }
 }

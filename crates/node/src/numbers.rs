@@ -8,7 +8,7 @@ use leasehold_partition::{Measure, QueueId, ShardView, Totals};
 use metrics::{Label, counter, gauge};
 
 use crate::core::Core;
-use crate::headroom::ratio_permille;
+use crate::headroom;
 use crate::raft::Role;
 use crate::replica::wall_ms;
 use crate::telemetry::{self, Processing, QueueSample, names};
@@ -26,7 +26,7 @@ struct QueueSum {
     leased: u64,
     delayed: u64,
     oldest_sent_wall_ms: Option<u64>,
-    lease_ms: u64,
+    floor_ms: u64,
     measure: Measure,
 }
 
@@ -56,7 +56,7 @@ impl Numbers {
                 let activity = add_since(&mut happened, &before, &shard.totals);
                 let sum = sums.entry(queue).or_default();
                 sum.add(&shard, activity);
-                state.headroom(queue).iter().for_each(|(_, measure)| sum.measure.add(measure));
+                sum.measure.add(&headroom::sum(&state.headroom(queue)));
                 seen.insert(key, shard.totals);
             }
         }
@@ -74,16 +74,17 @@ impl QueueSum {
         self.delayed += shard.counters.delayed;
         let oldest = [self.oldest_sent_wall_ms, shard.oldest_sent_wall_ms].into_iter().flatten().min();
         self.oldest_sent_wall_ms = oldest;
-        self.lease_ms = u64::from(shard.settings.lease_ms);
+        self.floor_ms = u64::from(shard.settings.lease_ms);
     }
 
-    fn processing(&self) -> Option<Processing> {
+    fn processing(&self, ceiling_ms: u64) -> Option<Processing> {
         let held = &self.measure.held;
+        let lease_ms = headroom::lease_ms(self.floor_ms, ceiling_ms, &self.measure);
         (!held.is_empty()).then(|| Processing {
             p50_ms: held.quantile_ms(500),
             p99_ms: held.quantile_ms(990),
             p999_ms: held.quantile_ms(999),
-            ratio_permille: ratio_permille(&self.measure, self.lease_ms),
+            ratio_permille: headroom::ratio_permille(&self.measure, lease_ms),
         })
     }
 }
@@ -138,7 +139,7 @@ fn publish_queues(core: &Core, node: &str, sums: &BTreeMap<QueueId, QueueSum>) {
             leased: sum.leased,
             delayed: sum.delayed,
             oldest_age_ms: sum.oldest_sent_wall_ms.map_or(0, |sent| now_ms.saturating_sub(sent)),
-            processing: sum.processing(),
+            processing: sum.processing(info.adaptive_lease_ms_max),
             queue: &info.name,
         }),
     );

@@ -6,6 +6,7 @@ use std::time::Duration;
 use leasehold_client::v1::{MessageState, QueueSettings};
 use leasehold_client::{Client, Lease, Message, NewMessage, QueueKind, Reason, ReceiveOptions};
 use leasehold_cluster_tests::{Plan, TestCluster, eventually};
+use tokio::time::Instant;
 
 async fn receive(client: &Client, queue: &str, messages_max: u32, wait: Duration) -> Vec<Message> {
     let options = ReceiveOptions { messages_max, wait, ..ReceiveOptions::default() };
@@ -125,6 +126,36 @@ async fn processing_times_are_known_of_all_shards_and_by_version() {
     let measuring = described.shards.iter().filter(|shard| !shard.headroom.is_empty()).count();
     assert!(measuring > 1, "the work was spread: {:?}", described.shards);
     assert_eq!(described.advice[0].code, "lower-lease", "an hour is long for {} ms", all.p999_ms);
+    cluster.end().await;
+}
+
+/// Acks that come too late make the leases of a queue longer that asks for it, and of receives that name none.
+#[tokio::test(flavor = "multi_thread")]
+async fn leases_grow_when_acks_come_too_late() {
+    let cluster = TestCluster::start(Plan::default()).await;
+    let client = cluster.client();
+    let settings = QueueSettings { adaptive_lease_ms_max: Some(3_600_000), ..QueueSettings::default() };
+    client.create_queue("growing", settings, 1).await.unwrap();
+    client.send("growing", vec![NewMessage::new("x"); 5]).await.unwrap();
+    let lease_ms = async || client.describe_queue("growing").await.unwrap().headroom.unwrap().lease_ms;
+    assert_eq!(lease_ms().await, 30_000);
+    let lease = Some(Duration::from_millis(100));
+    let options = ReceiveOptions { messages_max: 5, lease, ..ReceiveOptions::default() };
+    let slow = client.receive("growing", options).await.unwrap();
+    assert_eq!(slow.len(), 5);
+    eventually("the leases end", async || counters(&client, "growing").await == (5, 0, 0, 0)).await;
+    let receipts = slow.iter().map(|message| message.receipt.clone()).collect::<Vec<_>>();
+    for late in client.ack("growing", &receipts).await.unwrap() {
+        assert_eq!(late.unwrap_err().reason, Reason::ReceiptStale);
+    }
+    assert_eq!(lease_ms().await, 3_600_000);
+    let in_ten_minutes = Instant::now() + Duration::from_secs(600);
+    let grown = receive(&client, "growing", 1, Duration::ZERO).await;
+    assert!(grown[0].lease_until > in_ten_minutes);
+    let lease = Some(Duration::from_secs(20));
+    let options = ReceiveOptions { messages_max: 1, lease, ..ReceiveOptions::default() };
+    let named = client.receive("growing", options).await.unwrap();
+    assert!(named[0].lease_until < in_ten_minutes, "who asks for a lease gets it");
     cluster.end().await;
 }
 

@@ -28,6 +28,7 @@ use super::request::{CommandCall, Granted, Receive, ReplySender, Request};
 use super::waiters::Waiters;
 use super::{Shared, WantedShard};
 use crate::failure::Failure;
+use crate::headroom;
 use crate::limits::{ENTRIES_IN_FLIGHT_MAX, ENTRY_BYTES_MAX, ENTRY_COMMANDS_MAX};
 use crate::raft::{Applied, Proposal, ProposeError, Role};
 use leasehold_proto::v1::Reason;
@@ -213,7 +214,7 @@ impl Leadership {
             queue: receive.queue,
             messages_max: options.messages_max,
             bytes_max: options.bytes_max,
-            lease_ms: options.lease_ms,
+            lease_ms: options.lease_ms.or_else(|| self.adaptive_lease_ms(receive.queue)),
             attempt: options.attempt.as_deref(),
             consumer: &options.consumer,
         };
@@ -222,6 +223,18 @@ impl Leadership {
             Ok(()) => self.open_batch().pending.push(Pending::Receive(Box::new(receive))),
             Err(error) => drop(receive.reply.send(Err(invalid(&error)))),
         }
+    }
+
+    /// The lease of a receive that names none, on a queue whose leases grow.
+    fn adaptive_lease_ms(&self, queue: QueueId) -> Option<u32> {
+        let ceiling_ms = self.shared.queues.adaptive_lease_ms_max(queue);
+        if ceiling_ms == 0 {
+            return None;
+        }
+        let state = self.shared.machine.read();
+        let floor_ms = u64::from(state.shard(queue)?.settings.lease_ms);
+        let measured = headroom::sum(&state.headroom(queue));
+        u32::try_from(headroom::lease_ms(floor_ms, ceiling_ms, &measured)).ok()
     }
 
     /// The shard is created, or brought up to date, right before the first command that needs it.

@@ -42,6 +42,9 @@ pub trait QueueSource: Send + Sync + 'static {
     /// The shard of `queue` on `partition`, if the catalogue has it there.
     fn shard_of(&self, queue: QueueId, partition: PartitionId) -> Option<WantedShard>;
 
+    /// Up to where leases of the queue grow with the work; 0 for not at all.
+    fn adaptive_lease_ms_max(&self, queue: QueueId) -> u64;
+
     /// Whether the queue existed, as far as this copy of the catalogue reaches, and does no more.
     fn is_deleted(&self, queue: QueueId) -> bool;
 }

@@ -218,6 +218,7 @@ fn change(settings: QueueSettings) -> QueueChange {
         length_max: settings.length_max,
         bytes_max: settings.bytes_max,
         message_bytes_max: settings.message_bytes_max,
+        adaptive_lease_ms_max: settings.adaptive_lease_ms_max,
     }
 }
 
@@ -241,8 +242,8 @@ fn description(core: &Core, queue: &QueueInfo, shards: Vec<ShardDescription>) ->
             sum.total += of_shard.total;
         }
     }
-    let lease_ms = recorded.settings.lease_ms;
-    let report = headroom::report(&shards, lease_ms);
+    let (floor_ms, ceiling_ms) = (recorded.settings.lease_ms, recorded.settings.adaptive_lease_ms_max);
+    let report = headroom::report(&shards, floor_ms, ceiling_ms);
     DescribeQueueResponse {
         queue: queue.name.clone(),
         settings: Some(settings(core, &recorded.settings)),
@@ -271,5 +272,6 @@ fn settings(core: &Core, settings: &catalogue::QueueSettings) -> QueueSettings {
         length_max: Some(settings.length_max),
         bytes_max: Some(settings.bytes_max),
         message_bytes_max: Some(settings.message_bytes_max),
+        adaptive_lease_ms_max: Some(settings.adaptive_lease_ms_max),
     }
 }
