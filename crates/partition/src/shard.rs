@@ -20,7 +20,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::arena::NONE;
+use crate::arena::{Arena, NONE};
 use crate::headroom::{Headroom, Measure};
 use crate::ids::{QueueId, Source};
 use crate::lanes::{Lane, Lanes};
@@ -159,16 +159,22 @@ impl Shard {
         self.counters.ready + self.counters.leased + self.counters.delayed
     }
 
+    /// The lanes of a standard shard's tenant, or of the messages without one.
+    fn lanes_of<'a>(&'a mut self, groups: &'a mut Arena<Group>, group: u32) -> &'a mut Lanes {
+        match slot_or_none(group) {
+            Some(group) => &mut groups[group].lanes,
+            None => &mut self.lanes,
+        }
+    }
+
     /// Puts a message that is in no state's list into the ready state.
     pub fn enter_ready(&mut self, store: &mut Store, slot: u32, lane: Lane, notes: &mut Notes) {
         store.messages[slot].state = State::Ready;
         store.messages[slot].lane = lane;
         self.counters.ready += 1;
         if self.settings.kind == Kind::Standard {
-            match slot_or_none(store.messages[slot].group) {
-                Some(group) => store.groups[group].lanes.push_back(&mut store.messages, slot),
-                None => self.lanes.push_back(&mut store.messages, slot),
-            }
+            let group = store.messages[slot].group;
+            self.lanes_of(&mut store.groups, group).push_back(&mut store.messages, slot);
             notes.ready.insert(self.queue);
         }
     }
@@ -177,12 +183,9 @@ impl Shard {
     pub fn turn_taken(&mut self, store: &mut Store, slot: u32) {
         let Message { group, lane, .. } = store.messages[slot];
         self.tenants.granted(group);
-        match slot_or_none(group) {
-            None => self.lanes.granted(lane),
-            Some(group) => {
-                store.groups[group].lanes.granted(lane);
-                self.tenants.refresh(&mut store.groups, group);
-            }
+        self.lanes_of(&mut store.groups, group).granted(lane);
+        if let Some(group) = slot_or_none(group) {
+            self.tenants.refresh(&mut store.groups, group);
         }
     }
 
@@ -235,10 +238,8 @@ impl Shard {
             State::Ready => {
                 self.counters.ready -= 1;
                 if self.settings.kind == Kind::Standard {
-                    match slot_or_none(store.messages[slot].group) {
-                        Some(group) => store.groups[group].lanes.remove(&mut store.messages, slot),
-                        None => self.lanes.remove(&mut store.messages, slot),
-                    }
+                    let group = store.messages[slot].group;
+                    self.lanes_of(&mut store.groups, group).remove(&mut store.messages, slot);
                 }
             }
             State::Leased => self.leave_leased(store, slot, notes),
