@@ -17,12 +17,12 @@
 //! let client = Client::connect(["127.0.0.1:7301", "127.0.0.1:7302"])?;
 //! client.create_queue("emails", QueueSettings::default(), 1).await?;
 //!
-//! let producer = client.producer("emails").start();
+//! let producer = client.queue("emails").producer().start();
 //! let sent = producer.send(NewMessage::new("hello").deduplication_id("welcome-42")).await?;
 //! println!("{:?}", sent.id);
 //! producer.close().await;
 //!
-//! let consumer = client.consumer("emails").credit(64).name("mailer").start();
+//! let consumer = client.queue("emails").consumer().credit(64).name("mailer").start();
 //! let stop = consumer.stop_handle();
 //! consumer
 //!     .run(16, |delivery: Arc<Delivery>| async move {
@@ -48,8 +48,10 @@ pub mod idempotency;
 mod message;
 mod messages;
 mod producer;
+mod queue;
 mod routes;
 mod session;
+mod trace_context;
 mod unanswered;
 
 pub use client::{Client, ClientBuilder};
@@ -59,4 +61,6 @@ pub use leasehold_proto::v1;
 pub use leasehold_proto::v1::{Attribute, MessageId, Origin, Outcome, QueueKind, QueueSettings, Reason};
 pub use message::{Lease, Message, NewMessage, ReceiveOptions, Sent};
 pub use messages::ItemResults;
-pub use producer::{Pending, Producer, ProducerBuilder};
+pub use producer::{Pending, Producer, ProducerBuilder, ProducerSink, SinkError};
+pub use queue::Queue;
+pub use trace_context::{InvalidTraceContext, TraceContext};

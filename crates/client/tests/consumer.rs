@@ -16,7 +16,7 @@ async fn messages_are_pulled_against_credit_and_acked() {
     let node = Node::start().await;
     let names: Vec<String> = (0..20).map(|number| format!("m{number}")).collect();
     node.shared.offer(&names.iter().map(String::as_str).collect::<Vec<_>>(), LONG);
-    let mut consumer = node.client().consumer("q").credit(4).name("me").start();
+    let mut consumer = node.client().queue("q").consumer().credit(4).name("me").start();
     let mut held = Vec::new();
     for _ in 0..4 {
         held.push(consumer.next().await.unwrap().unwrap());
@@ -37,7 +37,7 @@ async fn messages_are_pulled_against_credit_and_acked() {
 async fn a_dropped_delivery_is_released() {
     let node = Node::start().await;
     node.shared.offer(&["dropped", "later"], LONG);
-    let mut consumer = node.client().consumer("q").start();
+    let mut consumer = node.client().queue("q").consumer().start();
     drop(consumer.next().await.unwrap().unwrap());
     consumer.next().await.unwrap().unwrap().release(Duration::from_secs(7)).await.unwrap();
     let dropped = (b"dropped".to_vec(), 0);
@@ -49,7 +49,7 @@ async fn a_dropped_delivery_is_released() {
 async fn the_lease_of_a_held_message_is_extended() {
     let node = Node::start().await;
     node.shared.offer(&["held"], SHORT);
-    let mut consumer = node.client().consumer("q").lease(LONG).start();
+    let mut consumer = node.client().queue("q").consumer().lease(LONG).start();
     let delivery = consumer.next().await.unwrap().unwrap();
     eventually("it is extended", || node.shared.extensions() > 0).await;
     eventually("the lease is long", || delivery.lease_left() > LONG / 2).await;
@@ -63,13 +63,13 @@ async fn the_lease_of_a_held_message_is_extended() {
 async fn a_message_that_waits_is_extended_too_until_the_maximum() {
     let node = Node::start().await;
     node.shared.offer(&["waits"], SHORT);
-    let consumer = node.client().consumer("q").start();
+    let consumer = node.client().queue("q").consumer().start();
     eventually("it is extended again and again", || node.shared.extensions() > 2).await;
     drop(consumer);
 
     let node = Node::start().await;
     node.shared.offer(&["ends"], SHORT);
-    let mut consumer = node.client().consumer("q").keep_leases_for(Duration::ZERO).start();
+    let mut consumer = node.client().queue("q").consumer().keep_leases_for(Duration::ZERO).start();
     let delivery = consumer.next().await.unwrap().unwrap();
     delivery.lease_lost().await;
     assert_eq!(delivery.lease_left(), Duration::ZERO);
@@ -81,7 +81,7 @@ async fn a_refused_extension_says_that_the_lease_is_lost() {
     let node = Node::start().await;
     node.shared.state().stale.insert(b"taken".to_vec());
     node.shared.offer(&["taken"], LONG / 30);
-    let mut consumer = node.client().consumer("q").lease(LONG).start();
+    let mut consumer = node.client().queue("q").consumer().lease(LONG).start();
     let delivery = consumer.next().await.unwrap().unwrap();
     delivery.lease_lost().await;
     assert_eq!(delivery.lease_left(), Duration::ZERO);
@@ -93,7 +93,7 @@ async fn a_refused_extension_says_that_the_lease_is_lost() {
 async fn receipts_outlive_the_stream() {
     let node = Node::start().await;
     node.shared.offer(&["a", "b"], LONG);
-    let mut consumer = node.client().consumer("q").start();
+    let mut consumer = node.client().queue("q").consumer().start();
     let first = consumer.next().await.unwrap().unwrap();
     let second = consumer.next().await.unwrap().unwrap();
     node.shared.reset_streams();
@@ -113,7 +113,7 @@ async fn receipts_outlive_the_stream() {
 async fn credit_held_is_not_given_again_on_another_stream() {
     let node = Node::start().await;
     node.shared.offer(&["a", "b", "c", "d", "e"], LONG);
-    let mut consumer = node.client().consumer("q").credit(3).start();
+    let mut consumer = node.client().queue("q").consumer().credit(3).start();
     let mut held = Vec::new();
     for _ in 0..3 {
         held.push(consumer.next().await.unwrap().unwrap());
@@ -130,7 +130,7 @@ async fn each_leader_is_pulled_from() {
     let first = Node::start().await;
     let second = Node::join(Arc::clone(&first.shared)).await;
     first.shared.lead_at(&[&first.address, &second.address]);
-    let mut consumer = first.client().consumer("q").start();
+    let mut consumer = first.client().queue("q").consumer().start();
     eventually("both are asked", || first.shared.state().starts.len() == 2).await;
     let starts = first.shared.state().starts.clone();
     assert!(starts.iter().all(|(_, start)| start.local_shards_only));
@@ -149,7 +149,7 @@ async fn a_leader_out_of_reach_does_not_stop_the_others() {
     let node = Node::start().await;
     node.shared.lead_at(&[&node.address, &fake::dead_address()]);
     node.shared.offer(&["a"], LONG);
-    let mut consumer = node.client().consumer("q").start();
+    let mut consumer = node.client().queue("q").consumer().start();
     consumer.next().await.unwrap().unwrap().ack().await.unwrap();
     let any = || node.shared.state().starts.iter().any(|(_, start)| !start.local_shards_only);
     eventually("one stream for all shards", any).await;
@@ -161,7 +161,7 @@ async fn a_leader_out_of_reach_does_not_stop_the_others() {
 async fn what_waits_is_released_at_the_stop_and_what_is_held_can_be_acked() {
     let node = Node::start().await;
     node.shared.offer(&["held", "waits"], LONG);
-    let mut consumer = node.client().consumer("q").start();
+    let mut consumer = node.client().queue("q").consumer().start();
     let held = consumer.next().await.unwrap().unwrap();
     eventually("both are pushed", || node.shared.state().pushed == 2).await;
     consumer.stop();
@@ -176,7 +176,7 @@ async fn what_waits_is_released_at_the_stop_and_what_is_held_can_be_acked() {
 #[tokio::test]
 async fn a_queue_that_is_not_there_ends_the_consumer() {
     let node = Node::start().await;
-    let mut consumer = node.client().consumer("unknown").start();
+    let mut consumer = node.client().queue("unknown").consumer().start();
     let error = consumer.next().await.unwrap_err();
     assert_eq!(error.reason, Reason::UnknownQueue);
     assert!(consumer.next().await.unwrap().is_none());
@@ -186,7 +186,7 @@ async fn a_queue_that_is_not_there_ends_the_consumer() {
 async fn a_handler_decides_what_becomes_of_a_message() {
     let node = Node::start().await;
     node.shared.offer(&["good", "later", "error", "panic"], LONG);
-    let consumer = node.client().consumer("q").start();
+    let consumer = node.client().queue("q").consumer().start();
     let stop = consumer.stop_handle();
     let handler = |delivery: Arc<Delivery>| async move {
         match delivery.body.as_ref() {

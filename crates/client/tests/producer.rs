@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fake::{Fault, Node};
-use leasehold_client::{Client, Outcome, Reason};
+use futures::SinkExt;
+use leasehold_client::{Client, NewMessage, Outcome, Reason};
 
 fn bodies(count: usize) -> Vec<String> {
     (0..count).map(|number| number.to_string()).collect()
@@ -22,7 +23,7 @@ fn stored_once(node: &Node, count: usize) {
 #[tokio::test]
 async fn messages_travel_in_batches_and_each_has_its_result() {
     let node = Node::start().await;
-    let producer = node.client().producer("q").start();
+    let producer = node.client().queue("q").producer().start();
     let results = producer.send_all(bodies(5_000)).await;
     let ids: BTreeSet<_> = results.iter().map(|sent| sent.as_ref().unwrap().id.sequence).collect();
     assert_eq!(ids.len(), 5_000);
@@ -37,7 +38,7 @@ async fn a_lost_stream_sends_unanswered_batches_again_but_once() {
     for _ in 0..5 {
         node.shared.fail_with([Fault::LoseAnswer, Fault::Refuse(Reason::Busy)]);
     }
-    let producer = node.client().producer("q").batch(10, 1024 * 1024).start();
+    let producer = node.client().queue("q").producer().batch(10, 1024 * 1024).start();
     let results = producer.send_all(bodies(500)).await;
     assert!(results.iter().all(Result::is_ok));
     stored_once(&node, 500);
@@ -54,7 +55,7 @@ async fn a_lost_stream_sends_unanswered_batches_again_but_once() {
 async fn a_refused_message_does_not_harm_its_neighbours() {
     let node = Node::start().await;
     node.shared.fail_with([Fault::RefuseItems(Reason::NoLeader)]);
-    let producer = node.client().producer("q").start();
+    let producer = node.client().queue("q").producer().start();
     let results = producer.send_all(["a", "bad", "c"]).await;
     assert!(results[0].is_ok() && results[2].is_ok());
     let error = results[1].as_ref().unwrap_err();
@@ -65,7 +66,7 @@ async fn a_refused_message_does_not_harm_its_neighbours() {
 #[tokio::test]
 async fn messages_wait_for_room() {
     let node = Node::start().await;
-    let producer = node.client().producer("q").bytes_in_flight(1_000).start();
+    let producer = node.client().queue("q").producer().bytes_in_flight(1_000).start();
     let big = vec!["x".repeat(700), "y".repeat(700), "z".repeat(5_000)];
     assert!(producer.send_all(big).await.iter().all(Result::is_ok));
     assert!(node.shared.state().sends.iter().all(|send| send.messages.len() == 1));
@@ -74,7 +75,7 @@ async fn messages_wait_for_room() {
 #[tokio::test]
 async fn flush_and_close_wait_for_results() {
     let node = Node::start().await;
-    let producer = node.client().producer("q").linger(Duration::from_secs(60)).start();
+    let producer = node.client().queue("q").producer().linger(Duration::from_secs(60)).start();
     let first = producer.enqueue("a").await.unwrap();
     let second = producer.enqueue("b").await.unwrap();
     producer.flush().await;
@@ -92,7 +93,7 @@ async fn flush_and_close_wait_for_results() {
 #[tokio::test]
 async fn what_was_handed_over_is_sent_when_the_producer_is_dropped() {
     let node = Node::start().await;
-    let producer = node.client().producer("q").start();
+    let producer = node.client().queue("q").producer().start();
     let pending = producer.enqueue("a").await.unwrap();
     drop(producer);
     assert!(pending.await.is_ok());
@@ -103,7 +104,7 @@ async fn another_node_takes_over() {
     let first = Node::start().await;
     let second = Node::join(Arc::clone(&first.shared)).await;
     let client = Client::connect([first.address.clone(), second.address.clone()]).unwrap();
-    let producer = client.producer("q").start();
+    let producer = client.queue("q").producer().start();
     producer.send("a").await.unwrap();
     drop(first);
     producer.send("b").await.unwrap();
@@ -114,9 +115,41 @@ async fn another_node_takes_over() {
 async fn time_over_says_that_it_may_have_happened() {
     let node = Node::start().await;
     let builder = Client::builder([node.address.clone()]).call_timeout(Duration::from_millis(300));
-    let producer = builder.build().unwrap().producer("q").start();
+    let producer = builder.build().unwrap().queue("q").producer().start();
     node.shared.fail_with(std::iter::repeat_n(Fault::LoseAnswer, 10_000));
     let error = producer.send("a").await.unwrap_err();
     assert_eq!(error.outcome, Outcome::Unknown);
     stored_once(&node, 1);
+}
+
+#[tokio::test]
+async fn a_sink_has_a_result_for_every_message_when_it_is_flushed() {
+    let node = Node::start().await;
+    node.shared.fail_with([Fault::LoseAnswer, Fault::RefuseItems(Reason::NoLeader)]);
+    let mut sink = node.client().queue("q").producer().bytes_in_flight(4_000).start().sink();
+    for number in 0..500 {
+        let body = if number == 7 { "bad".to_owned() } else { number.to_string() };
+        while let Err(error) = sink.feed(NewMessage::new(body.clone())).await {
+            assert_eq!((error.position, error.error.reason), (7, Reason::QueueFull));
+        }
+    }
+    sink.close().await.unwrap();
+    stored_once(&node, 499);
+}
+
+#[tokio::test]
+async fn a_sink_says_which_message_was_refused() {
+    let node = Node::start().await;
+    let producer = node.client().queue("q").producer().start();
+    let mut sink = producer.sink();
+    for body in ["a", "bad b", "c", "bad d"] {
+        sink.feed(NewMessage::new(body)).await.unwrap();
+    }
+    assert_eq!(sink.flush().await.unwrap_err().position, 1);
+    assert_eq!(sink.flush().await.unwrap_err().position, 3);
+    sink.flush().await.unwrap();
+    producer.close().await;
+    sink.feed(NewMessage::new("e")).await.unwrap();
+    let closed = sink.flush().await.unwrap_err();
+    assert_eq!((closed.position, closed.error.reason), (4, Reason::Stopping));
 }

@@ -382,11 +382,11 @@ async fn producers_and_consumers_stream() {
     let cluster = TestCluster::start(Plan::default()).await;
     let client = cluster.client();
     client.create_queue("stream", QueueSettings::default(), 4).await.unwrap();
-    let producer = client.producer("stream").start();
+    let producer = client.queue("stream").producer().start();
     let sent = producer.send_all((0..2_000).map(|number: u32| NewMessage::new(format!("{number:04}")))).await;
     assert!(sent.iter().all(Result::is_ok));
     producer.close().await;
-    let mut consumer = client.consumer("stream").credit(100).name("c1").start();
+    let mut consumer = client.queue("stream").consumer().credit(100).name("c1").start();
     let mut seen = Vec::new();
     while seen.len() < 2_000 {
         let next = tokio::time::timeout(leasehold_cluster_tests::PATIENCE, consumer.next()).await;

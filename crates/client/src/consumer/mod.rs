@@ -39,7 +39,7 @@ pub(crate) struct Options {
 }
 
 impl ConsumerBuilder {
-    fn new(client: Client, queue: String) -> Self {
+    pub(crate) fn new(client: Client, queue: String) -> Self {
         let options = Options {
             queue,
             credit: 256,
@@ -172,13 +172,5 @@ impl Consumer {
 impl Drop for Consumer {
     fn drop(&mut self) {
         self.stop();
-    }
-}
-
-impl Client {
-    /// A consumer of one queue; set it up and [`ConsumerBuilder::start`] it.
-    #[must_use]
-    pub fn consumer(&self, queue: impl Into<String>) -> ConsumerBuilder {
-        ConsumerBuilder::new(self.clone(), queue.into())
     }
 }

@@ -7,6 +7,7 @@
 //! ```
 
 mod batcher;
+mod sink;
 mod stream;
 
 use std::future::Future;
@@ -16,6 +17,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+
+pub use sink::{ProducerSink, SinkError};
 
 use crate::{Client, Error, ItemResults, NewMessage, Sent};
 
@@ -42,7 +45,7 @@ pub(crate) struct Options {
 }
 
 impl ProducerBuilder {
-    fn new(client: Client, queue: String) -> Self {
+    pub(crate) fn new(client: Client, queue: String) -> Self {
         let options = Options {
             queue,
             linger: Duration::from_millis(1),
@@ -197,11 +200,3 @@ impl Future for Pending {
 }
 
 const CLOSED: &str = "the producer is closed";
-
-impl Client {
-    /// A producer for one queue; set it up and [`ProducerBuilder::start`] it.
-    #[must_use]
-    pub fn producer(&self, queue: impl Into<String>) -> ProducerBuilder {
-        ProducerBuilder::new(self.clone(), queue.into())
-    }
-}

@@ -211,7 +211,7 @@ fn start_workers(
 /// Sends every row until it is done, not far ahead of the workers: the kill shall fall into the sending too.
 async fn send_all(client: Client, rows: Vec<Bytes>, ledger: &Ledger) -> Result<Vec<SentRow>, Failure> {
     let end = Instant::now() + PATIENCE;
-    let producer = client.producer(QUEUE).batch(BATCH, BATCH_BYTES_MAX).start();
+    let producer = client.queue(QUEUE).producer().batch(BATCH, BATCH_BYTES_MAX).start();
     let ahead_max = (rows.len() / AHEAD_MAX_SHARE).max(BATCH) as u64;
     let mut waiting = rows.into_iter().zip(0..).map(|(body, row)| (row, body, 0)).collect::<VecDeque<_>>();
     let mut sent = Vec::with_capacity(waiting.len());
