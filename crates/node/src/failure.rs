@@ -132,7 +132,9 @@ fn code_of(reason: Reason) -> Code {
         | Reason::LeaseTooLong
         | Reason::ReceiptForged => Code::InvalidArgument,
         Reason::QueueFull | Reason::OverLimit | Reason::Busy | Reason::DiskLow => Code::ResourceExhausted,
-        Reason::ReceiptStale | Reason::MessageGone | Reason::NotInitialised => Code::FailedPrecondition,
+        Reason::ReceiptStale | Reason::MessageGone | Reason::NotInitialised | Reason::NoDeadLetterQueue => {
+            Code::FailedPrecondition
+        }
         Reason::TimedOut => Code::DeadlineExceeded,
         Reason::NoLeader | Reason::Stopping => Code::Unavailable,
         Reason::NodeFailed => Code::DataLoss,

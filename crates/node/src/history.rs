@@ -261,6 +261,7 @@ fn describe(kind: &EventKind) -> (&'static str, String, u64) {
         }
         EventKind::Released { grant, delay_ms } => ("released", format!("ready after {delay_ms} ms"), *grant),
         EventKind::Expired { grant } => ("expired", "the lease ended without an ack".to_owned(), *grant),
+        EventKind::Rejected { grant, why } => ("rejected", String::from_utf8_lossy(why).into_owned(), *grant),
         EventKind::Dead { number, target } => {
             ("dead", format!("outbox number {number}, for queue {}", target.0), 0)
         }

@@ -28,7 +28,7 @@ pub const ENTRY_COMMANDS_MAX: usize = 4096;
 /// Messages of one send, and their bytes in all.
 pub const SEND_MESSAGES_MAX: usize = 1_000;
 pub const SEND_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// Receipts of one ack, extend or release.
+/// Receipts of one ack, extend, release or reject.
 pub const SETTLE_ITEMS_MAX: usize = 4_096;
 /// Messages of one receive.
 pub const RECEIVE_MESSAGES_MAX: u32 = 1_000;

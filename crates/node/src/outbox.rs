@@ -15,12 +15,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use leasehold_catalogue::PartitionId;
+use leasehold_partition::limits::ATTRIBUTES_BYTES_MAX;
 use leasehold_partition::{
-    Command, Content, NewMessage, Origin, OutboxItem, QueueId, RedriveState, Refusal, Reply, Source,
-    TransferMessage,
+    Command, Content, NewMessage, Origin, OutboxItem, OutboxReason, QueueId, RedriveState, Refusal, Reply,
+    Source, TransferMessage,
 };
+use leasehold_proto::v1::{Attribute, Reason};
+use prost::Message as _;
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::answers::StoredAttributes;
 use crate::cluster::QueueInfo;
 use crate::core::Core;
 use crate::failure::Failure;
@@ -28,6 +32,8 @@ use crate::raft::Role;
 use crate::replica::{CommandCall, QueueSource as _, Replica, refusal};
 use crate::router::Repeat;
 
+/// The attribute that says why a consumer rejected a message.
+const REJECTED: &str = "leasehold-rejected";
 /// Messages and bytes of one transfer.
 const ITEMS_MAX: usize = 256;
 const ITEMS_BYTES_MAX: usize = 512 * 1024;
@@ -129,8 +135,10 @@ async fn move_some(core: &Core, replica: &Replica, queue: QueueId, target: Queue
     let items = &items[..contents.len()];
     let mut by_shard: BTreeMap<PartitionId, Vec<TransferMessage<'_>>> = BTreeMap::new();
     let mut shards = Vec::with_capacity(items.len());
-    for (item, bytes) in items.iter().zip(&contents) {
-        let message = message_of(replica, queue, item, bytes)?;
+    let rejections = items.iter().zip(&contents).map(|(item, bytes)| with_reason(item, bytes));
+    let rejections = rejections.collect::<Result<Vec<_>, _>>()?;
+    for ((item, bytes), rejected) in items.iter().zip(&contents).zip(&rejections) {
+        let message = message_of(replica, queue, item, bytes, rejected.as_deref())?;
         let shard = shard_for(&info, item.number, &message.content)?;
         shards.push(shard);
         by_shard.entry(shard).or_default().push(TransferMessage { number: item.number, message });
@@ -180,13 +188,31 @@ fn message_of<'a>(
     queue: QueueId,
     item: &OutboxItem,
     bytes: &'a Bytes,
+    rejected: Option<&'a [u8]>,
 ) -> Result<NewMessage<'a>, Failure> {
-    let content = Content::decode(bytes).map_err(|error| {
-        Failure::unknown(leasehold_proto::v1::Reason::NodeFailed, format!("a content is malformed: {error}"))
-    })?;
+    let content = Content::decode(bytes).map_err(malformed)?;
+    let content = Content { attributes: rejected.unwrap_or(content.attributes), ..content };
     let partition = replica.id().0;
     let origin = Origin { queue, partition, sequence: item.key.sequence, receive_count: item.receive_count };
     Ok(NewMessage { delay_ms: None, expiry_ms: None, content: Content { origin: Some(origin), ..content } })
+}
+
+/// The attributes of a message that was rejected, with the reason among them; `None` where nothing is to be added. A reason that does
+/// not fit beside the sender's attributes is left to the history: a message that cannot arrive would be worse.
+fn with_reason(item: &OutboxItem, bytes: &Bytes) -> Result<Option<Vec<u8>>, Failure> {
+    let OutboxReason::Rejected { why } = &item.reason else { return Ok(None) };
+    let content = Content::decode(bytes).map_err(malformed)?;
+    let StoredAttributes { mut attributes } =
+        StoredAttributes::decode(content.attributes).map_err(malformed)?;
+    attributes.retain(|attribute| attribute.name != REJECTED);
+    let value = Bytes::copy_from_slice(why);
+    attributes.push(Attribute { name: REJECTED.to_owned(), r#type: "String".to_owned(), value });
+    let encoded = StoredAttributes { attributes }.encode_to_vec();
+    Ok((encoded.len() <= ATTRIBUTES_BYTES_MAX).then_some(encoded))
+}
+
+fn malformed(error: impl std::fmt::Display) -> Failure {
+    Failure::unknown(Reason::NodeFailed, format!("a content is malformed: {error}"))
 }
 
 /// Always the same for one message, or its number would not be recognised.
@@ -253,5 +279,5 @@ fn call(queue: QueueId, command: &Command<'_>) -> CommandCall {
 }
 
 fn unexpected(reply: &Reply) -> Failure {
-    Failure::unknown(leasehold_proto::v1::Reason::None, format!("an unexpected reply: {reply:?}"))
+    Failure::unknown(Reason::None, format!("an unexpected reply: {reply:?}"))
 }

@@ -3,8 +3,8 @@
 use crate::content::{NewMessage, TransferMessage, name_in_range};
 use crate::ids::{QueueId, Receipt, RequestId, Source};
 use crate::limits::{
-    CONSUMER_BYTES_MAX, LEASE_MS_MAX, RECEIVE_MESSAGES_MAX, RELEASE_DELAY_MS_MAX, SEND_MESSAGES_MAX,
-    SETTLE_ITEMS_MAX,
+    CONSUMER_BYTES_MAX, LEASE_MS_MAX, RECEIVE_MESSAGES_MAX, REJECT_REASON_BYTES_MAX, RELEASE_DELAY_MS_MAX,
+    SEND_MESSAGES_MAX, SETTLE_ITEMS_MAX,
 };
 use crate::settings::Settings;
 use crate::wire::{DecodeError, Reader, Span, Wire, wire_enum};
@@ -58,6 +58,8 @@ pub enum Command<'a> {
     RedriveStep { queue: QueueId, items_max: u32 },
     /// Raises the machine version.
     SetVersion { version: u32 },
+    /// Moves messages to the queue's dead-letter queue whatever their receive counts, each with the reason that its consumer gave.
+    Reject { queue: QueueId, items: Vec<(Receipt, &'a [u8])> },
 }
 wire_enum!('a Command {
     1 => Configure { queue, settings, revision },
@@ -77,6 +79,7 @@ wire_enum!('a Command {
     15 => RedriveCancel { queue, id },
     16 => RedriveStep { queue, items_max },
     17 => SetVersion { version },
+    18 => Reject { queue, items },
 });
 
 /// A command, perhaps under a client's request name.
@@ -158,6 +161,10 @@ impl<'a> Command<'a> {
             Self::Release { items, .. } => {
                 count_in_range(items.len(), SETTLE_ITEMS_MAX, "items")?;
                 range(items.iter().all(|(_, delay_ms)| *delay_ms <= RELEASE_DELAY_MS_MAX), "delay_ms")
+            }
+            Self::Reject { items, .. } => {
+                count_in_range(items.len(), SETTLE_ITEMS_MAX, "items")?;
+                range(items.iter().all(|(_, why)| why.len() <= REJECT_REASON_BYTES_MAX), "why")
             }
             _ => Ok(()),
         }

@@ -65,7 +65,12 @@ pub enum EventKind {
     Expired {
         grant: u64,
     },
-    /// The receive limit was met: it waits for its transfer.
+    /// Its consumer will not have it; `Dead` follows.
+    Rejected {
+        grant: u64,
+        why: Arc<[u8]>,
+    },
+    /// The receive limit was met, or it was rejected: it waits for its transfer.
     Dead {
         number: u64,
         target: QueueId,

@@ -39,6 +39,8 @@ pub const WINDOW_SLACK_MS: u64 = 30_000;
 pub const NAME_BYTES_MAX: usize = 128;
 /// The longest consumer name, in bytes.
 pub const CONSUMER_BYTES_MAX: usize = 64;
+/// The longest reason for which a consumer rejects a message, in bytes.
+pub const REJECT_REASON_BYTES_MAX: usize = 1024;
 /// The largest attributes blob of a message.
 pub const ATTRIBUTES_BYTES_MAX: usize = 1024 * 1024;
 /// The largest body of a message.
@@ -51,7 +53,7 @@ pub const BATCH_COMMANDS_MAX: usize = 65_536;
 pub const SEND_MESSAGES_MAX: usize = 4096;
 /// Messages granted by one receive.
 pub const RECEIVE_MESSAGES_MAX: u32 = 1000;
-/// Receipts in one acknowledgement, extension or release.
+/// Receipts in one acknowledgement, extension, release or rejection.
 pub const SETTLE_ITEMS_MAX: usize = 10_000;
 
 /// Garbage swept by every command after a purge or a deletion.

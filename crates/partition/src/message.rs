@@ -11,7 +11,7 @@ use crate::view::{OutboxReason, State};
 use crate::wire::{wire_enum, wire_struct};
 
 wire_enum!(State { 0 => Ready {}, 1 => Leased {}, 2 => Delayed {}, 3 => Dead {} });
-wire_enum!(OutboxReason { 0 => Dead {}, 1 => Redrive {} });
+wire_enum!(OutboxReason { 0 => Dead {}, 1 => Redrive {}, 2 => Rejected { why } });
 
 /// Which of a shard's age lists holds a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

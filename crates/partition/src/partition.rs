@@ -170,6 +170,7 @@ impl Partition {
             Command::Ack { queue, receipts } => self.ack(*queue, receipts, notes),
             Command::Extend { queue, items } => self.extend(*queue, items, notes),
             Command::Release { queue, items } => self.release(*queue, items, notes),
+            Command::Reject { queue, items } => self.reject(*queue, items, notes),
             Command::Mark => Ok(Reply::Done),
             Command::Expire { leases_as_of_ms, items_max } => {
                 Ok(self.expire(*leases_as_of_ms, *items_max, notes))

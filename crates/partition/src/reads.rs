@@ -124,7 +124,7 @@ impl Partition {
         Some(OutboxItem {
             number: side.number,
             target: side.target,
-            reason: side.reason,
+            reason: side.reason.clone(),
             key: self.store.messages[slot].key(slot),
             content: self.store.content(slot),
             receive_count: side.receive_count,

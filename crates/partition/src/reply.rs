@@ -21,7 +21,7 @@ pub enum Reply {
     Received { deliveries: Vec<Delivery> },
     /// Answers `Receive` on a standard queue whose leases are at `in_flight_max`.
     OverLimit,
-    /// Answers `Ack`, `Extend` and `Release`, one outcome for each receipt.
+    /// Answers `Ack`, `Extend`, `Release` and `Reject`, one outcome for each receipt.
     Settled { outcomes: Vec<Outcome> },
     /// Answers `Expire`: leases and delays ended, messages dropped (retention, time to live, or swept garbage), and
     /// remembered ids and sessions forgotten. `more` says that more is due now.
@@ -161,8 +161,17 @@ pub enum Outcome {
     Invalid,
     /// The new end would lie more than `LEASE_MS_MAX` after the grant. The lease stays as it was.
     LeaseTooLong,
+    /// The queue has no dead-letter queue to reject to. The lease stays as it was.
+    NoDeadLetterQueue,
 }
-wire_enum!(Outcome { 0 => Done {}, 1 => Gone {}, 2 => Stale {}, 3 => Invalid {}, 4 => LeaseTooLong {} });
+wire_enum!(Outcome {
+    0 => Done {},
+    1 => Gone {},
+    2 => Stale {},
+    3 => Invalid {},
+    4 => LeaseTooLong {},
+    5 => NoDeadLetterQueue {},
+});
 
 /// How far a redrive is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,7 +5,7 @@
 //!                 v                                                         |
 //!   send ----> READY ---- grant ----> LEASED ---- release with delay ----> DELAYED <---- send with delay
 //!                 ^                    |  |  |
-//!                 +-- release, expiry -+  |  +-- receive limit met --> DEAD --> transferred, gone
+//!                 +-- release, expiry -+  |  +-- receive limit met, rejected --> DEAD --> transferred, gone
 //!                                         +-- ack --> gone
 //! ```
 //!

@@ -1,5 +1,7 @@
 //! What can be read of a partition without changing it.
 
+use std::sync::Arc;
+
 use crate::ids::{ContentRef, MessageKey, Origin, QueueId};
 use crate::reply::RedriveProgress;
 use crate::settings::Settings;
@@ -44,7 +46,7 @@ pub struct Totals {
     pub released: u64,
     /// Leases that ended by themselves.
     pub expired: u64,
-    /// Messages whose receive limit was met.
+    /// Messages whose receive limit was met, or that were rejected.
     pub dead: u64,
     pub redriven: u64,
     pub transferred: u64,
@@ -128,14 +130,19 @@ pub struct Peek {
 }
 
 /// Why a message waits in an outbox.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OutboxReason {
+    /// Its receive limit was met.
     Dead,
     Redrive,
+    /// A consumer rejected it, for this reason.
+    Rejected {
+        why: Arc<[u8]>,
+    },
 }
 
 /// One message that waits for its transfer to `target`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OutboxItem {
     pub number: u64,
     pub target: QueueId,

@@ -43,7 +43,7 @@ fn settings(random: &mut Random) -> Settings {
 fn command<'a>(random: &mut Random, pool: &'a [u8]) -> Command<'a> {
     let (queue, target) = (QueueId(random.next()), QueueId(random.next()));
     let (number, small) = (random.next(), random.below(1000) as u32);
-    match random.below(17) {
+    match random.below(18) {
         0 => Command::Configure { queue, settings: settings(random), revision: number },
         1 => Command::Delete { queue, revision: number },
         2 => Command::Purge { queue },
@@ -69,6 +69,10 @@ fn command<'a>(random: &mut Random, pool: &'a [u8]) -> Command<'a> {
         7 => Command::Extend { queue, items: vec![(receipt(random), random.next() as u32)] },
         8 => Command::Release { queue, items: vec![(receipt(random), small)] },
         9 => Command::Mark,
+        16 => {
+            let why = &pool[..random.below(20) as usize];
+            Command::Reject { queue, items: vec![(receipt(random), why)] }
+        }
         10 => Command::Expire { leases_as_of_ms: number, items_max: small },
         11 => Command::TransferDone { queue, target, through_number: number },
         12 => Command::TransferReturn { queue, target, items_max: small },

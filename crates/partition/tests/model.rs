@@ -372,6 +372,13 @@ impl Model {
                 self.refresh_turns(queue);
             }
             3 if ms > 0 => self.until(at, State::Leased, u64::from(ms)),
+            5 => match self.queues[&queue].settings.dead_letter {
+                Some(dead) => {
+                    self.kill(at, dead.queue.0);
+                    self.refresh_turns(queue);
+                }
+                None => return Outcome::NoDeadLetterQueue,
+            },
             _ => self.end_lease(at, u64::from(ms)),
         }
         Outcome::Done
@@ -611,10 +618,12 @@ impl Twin {
         let ms = self.random.below(1500) as u32;
         let items = receipts.iter().map(|receipt| (*receipt, ms)).collect();
         let id = QueueId(queue);
-        let which = self.random.below(5);
+        let which = self.random.below(6);
+        let rejected = receipts.iter().map(|receipt| (*receipt, b"no".as_slice())).collect();
         let command = match which {
             0..3 => Command::Ack { queue: id, receipts: receipts.clone() },
             3 => Command::Extend { queue: id, items },
+            5 => Command::Reject { queue: id, items: rejected },
             _ => Command::Release { queue: id, items },
         };
         let expected = receipts.iter().map(|receipt| self.model.settle(queue, receipt, which, ms));

@@ -114,6 +114,13 @@ impl Script {
             },
             "extend" => Command::Extend { queue: line.queue(), items: self.items(line) },
             "release" => Command::Release { queue: line.queue(), items: self.items(line) },
+            "reject" => Command::Reject {
+                queue: line.queue(),
+                items: line.words[2..]
+                    .iter()
+                    .map(|text| (self.receipt(text), b"no good".as_slice()))
+                    .collect(),
+            },
             "mark" => Command::Mark,
             "expire" => Command::Expire {
                 leases_as_of_ms: line.option("as_of").unwrap_or(self.rig.now_ms),

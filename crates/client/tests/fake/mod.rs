@@ -12,8 +12,8 @@ use leasehold_client::v1::cluster_server::ClusterServer;
 use leasehold_client::v1::messages_server::MessagesServer;
 use leasehold_client::v1::queues_server::QueuesServer;
 use leasehold_client::v1::{
-    Delivery, MessageId, Outcome, PullSettle, PullStart, Reason, RoutesResponse, SendOutcome, SendRequest,
-    SettleOutcome, ShardRoute,
+    Delivery, MessageId, Outcome, PullSettle, PullStart, QueueKind, Reason, RoutesResponse, SendOutcome,
+    SendRequest, SettleOutcome, ShardRoute,
 };
 use leasehold_client::{Client, MessageId as Id};
 use tokio::net::{TcpListener, TcpSocket};
@@ -51,6 +51,7 @@ pub struct State {
     pub pushed: usize,
     pub stale: BTreeSet<Vec<u8>>,
     pub receives: usize,
+    pub has_no_dead_letter_queue: bool,
 }
 
 #[derive(Debug, Default)]
@@ -73,8 +74,15 @@ impl Shared {
 
     /// Makes messages ready, named by their receipts.
     pub fn offer(&self, receipts: &[&str], lease: Duration) {
-        for (sequence, receipt) in (1_u64..).zip(receipts) {
+        let grouped = receipts.iter().map(|receipt| (*receipt, None)).collect::<Vec<_>>();
+        self.offer_groups(&grouped, lease);
+    }
+
+    /// Makes messages ready, each perhaps of a group.
+    pub fn offer_groups(&self, receipts: &[(&str, Option<&str>)], lease: Duration) {
+        for (sequence, (receipt, group)) in (1_u64..).zip(receipts) {
             self.state().to_push.push_back(Delivery {
+                group: group.map(str::to_owned),
                 receipt: receipt.as_bytes().to_vec().into(),
                 id: Some(MessageId { partition: 1, sequence }),
                 body: receipt.as_bytes().to_vec().into(),
@@ -98,7 +106,16 @@ impl Shared {
             leader_address: (*address).to_owned(),
         };
         let shards = (0..).zip(addresses).map(shard).collect();
-        self.state().routes = Some(RoutesResponse { shards, kind: 0 });
+        self.state().routes = Some(RoutesResponse { shards, ..Default::default() });
+    }
+
+    /// What the queue is, led at the node itself.
+    pub fn describe(&self, address: &str, kind: QueueKind, lease: Duration) {
+        self.lead_at(&[address]);
+        let lease_ms = u64::try_from(lease.as_millis()).unwrap();
+        let state = &mut *self.state();
+        let routes = state.routes.as_mut().unwrap();
+        (routes.kind, routes.lease_ms) = (kind.into(), lease_ms);
     }
 
     pub fn acked(&self) -> BTreeSet<Vec<u8>> {
@@ -110,6 +127,20 @@ impl Shared {
         let state = self.state();
         let items = state.settles.iter().flat_map(|settle| &settle.releases);
         items.map(|item| (item.receipt.to_vec(), item.delay_ms)).collect()
+    }
+
+    /// Receipts and reasons.
+    pub fn rejected(&self) -> BTreeMap<Vec<u8>, String> {
+        let state = self.state();
+        let items = state.settles.iter().flat_map(|settle| &settle.rejects);
+        items.map(|item| (item.receipt.to_vec(), item.why.clone())).collect()
+    }
+
+    /// How far the extensions of a message were to reach, in milliseconds.
+    pub fn reaches(&self, receipt: &str) -> Vec<u64> {
+        let state = self.state();
+        let items = state.settles.iter().flat_map(|settle| &settle.extends);
+        items.filter(|item| item.receipt == receipt).map(|item| item.lease_ms).collect()
     }
 
     pub fn extensions(&self) -> usize {
@@ -150,6 +181,17 @@ impl Shared {
         }
         state.answered.insert((request.session, request.sequence), answers);
         outcomes
+    }
+
+    fn reject(&self, receipt: &[u8]) -> SettleOutcome {
+        if self.state().has_no_dead_letter_queue {
+            return SettleOutcome {
+                outcome: Outcome::NotDone.into(),
+                reason: Reason::NoDeadLetterQueue.into(),
+                detail: "none".to_owned(),
+            };
+        }
+        self.settle(receipt)
     }
 
     fn settle(&self, receipt: &[u8]) -> SettleOutcome {

@@ -41,7 +41,9 @@ impl Service {
         let extends = settle.extends.iter().map(|item| &item.receipt);
         let releases = settle.releases.iter().map(|item| &item.receipt);
         let receipts = acks.chain(extends).chain(releases);
-        let outcomes = receipts.map(|receipt| self.shared.settle(receipt)).collect();
+        let settled = receipts.map(|receipt| self.shared.settle(receipt));
+        let rejected = settle.rejects.iter().map(|item| self.shared.reject(&item.receipt));
+        let outcomes = settled.chain(rejected).collect();
         PullSettled { tag: settle.tag, outcomes, error: None }
     }
 
@@ -182,6 +184,10 @@ impl Messages for Service {
     }
 
     async fn release(&self, _: Request<ReleaseRequest>) -> Answer<SettleResponse> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn reject(&self, _: Request<RejectRequest>) -> Answer<SettleResponse> {
         Err(Status::unimplemented(""))
     }
 

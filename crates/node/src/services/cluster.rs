@@ -200,6 +200,7 @@ impl Cluster for ClusterService {
         Ok(Response::new(RoutesResponse {
             shards: queue.shards.iter().map(route).collect(),
             kind: kind as i32,
+            lease_ms: u64::from(queue.settings.lease_ms),
         }))
     }
 }

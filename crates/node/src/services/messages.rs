@@ -10,8 +10,8 @@ use leasehold_proto::peer;
 use leasehold_proto::v1::messages_server::Messages;
 use leasehold_proto::v1::{
     AckRequest, ExtendRequest, PeekRequest, PeekResponse, PublishRequest, PublishResponse, PullRequest,
-    PullResponse, Reason, ReceiveRequest, ReceiveResponse, ReleaseRequest, SendRequest, SendResponse,
-    SettleResponse, WhyRequest, WhyResponse,
+    PullResponse, Reason, ReceiveRequest, ReceiveResponse, RejectRequest, ReleaseRequest, SendRequest,
+    SendResponse, SettleResponse, WhyRequest, WhyResponse,
 };
 use metrics::{Histogram, Label, histogram};
 use tokio::sync::mpsc;
@@ -109,6 +109,12 @@ impl Messages for MessagesService {
     async fn release(&self, request: Request<ReleaseRequest>) -> Result<Response<SettleResponse>, Status> {
         let ReleaseRequest { queue, items, request } = request.into_inner();
         let outcomes = settle(&*self.core()?, &queue, Settle::Release(&items), request.as_ref()).await?;
+        Ok(Response::new(SettleResponse { outcomes }))
+    }
+
+    async fn reject(&self, request: Request<RejectRequest>) -> Result<Response<SettleResponse>, Status> {
+        let RejectRequest { queue, items, request } = request.into_inner();
+        let outcomes = settle(&*self.core()?, &queue, Settle::Reject(&items), request.as_ref()).await?;
         Ok(Response::new(SettleResponse { outcomes }))
     }
 

@@ -128,9 +128,14 @@ impl Pull {
     }
 
     async fn settle(self: Arc<Self>, request: PullSettle) {
-        let PullSettle { tag, acks, extends, releases, request } = request;
-        let parts = [Settle::Ack(&acks), Settle::Extend(&extends), Settle::Release(&releases)];
-        let counts = [acks.len(), extends.len(), releases.len()];
+        let PullSettle { tag, acks, extends, releases, request, rejects } = request;
+        let parts = [
+            Settle::Ack(&acks),
+            Settle::Extend(&extends),
+            Settle::Release(&releases),
+            Settle::Reject(&rejects),
+        ];
+        let counts = parts.each_ref().map(Settle::len);
         let mut outcomes = Vec::with_capacity(counts.iter().sum());
         let mut error = None;
         for (part, count) in parts.into_iter().zip(counts) {

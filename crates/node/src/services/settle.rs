@@ -1,4 +1,4 @@
-//! Ack, extend, release: receipts are opened, grouped by partition, and every one gets its own outcome.
+//! Ack, extend, release, reject: receipts are opened, grouped by partition, and every one gets its own outcome.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures::future::join_all;
 use leasehold_catalogue::PartitionId;
 use leasehold_partition::{self as partition, Command, QueueId, Receipt, Reply, Request};
-use leasehold_proto::v1::{ExtendItem, Outcome, Reason, ReleaseItem, RequestId, SettleOutcome};
+use leasehold_proto::v1::{ExtendItem, Outcome, Reason, RejectItem, ReleaseItem, RequestId, SettleOutcome};
 
 use super::{lookup, validate};
 use crate::cluster::QueueInfo;
@@ -21,32 +21,39 @@ pub enum Settle<'a> {
     Ack(&'a [Bytes]),
     Extend(&'a [ExtendItem]),
     Release(&'a [ReleaseItem]),
+    Reject(&'a [RejectItem]),
 }
 
 impl Settle<'_> {
-    fn len(&self) -> usize {
+    pub fn len(&self) -> usize {
         match self {
             Self::Ack(receipts) => receipts.len(),
             Self::Extend(items) => items.len(),
             Self::Release(items) => items.len(),
+            Self::Reject(items) => items.len(),
         }
     }
 
-    /// The receipt at a place, and the duration that goes with it.
+    /// The receipt at a place, and the duration that goes with it, 0 where none does.
     fn item(&self, at: usize) -> Result<(&[u8], u32), Failure> {
         Ok(match self {
             Self::Ack(receipts) => (&receipts[at], 0),
             Self::Extend(items) => (&items[at].receipt, validate::lease(items[at].lease_ms)?),
             Self::Release(items) => (&items[at].receipt, validate::release_delay(items[at].delay_ms)?),
+            Self::Reject(items) => (&items[at].receipt, validate::reject_reason(&items[at].why)?),
         })
     }
 
-    fn command(&self, queue: QueueId, items: &[Item]) -> Command<'static> {
+    fn command(&self, queue: QueueId, items: &[Item]) -> Command<'_> {
         let pairs = || items.iter().map(|item| (item.receipt, item.duration_ms)).collect();
         match self {
             Self::Ack(_) => Command::Ack { queue, receipts: items.iter().map(|item| item.receipt).collect() },
             Self::Extend(_) => Command::Extend { queue, items: pairs() },
             Self::Release(_) => Command::Release { queue, items: pairs() },
+            Self::Reject(rejected) => {
+                let why = |item: &Item| (item.receipt, rejected[item.at].why.as_bytes());
+                Command::Reject { queue, items: items.iter().map(why).collect() }
+            }
         }
     }
 }
@@ -155,6 +162,10 @@ fn settled(outcome: partition::Outcome) -> SettleOutcome {
         partition::Outcome::LeaseTooLong => {
             not_done(Reason::LeaseTooLong, "a lease lasts at most 12 h from its receive: it stays as it was")
         }
+        partition::Outcome::NoDeadLetterQueue => not_done(
+            Reason::NoDeadLetterQueue,
+            "the queue has no dead-letter queue: set dead_letter_queue, or release the message",
+        ),
     }
 }
 

@@ -1,6 +1,8 @@
 //! The limits of requests. Each refusal names the field, what it was, and what it can be.
 
-use leasehold_partition::limits::{DELAY_MS_MAX, EXPIRY_MS_MAX, LEASE_MS_MAX, NAME_BYTES_MAX};
+use leasehold_partition::limits::{
+    DELAY_MS_MAX, EXPIRY_MS_MAX, LEASE_MS_MAX, NAME_BYTES_MAX, REJECT_REASON_BYTES_MAX,
+};
 use leasehold_proto::v1::{Attribute, NewMessage, Reason};
 
 use crate::cluster::QueueInfo;
@@ -114,6 +116,14 @@ pub fn release_delay(delay_ms: u64) -> Result<u32, Failure> {
         .ok()
         .filter(|delay_ms| *delay_ms <= max)
         .ok_or_else(|| invalid(format!("delay_ms is {delay_ms}: it can be 0 to {max}")))
+}
+
+/// Why a message is rejected. No time goes with it.
+pub fn reject_reason(why: &str) -> Result<u32, Failure> {
+    if why.len() > REJECT_REASON_BYTES_MAX {
+        return Err(invalid(format!("why has {} bytes: it can have {REJECT_REASON_BYTES_MAX}", why.len())));
+    }
+    Ok(0)
 }
 
 pub fn consumer(consumer: &str) -> Result<(), Failure> {

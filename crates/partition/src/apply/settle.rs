@@ -1,6 +1,8 @@
-//! What consumers do with their leases: acknowledge, extend, release.
+//! What consumers do with their leases: acknowledge, extend, release, reject.
 //!
 //! A lease holds until the log says it ended: what commits before the expiry entry wins, even past the deadline.
+
+use std::sync::Arc;
 
 use crate::effects::EventKind;
 use crate::ids::{QueueId, Receipt};
@@ -67,6 +69,23 @@ impl Partition {
         let store = &mut self.store;
         let outcomes = items.iter().map(|(receipt, delay_ms)| {
             judge(shard, store, receipt, |shard, store| release_one(shard, store, receipt, *delay_ms, notes))
+        });
+        let outcomes = outcomes.collect();
+        self.reindex(queue);
+        Ok(Reply::Settled { outcomes })
+    }
+
+    /// O(items * log targets).
+    pub(crate) fn reject(
+        &mut self,
+        queue: QueueId,
+        items: &[(Receipt, &[u8])],
+        notes: &mut Notes,
+    ) -> Result<Reply, Refusal> {
+        let shard = self.shards.get_mut(&queue).ok_or(Refusal::UnknownQueue)?;
+        let store = &mut self.store;
+        let outcomes = items.iter().map(|(receipt, why)| {
+            judge(shard, store, receipt, |shard, store| reject_one(shard, store, receipt, why, notes))
         });
         let outcomes = outcomes.collect();
         self.reindex(queue);
@@ -175,6 +194,38 @@ fn release_one(
     Outcome::Done
 }
 
+fn reject_one(
+    shard: &mut Shard,
+    store: &mut Store,
+    receipt: &Receipt,
+    why: &[u8],
+    notes: &mut Notes,
+) -> Outcome {
+    let Some(dead) = shard.settings.dead_letter else { return Outcome::NoDeadLetterQueue };
+    let (grant, why) = (receipt.grant, Arc::<[u8]>::from(why));
+    notes.event(shard.queue, receipt.sequence, || EventKind::Rejected { grant, why: why.clone() });
+    shard.leave_state(store, receipt.slot, notes);
+    die(shard, store, receipt.slot, dead.queue, OutboxReason::Rejected { why }, notes);
+    shard.refresh_group_of(store, receipt.slot, notes);
+    Outcome::Done
+}
+
+/// Puts a message that is in no state's list into the outbox of its dead-letter queue.
+fn die(
+    shard: &mut Shard,
+    store: &mut Store,
+    slot: u32,
+    target: QueueId,
+    reason: OutboxReason,
+    notes: &mut Notes,
+) {
+    let sequence = store.messages[slot].sequence;
+    let number = shard.enter_dead(store, slot, target, reason);
+    shard.totals.dead += 1;
+    notes.outbox.insert(shard.queue);
+    notes.event(shard.queue, sequence, || EventKind::Dead { number, target });
+}
+
 /// What becomes of a message whose lease ended without an acknowledgement: dead when its receive limit is met, dropped when
 /// its retention ended meanwhile, else ready again, after a delay perhaps. O(log deadlines).
 pub(crate) fn end_lease(shard: &mut Shard, store: &mut Store, slot: u32, delay_ms: u32, notes: &mut Notes) {
@@ -186,11 +237,7 @@ pub(crate) fn end_lease(shard: &mut Shard, store: &mut Store, slot: u32, delay_m
     }
     shard.leave_state(store, slot, notes);
     if let Some(dead) = dead_letter {
-        let sequence = store.messages[slot].sequence;
-        let number = shard.enter_dead(store, slot, dead.queue, OutboxReason::Dead);
-        shard.totals.dead += 1;
-        notes.outbox.insert(shard.queue);
-        notes.event(shard.queue, sequence, || EventKind::Dead { number, target: dead.queue });
+        die(shard, store, slot, dead.queue, OutboxReason::Dead, notes);
     } else if delay_ms > 0 {
         shard.enter_delayed(store, slot, Lane::Returned, delay_ms);
     } else {
