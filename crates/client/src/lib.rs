@@ -5,12 +5,11 @@
 //!
 //! - [`Client::send`], [`Client::receive`], [`Client::ack`] and their like make one call each.
 //! - [`Producer`] sends many messages in few requests, with a result for each.
-//! - [`Consumer`] receives as messages come, and keeps their leases while they are handled.
+//! - [`ConsumerBuilder::run`] handles messages with a function, and keeps their leases meanwhile; [`Consumer`] is a stream of them.
 //! - [`idempotency`] helps handlers to be right about messages that come twice.
 //!
 //! ```no_run
-//! use std::sync::Arc;
-//! use leasehold_client::{Client, Delivery, NewMessage, QueueSettings, RetryAfter};
+//! use leasehold_client::{CancellationToken, Client, NewMessage, QueueSettings};
 //!
 //! # async fn handle(body: &[u8]) -> Result<(), std::io::Error> { Ok(()) }
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -22,15 +21,14 @@
 //! println!("{:?}", sent.id);
 //! producer.close().await;
 //!
-//! let consumer = client.queue("emails").consumer().credit(64).name("mailer").start();
-//! let stop = consumer.stop_handle();
+//! let stop = CancellationToken::new(); // cancel it at SIGTERM
+//! let consumer = client.queue("emails").consumer().concurrency(64).name("mailer").stop_on(stop.clone());
 //! consumer
-//!     .run(16, |delivery: Arc<Delivery>| async move {
-//!         handle(&delivery.body).await?;
-//!         Ok::<(), RetryAfter>(())
+//!     .run(|job| async move {
+//!         handle(&job.body).await?;
+//!         Ok(())
 //!     })
 //!     .await?;
-//! # stop.stop();
 //! # Ok(())
 //! # }
 //! ```
@@ -55,12 +53,15 @@ mod trace_context;
 mod unanswered;
 
 pub use client::{Client, ClientBuilder};
-pub use consumer::{Consumer, ConsumerBuilder, Delivery, RetryAfter, Settling, StopHandle};
+pub use consumer::{
+    Consumer, ConsumerBuilder, Counters, Counts, Delivery, Failure, Job, RetryPolicy, Settling,
+};
 pub use error::Error;
 pub use leasehold_proto::v1;
 pub use leasehold_proto::v1::{Attribute, MessageId, Origin, Outcome, QueueKind, QueueSettings, Reason};
-pub use message::{Lease, Message, NewMessage, ReceiveOptions, Sent};
+pub use message::{Lease, Message, NewMessage, ReceiveOptions, Rejection, Sent};
 pub use messages::ItemResults;
 pub use producer::{Pending, Producer, ProducerBuilder, ProducerSink, SinkError};
 pub use queue::Queue;
+pub use tokio_util::sync::CancellationToken;
 pub use trace_context::{InvalidTraceContext, TraceContext};

@@ -129,7 +129,7 @@ pub struct Message {
     pub sent_at: SystemTime,
     /// When it was first leased, by the clock of the partition's leader then.
     pub first_received_at: SystemTime,
-    /// The lease lasts at least until then, unless it is extended.
+    /// The lease lasts at least until then, unless it is extended. A consumer extends it by itself: ask its delivery.
     pub lease_until: Instant,
     /// Grows with every grant of the same message or message group: write it beside the side effect and refuse smaller ones.
     pub fencing_token: u64,
@@ -197,6 +197,22 @@ impl Lease {
     /// Pairs a receipt with a time from now.
     pub fn new(receipt: impl Into<Bytes>, duration: Duration) -> Self {
         Self { receipt: receipt.into(), duration }
+    }
+}
+
+/// A message that cannot be handled, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rejection {
+    /// Of the delivery.
+    pub receipt: Bytes,
+    /// For people; at most 1,024 bytes.
+    pub why: String,
+}
+
+impl Rejection {
+    /// Pairs a receipt with a reason.
+    pub fn new(receipt: impl Into<Bytes>, why: impl Into<String>) -> Self {
+        Self { receipt: receipt.into(), why: why.into() }
     }
 }
 

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use leasehold_proto::v1::{
-    AckRequest, ExtendItem, ExtendRequest, MessageId, PeekRequest, Peeked, ReceiveRequest, ReleaseItem,
-    ReleaseRequest, SendRequest, SettleOutcome, SettleResponse, WhyRequest, WhyResponse,
+    AckRequest, ExtendItem, ExtendRequest, MessageId, PeekRequest, Peeked, ReceiveRequest, RejectItem,
+    RejectRequest, ReleaseItem, ReleaseRequest, SendRequest, SettleOutcome, SettleResponse, WhyRequest,
+    WhyResponse,
 };
 use tokio::time::Instant;
 use tonic::transport::Channel;
@@ -15,7 +16,7 @@ use tonic::{Response, Status};
 use crate::call::{Attempts, Repeat};
 use crate::client::{messages, miscounted};
 use crate::message::millis;
-use crate::{Client, Error, Lease, Message, NewMessage, ReceiveOptions, Sent};
+use crate::{Client, Error, Lease, Message, NewMessage, ReceiveOptions, Rejection, Sent};
 
 /// Of each item of a request, in order.
 pub type ItemResults<T> = Vec<Result<T, Error>>;
@@ -133,6 +134,28 @@ impl Client {
             async move { messages(channel).release(wire).await }
         };
         self.settle(queue, leases.len(), attempt).await
+    }
+
+    /// Moves messages to the queue's dead-letter queue, each with a reason of at most 1,024 bytes. At most 4,096.
+    ///
+    /// # Errors
+    /// As [`Client::ack`], and `NoDeadLetterQueue`: the lease stays as it was.
+    pub async fn reject(&self, queue: &str, rejections: &[Rejection]) -> Result<ItemResults<()>, Error> {
+        let request = self.writes().begin().await;
+        let item = |rejection: &Rejection| RejectItem {
+            receipt: rejection.receipt.clone(),
+            why: rejection.why.clone(),
+        };
+        let wire = RejectRequest {
+            queue: queue.to_owned(),
+            items: rejections.iter().map(item).collect(),
+            request: Some(request.id()),
+        };
+        let attempt = |channel| {
+            let wire = wire.clone();
+            async move { messages(channel).reject(wire).await }
+        };
+        self.settle(queue, rejections.len(), attempt).await
     }
 
     /// Looks at up to 1,000 messages without leasing them; 0 means 10.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use leasehold_proto::v1::RoutesResponse;
+use leasehold_proto::v1::{QueueKind, RoutesResponse};
 
 /// How long sends and receives trust a route.
 pub(crate) const FRESH: Duration = Duration::from_secs(30);
@@ -20,6 +20,17 @@ pub(crate) struct Leaders {
     pub(crate) addresses: Arc<[String]>,
     /// Every shard has a leader.
     pub(crate) is_complete: bool,
+    /// `None` when unknown.
+    pub(crate) facts: Option<Facts>,
+}
+
+/// What a consumer wants to know of its queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Facts {
+    /// Messages of a group are in order.
+    pub(crate) is_fifo: bool,
+    /// Of the queue; `None` when the node did not say.
+    pub(crate) lease: Option<Duration>,
 }
 
 #[derive(Debug, Default)]
@@ -69,7 +80,9 @@ impl RouteCache {
         addresses.retain(|address| !address.is_empty());
         addresses.sort_unstable();
         addresses.dedup();
-        let leaders = Leaders { addresses: addresses.into(), is_complete };
+        let lease = (routes.lease_ms > 0).then(|| Duration::from_millis(routes.lease_ms));
+        let facts = Some(Facts { is_fifo: routes.kind() == QueueKind::Fifo, lease });
+        let leaders = Leaders { addresses: addresses.into(), is_complete, facts };
         let known = Known { leaders: leaders.clone(), looked: Instant::now(), is_spoiled: !is_complete };
         self.queues.lock().unwrap_or_else(PoisonError::into_inner).insert(queue.to_owned(), known);
         leaders

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fake::{Fault, Node, eventually};
-use leasehold_client::{Delivery, Outcome, Reason, RetryAfter};
+use futures::StreamExt;
+use leasehold_client::{Outcome, QueueKind, Reason};
 
 const LONG: Duration = Duration::from_secs(30);
 const SHORT: Duration = Duration::from_millis(300);
@@ -16,7 +17,7 @@ async fn messages_are_pulled_against_credit_and_acked() {
     let node = Node::start().await;
     let names: Vec<String> = (0..20).map(|number| format!("m{number}")).collect();
     node.shared.offer(&names.iter().map(String::as_str).collect::<Vec<_>>(), LONG);
-    let mut consumer = node.client().queue("q").consumer().credit(4).name("me").start();
+    let mut consumer = node.client().queue("q").consumer().concurrency(2).buffer(2).name("me").start();
     let mut held = Vec::new();
     for _ in 0..4 {
         held.push(consumer.next().await.unwrap().unwrap());
@@ -53,7 +54,7 @@ async fn the_lease_of_a_held_message_is_extended() {
     let delivery = consumer.next().await.unwrap().unwrap();
     eventually("it is extended", || node.shared.extensions() > 0).await;
     eventually("the lease is long", || delivery.lease_left() > LONG / 2).await;
-    assert_eq!(node.shared.state().settles[0].extends[0].lease_ms, 30_000);
+    assert!(node.shared.reaches("held").contains(&30_000));
     delivery.extend(LONG * 3).await.unwrap();
     assert!(delivery.lease_left() > LONG * 2);
     delivery.ack().await.unwrap();
@@ -71,7 +72,7 @@ async fn a_message_that_waits_is_extended_too_until_the_maximum() {
     node.shared.offer(&["ends"], SHORT);
     let mut consumer = node.client().queue("q").consumer().keep_leases_for(Duration::ZERO).start();
     let delivery = consumer.next().await.unwrap().unwrap();
-    delivery.lease_lost().await;
+    delivery.lease_lost().cancelled().await;
     assert_eq!(delivery.lease_left(), Duration::ZERO);
     assert_eq!(node.shared.extensions(), 0);
 }
@@ -83,7 +84,7 @@ async fn a_refused_extension_says_that_the_lease_is_lost() {
     node.shared.offer(&["taken"], LONG / 30);
     let mut consumer = node.client().queue("q").consumer().lease(LONG).start();
     let delivery = consumer.next().await.unwrap().unwrap();
-    delivery.lease_lost().await;
+    delivery.lease_lost().cancelled().await;
     assert_eq!(delivery.lease_left(), Duration::ZERO);
     let error = delivery.ack().await.unwrap_err();
     assert_eq!((error.outcome, error.reason), (Outcome::NotDone, Reason::ReceiptStale));
@@ -113,7 +114,7 @@ async fn receipts_outlive_the_stream() {
 async fn credit_held_is_not_given_again_on_another_stream() {
     let node = Node::start().await;
     node.shared.offer(&["a", "b", "c", "d", "e"], LONG);
-    let mut consumer = node.client().queue("q").consumer().credit(3).start();
+    let mut consumer = node.client().queue("q").consumer().concurrency(2).buffer(1).start();
     let mut held = Vec::new();
     for _ in 0..3 {
         held.push(consumer.next().await.unwrap().unwrap());
@@ -165,7 +166,7 @@ async fn what_waits_is_released_at_the_stop_and_what_is_held_can_be_acked() {
     let held = consumer.next().await.unwrap().unwrap();
     eventually("both are pushed", || node.shared.state().pushed == 2).await;
     consumer.stop();
-    assert!(consumer.next().await.unwrap().is_none());
+    assert!(consumer.next().await.is_none());
     let closing = tokio::spawn(consumer.close());
     eventually("it is released", || node.shared.released().contains_key(b"waits".as_ref())).await;
     held.ack().await.unwrap();
@@ -177,31 +178,47 @@ async fn what_waits_is_released_at_the_stop_and_what_is_held_can_be_acked() {
 async fn a_queue_that_is_not_there_ends_the_consumer() {
     let node = Node::start().await;
     let mut consumer = node.client().queue("unknown").consumer().start();
-    let error = consumer.next().await.unwrap_err();
+    let error = consumer.next().await.unwrap().unwrap_err();
     assert_eq!(error.reason, Reason::UnknownQueue);
-    assert!(consumer.next().await.unwrap().is_none());
+    assert!(consumer.next().await.is_none());
 }
 
 #[tokio::test]
-async fn a_handler_decides_what_becomes_of_a_message() {
+async fn a_message_that_waits_has_a_short_lease_until_somebody_begins() {
     let node = Node::start().await;
-    node.shared.offer(&["good", "later", "error", "panic"], LONG);
-    let consumer = node.client().queue("q").consumer().start();
-    let stop = consumer.stop_handle();
-    let handler = |delivery: Arc<Delivery>| async move {
-        match delivery.body.as_ref() {
-            b"later" => Err(RetryAfter::new(Duration::from_secs(9), "busy")),
-            b"error" => Ok(std::str::from_utf8(&delivery.body)?.parse::<u32>().map(drop)?),
-            b"panic" => panic!("on purpose"),
-            _ => Ok(()),
-        }
-    };
-    let running = tokio::spawn(consumer.run(2, handler));
-    eventually("all are settled", || node.shared.released().len() + node.shared.acked().len() == 4).await;
-    assert_eq!(node.shared.acked(), [b"good".to_vec()].into());
-    let released = node.shared.released();
-    assert_eq!((released[b"later".as_ref()], released[b"error".as_ref()]), (9_000, 1_000));
-    assert_eq!(released[b"panic".as_ref()], 1_000);
-    stop.stop();
-    running.await.unwrap().unwrap();
+    node.shared.describe(&node.address, QueueKind::Standard, LONG);
+    node.shared.offer(&["begun", "waits"], SHORT);
+    let mut consumer = node.client().queue("q").consumer().start();
+    let begun = consumer.next().await.unwrap().unwrap();
+    assert_eq!(node.shared.state().starts[0].1.lease_ms, Some(5_000));
+    eventually("its lease is that of the queue", || begun.lease_left() > LONG / 2).await;
+    assert_eq!(node.shared.reaches("begun")[0], 30_000);
+    eventually("the other is kept too", || !node.shared.reaches("waits").is_empty()).await;
+    assert!(node.shared.reaches("waits").iter().all(|reach_ms| *reach_ms == 5_000));
+    begun.ack().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_message_whose_lease_was_lost_while_it_waited_is_not_handed_out() {
+    let node = Node::start().await;
+    node.shared.state().stale.insert(b"lost".to_vec());
+    node.shared.offer(&["lost"], SHORT);
+    let mut consumer = node.client().queue("q").consumer().start();
+    eventually("it is lost", || node.shared.extensions() > 0).await;
+    tokio::time::sleep(SHORT * 2).await;
+    node.shared.offer(&["good"], LONG);
+    assert_eq!(consumer.next().await.unwrap().unwrap().body, "good");
+}
+
+#[tokio::test]
+async fn a_rejected_message_goes_with_its_reason_or_is_released() {
+    let node = Node::start().await;
+    node.shared.offer(&["bad", "worse"], LONG);
+    let mut consumer = node.client().queue("q").consumer().start();
+    consumer.next().await.unwrap().unwrap().reject("é".repeat(600)).await.unwrap();
+    assert_eq!(node.shared.rejected()[b"bad".as_ref()], "é".repeat(512));
+    node.shared.state().has_no_dead_letter_queue = true;
+    let error = consumer.next().await.unwrap().unwrap().reject("no").await.unwrap_err();
+    assert_eq!((error.outcome, error.reason), (Outcome::NotDone, Reason::NoDeadLetterQueue));
+    eventually("it is released", || node.shared.released().contains_key(b"worse".as_ref())).await;
 }

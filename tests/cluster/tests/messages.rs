@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use futures::StreamExt;
 use leasehold_client::v1::{MessageState, QueueSettings};
 use leasehold_client::{Client, Lease, Message, NewMessage, QueueKind, Reason, ReceiveOptions};
 use leasehold_cluster_tests::{Plan, TestCluster, eventually};
@@ -386,7 +387,7 @@ async fn producers_and_consumers_stream() {
     let sent = producer.send_all((0..2_000).map(|number: u32| NewMessage::new(format!("{number:04}")))).await;
     assert!(sent.iter().all(Result::is_ok));
     producer.close().await;
-    let mut consumer = client.queue("stream").consumer().credit(100).name("c1").start();
+    let mut consumer = client.queue("stream").consumer().concurrency(100).name("c1").start();
     let mut seen = Vec::new();
     while seen.len() < 2_000 {
         let next = tokio::time::timeout(leasehold_cluster_tests::PATIENCE, consumer.next()).await;

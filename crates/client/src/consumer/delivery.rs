@@ -1,73 +1,84 @@
-//! A message in the hands of a handler.
+//! A leased message in the hands of this process.
 
 use std::future::Future;
 use std::ops::Deref;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
-use crate::{Error, Message};
+use crate::{Error, Message, RetryPolicy};
 
 /// What deliveries and the consumer tell the hub.
 #[derive(Debug)]
 pub(crate) enum Command {
-    Settle { key: u64, how: Settle, reply: Option<oneshot::Sender<Result<(), Error>>> },
+    /// Somebody works on it from now on.
+    Begin(u64),
+    Settle {
+        key: u64,
+        how: Settle,
+        reply: Option<oneshot::Sender<Result<(), Error>>>,
+    },
     Stop,
     Close(oneshot::Sender<()>),
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Settle {
     Ack,
     Extend(Duration),
     Release(Duration),
+    /// With the delay of the release where there is no dead-letter queue.
+    Reject(String, Duration),
 }
 
 /// A leased message; its fields are those of [`Message`].
 ///
-/// The lease is extended while this is held. Dropped without [`Delivery::ack`] or [`Delivery::release`], the message goes back
-/// to the queue at once, as far as the connection allows.
+/// The lease is extended while this is held. Dropped without [`Delivery::ack`], [`Delivery::release`] or [`Delivery::reject`],
+/// the message goes back to the queue at once, as far as the connection allows.
 #[derive(Debug)]
 pub struct Delivery {
     message: Message,
     key: u64,
     queue: Arc<str>,
+    /// Nothing of its group may be handled before it is settled.
+    is_ordered: bool,
     lease: Arc<LeaseState>,
     hub: mpsc::UnboundedSender<Command>,
-    is_settled: bool,
+    is_settled: AtomicBool,
 }
 
 /// What the hub and the holder know of one lease.
 #[derive(Debug)]
 pub(crate) struct LeaseState {
-    /// `None` when it is lost.
-    until: Mutex<Option<Instant>>,
-    lost: Notify,
+    until: Mutex<Instant>,
+    lost: CancellationToken,
 }
 
 impl LeaseState {
-    pub(crate) fn new(until: Instant) -> Arc<Self> {
-        Arc::new(Self { until: Mutex::new(Some(until)), lost: Notify::new() })
+    /// `lost` is cancelled when the lease is.
+    pub(crate) fn new(until: Instant, lost: CancellationToken) -> Arc<Self> {
+        Arc::new(Self { until: Mutex::new(until), lost })
     }
 
+    /// When it ends, as far as is known; `None` when it is lost.
     pub(crate) fn until(&self) -> Option<Instant> {
-        *self.until.lock().unwrap_or_else(PoisonError::into_inner)
+        let until = *self.until.lock().unwrap_or_else(PoisonError::into_inner);
+        (!self.lost.is_cancelled()).then_some(until)
+    }
+
+    pub(crate) fn set_until(&self, until: Instant) {
+        *self.until.lock().unwrap_or_else(PoisonError::into_inner) = until;
     }
 
     /// A lost lease stays lost.
-    pub(crate) fn set_until(&self, until: Instant) {
-        if let Some(known) = self.until.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
-            *known = until;
-        }
-    }
-
     pub(crate) fn lose(&self) {
-        *self.until.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        self.lost.notify_waiters();
+        self.lost.cancel();
     }
 }
 
@@ -76,10 +87,11 @@ impl Delivery {
         message: Message,
         key: u64,
         queue: Arc<str>,
+        is_ordered: bool,
         lease: Arc<LeaseState>,
         hub: mpsc::UnboundedSender<Command>,
     ) -> Self {
-        Self { message, key, queue, lease, hub, is_settled: false }
+        Self { message, key, queue, is_ordered, lease, hub, is_settled: AtomicBool::new(false) }
     }
 
     /// The queue it came from.
@@ -88,25 +100,26 @@ impl Delivery {
         &self.queue
     }
 
+    /// The group within which order holds.
+    pub(crate) fn ordered_group(&self) -> Option<&str> {
+        self.message.group.as_deref().filter(|_| self.is_ordered)
+    }
+
+    /// The processing lease starts.
+    pub(crate) fn begin(&self) {
+        let _ = self.hub.send(Command::Begin(self.key));
+    }
+
     /// How long the lease lasts at least, extensions included; zero when it ended or was lost.
     #[must_use]
     pub fn lease_left(&self) -> Duration {
         self.lease.until().map_or(Duration::ZERO, |until| until.saturating_duration_since(Instant::now()))
     }
 
-    /// Returns when the lease has ended: another consumer may have the message then. Never, while extensions succeed.
-    pub async fn lease_lost(&self) {
-        loop {
-            let lost = self.lease.lost.notified();
-            let Some(until) = self.lease.until() else { return };
-            if Instant::now() >= until {
-                return;
-            }
-            tokio::select! {
-                () = lost => {}
-                () = tokio::time::sleep_until(until) => {}
-            }
-        }
+    /// Fires when the lease has ended: another consumer may have the message then. Never, while extensions succeed.
+    #[must_use]
+    pub fn lease_lost(&self) -> &CancellationToken {
+        &self.lease.lost
     }
 
     /// Removes the message from the queue: it is done. The request is on its way when this returns; await the result to know
@@ -126,6 +139,16 @@ impl Delivery {
         self.settle(Settle::Release(delay))
     }
 
+    /// Moves the message to the dead-letter queue of its queue, where the reason is its attribute `leasehold-rejected`; at most
+    /// 1,024 bytes of it. On its way when this returns, as [`Delivery::ack`].
+    ///
+    /// # Errors
+    /// As [`Delivery::ack`], and `NoDeadLetterQueue`: the message is released then, as by [`RetryPolicy::default`].
+    pub fn reject(self, why: impl Into<String>) -> Settling {
+        let delay = RetryPolicy::default().delay(self.receive_count);
+        self.settle(Settle::Reject(shortened(why.into()), delay))
+    }
+
     /// Makes the lease end the given time from now, and each automatic extension reach as far.
     ///
     /// # Errors
@@ -140,8 +163,8 @@ impl Delivery {
         &self.message
     }
 
-    fn settle(mut self, how: Settle) -> Settling {
-        self.is_settled = true;
+    pub(crate) fn settle(&self, how: Settle) -> Settling {
+        self.is_settled.store(true, Ordering::Relaxed);
         self.tell(how)
     }
 
@@ -150,6 +173,16 @@ impl Delivery {
         let _ = self.hub.send(Command::Settle { key: self.key, how, reply: Some(reply) });
         Settling { answer }
     }
+}
+
+/// The most of a reason that a node takes.
+const REASON_BYTES_MAX: usize = 1_024;
+
+pub(crate) fn shortened(mut why: String) -> String {
+    if why.len() > REASON_BYTES_MAX {
+        why.truncate(why.floor_char_boundary(REASON_BYTES_MAX));
+    }
+    why
 }
 
 impl Deref for Delivery {
@@ -162,14 +195,14 @@ impl Deref for Delivery {
 
 impl Drop for Delivery {
     fn drop(&mut self) {
-        if !self.is_settled {
+        if !*self.is_settled.get_mut() {
             let how = Settle::Release(Duration::ZERO);
             let _ = self.hub.send(Command::Settle { key: self.key, how, reply: None });
         }
     }
 }
 
-/// The result of an ack or release to come. Dropping it does not take the request back.
+/// The result of an ack, release or rejection to come. Dropping it does not take the request back.
 #[derive(Debug)]
 #[must_use = "the message is settled without it, but whether that succeeded is in the result"]
 pub struct Settling {

@@ -1,9 +1,9 @@
 //! The task of a consumer: between the streams, the deliveries in hand, and their leases.
 //!
 //! ```text
-//!            Lanes ──▶ deliveries ──▶ Leases hold them ──▶ Consumer::next ──▶ handler
-//!              ▲                            │ at half time                       │
-//!              └── Settles ◀── extensions ──┘◀──────── ack, release, extend ─────┘
+//!            Lanes ──▶ deliveries ──▶ Leases hold them ──▶ Consumer ──▶ handler
+//!              ▲                            │ when due                     │
+//!              └── Settles ◀── extensions ──┘◀── begin, ack, release, … ───┘
 //! ```
 
 use std::future::pending;
@@ -12,15 +12,16 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use leasehold_proto::v1::pull_response::Kind;
-use leasehold_proto::v1::{self, Outcome, PullResponse};
+use leasehold_proto::v1::{self, Outcome, PullResponse, Reason};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, WeakUnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
 
 use super::Options;
 use super::delivery::{Command, Delivery, Settle};
 use super::lanes::{LaneEvent, Lanes};
-use super::leases::Leases;
+use super::leases::{Leases, Reaches, WAITING_LEASE_MAX};
 use super::settles::{SettleItem, Settles};
 use crate::routes::Leaders;
 use crate::unanswered::Finished;
@@ -30,6 +31,8 @@ use crate::{Client, Error, Message};
 const AIM_INTERVAL: Duration = Duration::from_secs(1);
 /// The same while some shard has no known leader, or a stream was lost.
 const AIM_AGAIN: Duration = Duration::from_millis(200);
+/// How soon a message that waits is to be begun.
+const WAITING_TIME: Duration = Duration::from_secs(1);
 /// Commands and events taken before what is due is done.
 const TAKEN_MAX: usize = 1_024;
 
@@ -38,20 +41,24 @@ pub(super) async fn run(
     options: Options,
     commands: WeakUnboundedSender<Command>,
     mut inbox: UnboundedReceiver<Command>,
-    outbox: UnboundedSender<Result<Delivery, Error>>,
+    outbox: UnboundedSender<Outgoing>,
+    lost: CancellationToken,
 ) {
     let (tell, mut events) = unbounded_channel();
     let mut hub = Hub {
         lanes: Lanes::new(client.clone(), options.clone(), tell),
-        leases: Leases::new(options.lease, options.keep_for),
+        leases: Leases::new(options.keep_for, lost),
         settles: Settles::new(),
         aiming: Aiming::new(client.clone(), options.queue.clone()),
-        queue: options.queue.into(),
+        queue: options.queue.as_str().into(),
+        is_fifo: true,
+        options,
         client,
         commands,
         outbox: Some(outbox),
         closes: Vec::new(),
     };
+    hub.set_reaches(None);
     let mut is_let_go = false;
     loop {
         hub.turn();
@@ -74,9 +81,15 @@ pub(super) async fn run(
     }
 }
 
+/// What a consumer gets: what came together, or why nothing more comes.
+pub(super) type Outgoing = Result<Vec<Delivery>, Error>;
+
 struct Hub {
     client: Client,
+    options: Options,
     queue: Arc<str>,
+    /// True until it is known.
+    is_fifo: bool,
     lanes: Lanes,
     leases: Leases,
     settles: Settles,
@@ -84,7 +97,7 @@ struct Hub {
     /// For new deliveries; weak, so that the hub ends with the last of them.
     commands: WeakUnboundedSender<Command>,
     /// `None` when stopped.
-    outbox: Option<UnboundedSender<Result<Delivery, Error>>>,
+    outbox: Option<UnboundedSender<Outgoing>>,
     closes: Vec<oneshot::Sender<()>>,
 }
 
@@ -109,7 +122,8 @@ impl Hub {
         }
         self.send_settles(now);
         if self.outbox.is_some() {
-            self.lanes.top_up(self.leases.len());
+            let waiting_max = waiting_max(&self.options, self.leases.timings().median());
+            self.lanes.top_up(self.options.concurrency + waiting_max, self.leases.len());
         } else if self.is_done() {
             for done in self.closes.drain(..) {
                 let _ = done.send(());
@@ -159,6 +173,7 @@ impl Hub {
         for _ in 0..TAKEN_MAX {
             let Some(command) = next else { break };
             match command {
+                Command::Begin(key) => self.begin(key),
                 Command::Settle { key, how, reply } => self.settle(key, how, reply),
                 Command::Stop => self.stop(),
                 Command::Close(done) => self.closes.push(done),
@@ -169,13 +184,16 @@ impl Hub {
 
     fn settle(&mut self, key: u64, how: Settle, reply: Option<oneshot::Sender<Result<(), Error>>>) {
         let Some((receipt, home)) = self.leases.receipt(key) else { return };
-        let is_lost = self.leases.is_lost(key);
-        if !matches!(how, Settle::Extend(_)) {
-            self.leases.forget(key);
+        match how {
+            Settle::Extend(reach) => self.leases.set_reach(key, reach),
+            _ => self.leases.forget(key),
         }
-        // Nobody waits for the release of a lease that is over.
-        if !(is_lost && reply.is_none()) {
-            self.settles.push(SettleItem { key, receipt, how, reply, home, asked: Instant::now() });
+        self.settles.push(SettleItem { key, receipt, how, reply, home, asked: Instant::now() });
+    }
+
+    fn begin(&mut self, key: u64) {
+        if let Some(due) = self.leases.begin(key, Instant::now()) {
+            self.settle(due.key, Settle::Extend(due.reach), None);
         }
     }
 
@@ -202,9 +220,7 @@ impl Hub {
         match response.kind {
             Some(Kind::Deliveries(batch)) => {
                 self.lanes.used(lane, batch.deliveries.len());
-                for wire in batch.deliveries {
-                    self.deliver(lane, wire, leased);
-                }
+                self.deliver(lane, batch.deliveries, leased);
             }
             Some(Kind::Settled(settled)) => {
                 self.lanes.used(lane, 0);
@@ -215,18 +231,22 @@ impl Hub {
         }
     }
 
-    /// Hands a message out; when nobody takes it, it is dropped at once and so released.
-    fn deliver(&mut self, lane: u64, wire: v1::Delivery, leased: Instant) {
-        let message = Message::from_wire(wire, leased);
-        let receipt = message.receipt.clone();
+    /// Hands messages out; when nobody takes them, they are dropped at once and so released.
+    fn deliver(&mut self, lane: u64, batch: Vec<v1::Delivery>, leased: Instant) {
+        let messages = batch.into_iter().map(|wire| Message::from_wire(wire, leased));
         let (Some(outbox), Some(hub)) = (&self.outbox, self.commands.upgrade()) else {
-            let how = Settle::Release(Duration::ZERO);
-            let asked = Instant::now();
-            self.settles.push(SettleItem { key: 0, receipt, how, reply: None, home: lane, asked });
+            for message in messages {
+                let (receipt, how) = (message.receipt, Settle::Release(Duration::ZERO));
+                let asked = Instant::now();
+                self.settles.push(SettleItem { key: 0, receipt, how, reply: None, home: lane, asked });
+            }
             return;
         };
-        let (key, lease) = self.leases.hold(&message, lane);
-        let _ = outbox.send(Ok(Delivery::new(message, key, Arc::clone(&self.queue), lease, hub)));
+        let held = messages.map(|message| {
+            let (key, lease) = self.leases.hold(&message, lane);
+            Delivery::new(message, key, Arc::clone(&self.queue), self.is_fifo, lease, hub.clone())
+        });
+        let _ = outbox.send(Ok(held.collect()));
     }
 
     fn on_lost(&mut self, lane: u64, error: Error) {
@@ -245,7 +265,17 @@ impl Hub {
         }
     }
 
+    fn set_reaches(&mut self, of_queue: Option<Duration>) {
+        let reaches = reaches(&self.options, of_queue);
+        self.leases.set_reaches(reaches);
+        self.lanes.set_lease(reaches.waiting);
+    }
+
     fn on_leaders(&mut self, leaders: &Leaders) {
+        if let Some(facts) = leaders.facts {
+            self.is_fifo = facts.is_fifo;
+            self.set_reaches(facts.lease);
+        }
         if self.outbox.is_some() {
             self.lanes.aim(leaders);
         }
@@ -253,8 +283,14 @@ impl Hub {
 
     fn finish(&mut self, finished: Finished<SettleItem, ()>) {
         for (item, result) in finished {
-            if let Settle::Extend(reach) = item.how {
-                self.leases.extended(item.key, item.asked, reach, &result);
+            match (&item.how, &result) {
+                (Settle::Extend(reach), _) => self.leases.extended(item.key, item.asked, *reach, &result),
+                (Settle::Reject(_, delay), Err(error)) if error.reason == Reason::NoDeadLetterQueue => {
+                    let (receipt, how) = (item.receipt, Settle::Release(*delay));
+                    let (home, asked) = (item.home, Instant::now());
+                    self.settles.push(SettleItem { key: 0, receipt, how, reply: None, home, asked });
+                }
+                _ => {}
             }
             match item.reply {
                 Some(reply) => drop(reply.send(result)),
@@ -266,6 +302,23 @@ impl Hub {
             }
         }
     }
+}
+
+/// How far extensions reach on a queue with that lease. Leases that are never extended begin as long as they are to be.
+fn reaches(options: &Options, of_queue: Option<Duration>) -> Reaches {
+    let processing = options.lease.or(of_queue);
+    if options.keep_for.is_zero() {
+        return Reaches { waiting: options.lease, processing };
+    }
+    Reaches { waiting: processing.map(|lease| lease.min(WAITING_LEASE_MAX)), processing }
+}
+
+/// How many messages may wait: what can begin within a second or so, so that none waits here while others have nothing to do.
+fn waiting_max(options: &Options, median: Option<Duration>) -> u64 {
+    let soon = |median: Duration| {
+        (WAITING_TIME.as_secs_f64() / median.as_secs_f64() * options.concurrency as f64) as u64
+    };
+    median.map_or(options.buffer(), |median| soon(median).clamp(1, options.buffer()))
 }
 
 /// Looks for the leaders now and then.
@@ -308,5 +361,33 @@ impl Aiming {
         let pause = if is_settled { AIM_INTERVAL } else { AIM_AGAIN };
         self.next = Some(Instant::now() + pause);
         leaders
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn leases_of_messages_that_wait_are_short_unless_they_are_never_extended() {
+        let seconds = Duration::from_secs;
+        let mut options = Options::new("q".to_owned());
+        let both = |waiting, processing| Reaches { waiting, processing };
+        assert_eq!(reaches(&options, Some(seconds(30))), both(Some(seconds(5)), Some(seconds(30))));
+        assert_eq!(reaches(&options, Some(seconds(2))), both(Some(seconds(2)), Some(seconds(2))));
+        assert_eq!(reaches(&options, None), both(None, None));
+        options.lease = Some(seconds(60));
+        assert_eq!(reaches(&options, Some(seconds(30))), both(Some(seconds(5)), Some(seconds(60))));
+        options.keep_for = Duration::ZERO;
+        assert_eq!(reaches(&options, Some(seconds(30))), both(Some(seconds(60)), Some(seconds(60))));
+    }
+
+    #[test]
+    fn the_longer_handling_takes_the_fewer_messages_wait() {
+        let options = Options { concurrency: 64, ..Options::new("q".to_owned()) };
+        assert_eq!(waiting_max(&options, None), 64);
+        assert_eq!(waiting_max(&options, Some(Duration::from_millis(1))), 64);
+        assert_eq!(waiting_max(&options, Some(Duration::from_secs(4))), 16);
+        assert_eq!(waiting_max(&options, Some(Duration::from_secs(3_600))), 1);
     }
 }

@@ -34,6 +34,8 @@ pub(super) struct Lanes {
     events: UnboundedSender<(u64, LaneEvent)>,
     lanes: BTreeMap<u64, Lane>,
     targets: Vec<Target>,
+    /// What streams ask for from now on; the queue's own when absent.
+    lease: Option<Duration>,
     next_id: u64,
     retry_at: Instant,
     backoff: Backoff,
@@ -64,6 +66,7 @@ pub(super) enum LaneEvent {
 impl Lanes {
     pub(super) fn new(client: Client, options: Options, events: UnboundedSender<(u64, LaneEvent)>) -> Self {
         Self {
+            lease: None,
             client,
             options,
             events,
@@ -75,9 +78,14 @@ impl Lanes {
         }
     }
 
+    /// How long leases last on streams that are opened from now on.
+    pub(super) fn set_lease(&mut self, lease: Option<Duration>) {
+        self.lease = lease;
+    }
+
     /// Aims at the leaders, or at any node.
     pub(super) fn aim(&mut self, leaders: &Leaders) {
-        let few = leaders.addresses.len() as u64 <= self.options.credit;
+        let few = leaders.addresses.len() as u64 <= self.options.concurrency;
         let trusted = leaders.addresses.iter().all(|address| self.client.channels().is_trusted(address));
         let targets = if leaders.is_complete && few && trusted {
             leaders.addresses.iter().cloned().map(Some).collect()
@@ -172,11 +180,11 @@ impl Lanes {
     }
 
     /// Gives the credit that is left over, beside the messages held, to the lanes that have used theirs.
-    pub(super) fn top_up(&mut self, held: usize) {
+    pub(super) fn top_up(&mut self, held_max: u64, held: usize) {
         let lanes = self.live().count() as u64;
         let granted: u64 = self.lanes.values().map(|lane| lane.granted).sum();
-        let mut spare = self.options.credit.saturating_sub(held as u64 + granted);
-        let share = (self.options.credit / lanes.max(1)).max(1);
+        let mut spare = held_max.saturating_sub(held as u64 + granted);
+        let share = (held_max / lanes.max(1)).max(1);
         let mut thirsty: Vec<_> = self.lanes.values_mut().filter(|lane| lane.requests.is_some()).collect();
         thirsty.sort_by_key(|lane| lane.granted);
         for lane in thirsty {
@@ -200,7 +208,7 @@ impl Lanes {
         let (requests, outgoing) = unbounded_channel();
         let start = PullStart {
             queue: self.options.queue.clone(),
-            lease_ms: self.options.lease.map(millis),
+            lease_ms: self.lease.map(millis),
             consumer: self.options.name.clone(),
             batch_max: self.options.batch_max,
             credit: None,

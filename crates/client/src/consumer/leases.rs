@@ -1,4 +1,15 @@
-//! Keeps the leases of held messages alive: extends each when half of it is over, until a stated maximum.
+//! Keeps the leases of held messages alive, until a stated maximum.
+//!
+//! A message that waits for a handler has a short lease, extended at half time: when this process dies, the others have it
+//! within seconds. Its processing lease starts when somebody begins to work on it:
+//!
+//! ```text
+//!   arrives        half time         begins              half time
+//!   ├── waiting ──┬── waiting ── … ──┬── processing ────┬── processing ── …
+//!   short lease   short again        the queue's lease  again
+//! ```
+//!
+//! Where handling is known to be over long before half of what is left (by its measured p99), the beginning costs no extension.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -7,24 +18,40 @@ use std::time::Duration;
 use bytes::Bytes;
 use leasehold_proto::v1::Reason;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::delivery::LeaseState;
+use super::timings::Timings;
 use crate::{Error, Message};
 
+/// How long the lease of a message that waits reaches at most: how soon the others have it when this process dies.
+pub(crate) const WAITING_LEASE_MAX: Duration = Duration::from_secs(5);
 /// The shortest reach of an extension, for messages that arrive with less than that.
 const REACH_MIN: Duration = Duration::from_secs(1);
 /// Leases that are due within this time are extended together.
 const TOGETHER: Duration = Duration::from_millis(20);
+/// How many times the p99 has to fit into half of what is left of a lease, for its extension to wait.
+const MARGIN: u32 = 2;
 
 /// The leases that deliveries of this consumer hold.
 #[derive(Debug)]
 pub(super) struct Leases {
     held: HashMap<u64, Held>,
-    /// (when to extend, key); every key is in `held`.
+    /// (when to look at it again, key); every key is in `held`.
     due: BTreeSet<(Instant, u64)>,
     next_key: u64,
-    reach: Option<Duration>,
+    reaches: Reaches,
     keep_for: Duration,
+    timings: Timings,
+    /// The parent of the tokens that fire when a lease is lost.
+    lost: CancellationToken,
+}
+
+/// How far extensions reach; as far as the lease with which a message arrived where unknown.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Reaches {
+    pub(super) waiting: Option<Duration>,
+    pub(super) processing: Option<Duration>,
 }
 
 #[derive(Debug)]
@@ -32,10 +59,16 @@ struct Held {
     receipt: Bytes,
     lane: u64,
     state: Arc<LeaseState>,
+    /// When somebody began to work on it.
+    began: Option<Instant>,
     reach: Duration,
     keep_until: Instant,
-    /// Its entry in `due`.
-    extend_at: Option<Instant>,
+    /// Its entry in `due`; none when the lease is lost.
+    look_at: Option<Instant>,
+    /// One at a time: of two that overtook each other, the shorter might be the last.
+    is_extending: bool,
+    /// It began while an extension was under way, and needs another.
+    is_short: bool,
 }
 
 /// A lease to extend.
@@ -46,13 +79,29 @@ pub(super) struct Due {
 }
 
 impl Leases {
-    /// `reach` is how far extensions go, that of the arriving leases when absent.
-    pub(super) fn new(reach: Option<Duration>, keep_for: Duration) -> Self {
-        Self { held: HashMap::new(), due: BTreeSet::new(), next_key: 1, reach, keep_for }
+    pub(super) fn new(keep_for: Duration, lost: CancellationToken) -> Self {
+        Self {
+            held: HashMap::new(),
+            due: BTreeSet::new(),
+            next_key: 1,
+            reaches: Reaches::default(),
+            keep_for,
+            timings: Timings::new(),
+            lost,
+        }
+    }
+
+    /// For messages that arrive, or begin, from now on.
+    pub(super) fn set_reaches(&mut self, reaches: Reaches) {
+        self.reaches = reaches;
     }
 
     pub(super) fn len(&self) -> usize {
         self.held.len()
+    }
+
+    pub(super) fn timings(&self) -> &Timings {
+        &self.timings
     }
 
     /// Holds the lease of a message that arrived.
@@ -60,18 +109,51 @@ impl Leases {
         let (now, key) = (Instant::now(), self.next_key);
         self.next_key += 1;
         let lasts = message.lease_until.saturating_duration_since(now);
-        let state = LeaseState::new(message.lease_until);
+        let state = LeaseState::new(message.lease_until, self.lost.child_token());
         let held = Held {
             receipt: message.receipt.clone(),
             lane,
             state: Arc::clone(&state),
-            reach: self.reach.unwrap_or(lasts.max(REACH_MIN)),
+            began: None,
+            reach: self.reaches.waiting.unwrap_or(lasts.max(REACH_MIN)),
             keep_until: now + self.keep_for,
-            extend_at: None,
+            look_at: None,
+            is_extending: false,
+            is_short: false,
         };
         self.held.insert(key, held);
-        self.schedule(key, now + lasts / 2);
+        let at = if self.keep_for.is_zero() { message.lease_until } else { now + lasts / 2 };
+        self.look_again(key, at);
         (key, state)
+    }
+
+    /// Somebody begins to work on a message; returns the extension that starts its processing lease, if it needs one now.
+    pub(super) fn begin(&mut self, key: u64, now: Instant) -> Option<Due> {
+        let is_kept = !self.keep_for.is_zero();
+        let held = self.held.get_mut(&key)?;
+        held.began = Some(now);
+        held.keep_until = now + self.keep_for;
+        held.reach = self.reaches.processing.unwrap_or(held.reach);
+        let until = held.state.until().filter(|_| is_kept)?;
+        let half = until.saturating_duration_since(now) / 2;
+        let is_short_work = self.timings.p99().is_some_and(|p99| p99 * MARGIN <= half);
+        if held.is_extending {
+            held.is_short = !is_short_work;
+            return None;
+        }
+        if is_short_work {
+            self.look_again(key, now + half);
+            return None;
+        }
+        self.start_extension(key, until)
+    }
+
+    fn start_extension(&mut self, key: u64, until: Instant) -> Option<Due> {
+        let held = self.held.get_mut(&key)?;
+        held.is_extending = true;
+        let reach = held.reach;
+        self.look_again(key, until);
+        Some(Due { key, reach })
     }
 
     /// The receipt and lane of a held message.
@@ -79,16 +161,14 @@ impl Leases {
         self.held.get(&key).map(|held| (held.receipt.clone(), held.lane))
     }
 
-    pub(super) fn is_lost(&self, key: u64) -> bool {
-        self.held.get(&key).is_none_or(|held| held.state.until().is_none())
-    }
-
     /// The message is settled.
     pub(super) fn forget(&mut self, key: u64) {
-        if let Some(held) = self.held.remove(&key)
-            && let Some(at) = held.extend_at
-        {
+        let Some(held) = self.held.remove(&key) else { return };
+        if let Some(at) = held.look_at {
             self.due.remove(&(at, key));
+        }
+        if let Some(began) = held.began {
+            self.timings.record(began.elapsed());
         }
     }
 
@@ -96,50 +176,70 @@ impl Leases {
         self.due.first().map(|(at, _)| *at)
     }
 
-    /// The leases to extend now; each comes back with [`Leases::extended`].
+    /// The leases to extend now; each comes back with [`Leases::extended`]. Those that are over are lost.
     pub(super) fn take_due(&mut self, now: Instant) -> Vec<Due> {
-        let mut taken = Vec::new();
         if self.next_deadline().is_none_or(|first| first > now) {
-            return taken;
+            return Vec::new();
         }
+        let mut taken = Vec::new();
         while let Some((at, key)) = self.due.first().copied()
             && at <= now + TOGETHER
         {
             self.due.pop_first();
-            let Some(held) = self.held.get_mut(&key) else { continue };
-            held.extend_at = None;
-            if now < held.keep_until && held.state.until().is_some() {
-                taken.push(Due { key, reach: held.reach });
+            if let Some(held) = self.held.get_mut(&key) {
+                held.look_at = None;
+                taken.push(key);
             }
         }
-        taken
+        taken.into_iter().filter_map(|key| self.look(key, now)).collect()
+    }
+
+    fn look(&mut self, key: u64, now: Instant) -> Option<Due> {
+        let held = self.held.get(&key)?;
+        let until = held.state.until()?;
+        if until <= now {
+            held.state.lose();
+            return None;
+        }
+        if now < held.keep_until && !held.is_extending {
+            return self.start_extension(key, until);
+        }
+        self.look_again(key, until);
+        None
     }
 
     /// What became of an extension that was asked for at `asked`.
     pub(super) fn extended(&mut self, key: u64, asked: Instant, reach: Duration, result: &Result<(), Error>) {
         let Some(held) = self.held.get_mut(&key) else { return };
-        let now = Instant::now();
-        match result {
+        held.is_extending = false;
+        let (now, was_short) = (Instant::now(), std::mem::take(&mut held.is_short));
+        let Some(until) = held.state.until() else { return };
+        let next = match result {
             Ok(()) => {
                 held.state.set_until(asked + reach);
-                held.reach = reach;
-                self.schedule(key, (asked + reach / 2).max(now + TOGETHER));
+                if was_short { now } else { (asked + reach / 2).max(now + TOGETHER) }
             }
-            Err(error) if is_lost(error) => held.state.lose(),
+            Err(error) if is_lost(error) => return held.state.lose(),
             // The lease cannot grow any more; it lasts as long as it did.
-            Err(error) if error.reason == Reason::LeaseTooLong => {}
-            Err(_) => {
-                let again = now + (held.reach / 10).clamp(TOGETHER, REACH_MIN);
-                if held.state.until().is_some_and(|until| again < until) {
-                    self.schedule(key, again);
-                }
+            Err(error) if error.reason == Reason::LeaseTooLong => {
+                held.keep_until = now;
+                until
             }
+            Err(_) => (now + (held.reach / 10).clamp(TOGETHER, REACH_MIN)).min(until),
+        };
+        self.look_again(key, next);
+    }
+
+    /// The holder asked for another reach.
+    pub(super) fn set_reach(&mut self, key: u64, reach: Duration) {
+        if let Some(held) = self.held.get_mut(&key) {
+            held.reach = reach;
         }
     }
 
-    fn schedule(&mut self, key: u64, at: Instant) {
+    fn look_again(&mut self, key: u64, at: Instant) {
         let Some(held) = self.held.get_mut(&key) else { return };
-        if let Some(before) = held.extend_at.replace(at) {
+        if let Some(before) = held.look_at.replace(at) {
             self.due.remove(&(before, key));
         }
         self.due.insert((at, key));
@@ -153,51 +253,119 @@ fn is_lost(error: &Error) -> bool {
 #[cfg(test)]
 mod tests {
     use leasehold_proto::v1;
+    use tokio::time::advance;
 
     use super::*;
 
     const LEASE: Duration = Duration::from_secs(30);
+    const WAITING: Duration = Duration::from_secs(5);
 
     fn held(keep_for: Duration) -> (Leases, u64, Arc<LeaseState>) {
-        let mut leases = Leases::new(None, keep_for);
-        let message =
-            Message::from_wire(v1::Delivery { lease_ms: 30_000, ..Default::default() }, Instant::now());
-        let (key, state) = leases.hold(&message, 1);
+        let mut leases = Leases::new(keep_for, CancellationToken::new());
+        leases.set_reaches(Reaches { waiting: Some(WAITING), processing: Some(LEASE) });
+        let (key, state) = hold(&mut leases);
         (leases, key, state)
     }
 
+    fn hold(leases: &mut Leases) -> (u64, Arc<LeaseState>) {
+        let wire = v1::Delivery { lease_ms: 5_000, ..Default::default() };
+        leases.hold(&Message::from_wire(wire, Instant::now()), 1)
+    }
+
     #[tokio::test(start_paused = true)]
-    async fn a_lease_is_extended_at_half_time_again_and_again() {
+    async fn a_waiting_lease_is_short_and_extended_at_half_time_again_and_again() {
         let (mut leases, key, state) = held(LEASE * 10);
         for _ in 0..5 {
             assert!(leases.take_due(Instant::now()).is_empty());
-            tokio::time::advance(LEASE / 2).await;
+            advance(WAITING / 2).await;
             let now = Instant::now();
-            assert_eq!(leases.take_due(now), vec![Due { key, reach: LEASE }]);
-            leases.extended(key, now, LEASE, &Ok(()));
-            assert_eq!(state.until(), Some(now + LEASE));
+            assert_eq!(leases.take_due(now), vec![Due { key, reach: WAITING }]);
+            leases.extended(key, now, WAITING, &Ok(()));
+            assert_eq!(state.until(), Some(now + WAITING));
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn it_is_not_extended_beyond_the_maximum_or_when_settled() {
-        let (mut leases, _, _) = held(LEASE / 4);
-        tokio::time::advance(LEASE).await;
+    async fn the_processing_lease_starts_with_the_work() {
+        let (mut leases, key, state) = held(LEASE * 10);
+        advance(WAITING / 4).await;
+        let now = Instant::now();
+        assert_eq!(leases.begin(key, now), Some(Due { key, reach: LEASE }));
+        leases.extended(key, now, LEASE, &Ok(()));
+        assert_eq!(state.until(), Some(now + LEASE));
+        advance(LEASE / 2).await;
+        assert_eq!(leases.take_due(Instant::now()), vec![Due { key, reach: LEASE }]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn work_that_begins_during_an_extension_is_extended_after_it() {
+        let (mut leases, key, state) = held(LEASE * 10);
+        advance(WAITING / 2).await;
+        let asked = Instant::now();
+        assert_eq!(leases.take_due(asked).len(), 1);
+        assert_eq!(leases.begin(key, asked), None);
+        leases.extended(key, asked, WAITING, &Ok(()));
+        assert_eq!(leases.take_due(asked), vec![Due { key, reach: LEASE }]);
+        leases.extended(key, asked, LEASE, &Ok(()));
+        assert_eq!(state.until(), Some(asked + LEASE));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn short_work_needs_no_extension() {
+        let (mut leases, key, _) = held(LEASE * 10);
+        leases.forget(key);
+        for _ in 0..100 {
+            let (key, _) = hold(&mut leases);
+            leases.begin(key, Instant::now());
+            advance(Duration::from_millis(100)).await;
+            leases.forget(key);
+        }
+        let (key, _) = hold(&mut leases);
+        assert_eq!(leases.begin(key, Instant::now()), None);
+        // This one takes long after all.
+        advance(WAITING / 2).await;
+        assert_eq!(leases.take_due(Instant::now()), vec![Due { key, reach: LEASE }]);
+        // Too little is left of a lease that has waited.
+        let (key, _) = hold(&mut leases);
+        advance(WAITING - Duration::from_millis(300)).await;
+        assert_eq!(leases.begin(key, Instant::now()), Some(Due { key, reach: LEASE }));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_is_not_extended_beyond_the_maximum_and_lost_when_it_ends() {
+        let (mut leases, _, state) = held(WAITING / 4);
+        advance(WAITING / 2).await;
         assert!(leases.take_due(Instant::now()).is_empty());
+        assert!(state.until().is_some());
+        advance(WAITING / 2).await;
+        assert!(leases.take_due(Instant::now()).is_empty());
+        assert!(state.until().is_none());
         let (mut leases, key, _) = held(LEASE);
         leases.forget(key);
         assert_eq!(leases.next_deadline(), None);
     }
 
     #[tokio::test(start_paused = true)]
+    async fn an_extension_without_an_answer_ends_with_the_lease() {
+        let (mut leases, key, state) = held(LEASE * 10);
+        advance(WAITING / 2).await;
+        assert_eq!(leases.take_due(Instant::now()).len(), 1);
+        advance(WAITING / 2).await;
+        assert!(leases.take_due(Instant::now()).is_empty());
+        assert!(state.until().is_none());
+        leases.extended(key, Instant::now(), WAITING, &Ok(()));
+        assert!(state.until().is_none(), "what was said to be lost stays lost");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_refusal_loses_it_and_a_failure_is_tried_again() {
         let (mut leases, key, state) = held(LEASE * 10);
-        tokio::time::advance(LEASE / 2).await;
+        advance(WAITING / 2).await;
         assert_eq!(leases.take_due(Instant::now()).len(), 1);
-        leases.extended(key, Instant::now(), LEASE, &Err(Error::timed_out("")));
-        assert!(leases.next_deadline().is_some());
+        leases.extended(key, Instant::now(), WAITING, &Err(Error::timed_out("")));
+        assert!(leases.next_deadline().is_some_and(|next| next < state.until().unwrap()));
         let stale = Error::not_done(Reason::ReceiptStale, "");
-        leases.extended(key, Instant::now(), LEASE, &Err(stale));
+        leases.extended(key, Instant::now(), WAITING, &Err(stale));
         assert_eq!(state.until(), None);
     }
 }

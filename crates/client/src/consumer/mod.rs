@@ -1,27 +1,40 @@
 //! Receives messages as they come, keeps their leases while they are handled, and settles them in batches.
 
+mod counters;
 mod delivery;
+mod failure;
+mod groups;
 mod hub;
+mod job;
 mod lanes;
 mod leases;
 mod pace;
 mod run;
 mod settles;
+mod timings;
 
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use futures::Stream;
 use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 
 use crate::{Client, Error};
 
+pub use counters::{Counters, Counts};
 pub use delivery::{Delivery, Settling};
-pub use run::RetryAfter;
+pub use failure::{Failure, RetryPolicy};
+pub use job::Job;
 
 use delivery::Command;
+use hub::Outgoing;
 
-/// How a [`Consumer`] is made.
+/// How a consumer is made.
 #[derive(Debug, Clone)]
 pub struct ConsumerBuilder {
     client: Client,
@@ -31,34 +44,64 @@ pub struct ConsumerBuilder {
 #[derive(Debug, Clone)]
 pub(crate) struct Options {
     pub(crate) queue: String,
-    pub(crate) credit: u64,
+    pub(crate) concurrency: u64,
+    buffer: Option<u64>,
     pub(crate) lease: Option<Duration>,
     pub(crate) name: String,
     pub(crate) keep_for: Duration,
     pub(crate) batch_max: u32,
+    pub(crate) retry: RetryPolicy,
+    pub(crate) time_max: Option<Duration>,
+    pub(crate) stop: CancellationToken,
+    pub(crate) stop_within: Duration,
+    pub(crate) counters: Arc<Counters>,
 }
 
-impl ConsumerBuilder {
-    pub(crate) fn new(client: Client, queue: String) -> Self {
-        let options = Options {
+impl Options {
+    pub(crate) fn new(queue: String) -> Self {
+        Self {
             queue,
-            credit: 256,
+            concurrency: 16,
+            buffer: None,
             lease: None,
             name: String::new(),
             keep_for: Duration::from_secs(60 * 60),
             batch_max: 0,
-        };
-        Self { client, options }
+            retry: RetryPolicy::default(),
+            time_max: None,
+            stop: CancellationToken::new(),
+            stop_within: Duration::from_secs(30),
+            counters: Arc::default(),
+        }
     }
 
-    /// Messages that this consumer holds at most, waiting or being handled; 256 unless told.
+    pub(crate) fn buffer(&self) -> u64 {
+        self.buffer.unwrap_or(self.concurrency)
+    }
+}
+
+impl ConsumerBuilder {
+    pub(crate) fn new(client: Client, queue: String) -> Self {
+        Self { client, options: Options::new(queue) }
+    }
+
+    /// Messages that are handled at a time; 16 unless told. Of a stream: those that are not settled.
     #[must_use]
-    pub fn credit(mut self, messages: u32) -> Self {
-        self.options.credit = u64::from(messages.max(1));
+    pub fn concurrency(mut self, messages: u32) -> Self {
+        self.options.concurrency = u64::from(messages.max(1));
         self
     }
 
-    /// How long a lease lasts, and how far each extension reaches; the queue's own unless told.
+    /// Messages that may wait beside those that are handled; as many unless told. Fewer wait when handling takes long: what
+    /// cannot begin within about a second is left to other consumers.
+    #[must_use]
+    pub fn buffer(mut self, messages: u32) -> Self {
+        self.options.buffer = Some(u64::from(messages.max(1)));
+        self
+    }
+
+    /// How long the lease lasts when handling begins, and how far each extension reaches; the queue's own unless told. Until
+    /// then it is 5 s at most, extended while the message waits.
     #[must_use]
     pub fn lease(mut self, lease: Duration) -> Self {
         self.options.lease = Some(lease);
@@ -72,7 +115,8 @@ impl ConsumerBuilder {
         self
     }
 
-    /// How long leases are extended by themselves, from the arrival of a message; 1 h unless told, zero for never.
+    /// How long leases are extended by themselves, from when handling begins; 1 h unless told, zero for never. After that the
+    /// lease ends, and the message goes to another consumer.
     #[must_use]
     pub fn keep_leases_for(mut self, most: Duration) -> Self {
         self.options.keep_for = most;
@@ -86,76 +130,88 @@ impl ConsumerBuilder {
         self
     }
 
-    /// Starts the consumer on the runtime of the caller.
+    /// When a message is ready again that a handler failed on; [`RetryPolicy::default`] unless told.
+    #[must_use]
+    pub fn retry(mut self, policy: RetryPolicy) -> Self {
+        self.options.retry = policy;
+        self
+    }
+
+    /// How long one handler may take; without a limit unless told. It is dropped then, and the message tried again.
+    #[must_use]
+    pub fn handler_timeout(mut self, most: Duration) -> Self {
+        self.options.time_max = Some(most);
+        self
+    }
+
+    /// Stops the consumer in good order when the token is cancelled.
+    #[must_use]
+    pub fn stop_on(mut self, token: CancellationToken) -> Self {
+        self.options.stop = token;
+        self
+    }
+
+    /// How long handlers may still take when the consumer stops; 30 s unless told. Their [`Job::cancelled`] fires then, and a
+    /// second later they are dropped and their messages given back.
+    #[must_use]
+    pub fn stop_within(mut self, most: Duration) -> Self {
+        self.options.stop_within = most;
+        self
+    }
+
+    /// What the handlers of this consumer did, counted while they do it.
+    #[must_use]
+    pub fn counters(&self) -> Arc<Counters> {
+        Arc::clone(&self.options.counters)
+    }
+
+    /// Starts a consumer on the runtime of the caller that gives its messages out as a stream.
     #[must_use]
     pub fn start(self) -> Consumer {
         let (commands, inbox) = mpsc::unbounded_channel();
-        let (outbox, deliveries) = mpsc::unbounded_channel();
-        tokio::spawn(hub::run(self.client, self.options, commands.downgrade(), inbox, outbox));
-        Consumer {
-            deliveries,
-            stop: StopHandle { commands: commands.downgrade(), is_stopped: Arc::default() },
-            commands,
-        }
+        let (outbox, arriving) = mpsc::unbounded_channel();
+        let (stop, lost) = (self.options.stop.clone(), CancellationToken::new());
+        let stopped = Box::pin(stop.clone().cancelled_owned());
+        let run = hub::run(self.client, self.options, commands.downgrade(), inbox, outbox, lost.clone());
+        tokio::spawn(run);
+        Consumer { arriving, arrived: VecDeque::new(), commands, stopped, lost }
     }
 }
 
-/// Receives the messages of one queue.
+/// A stream of the messages of one queue.
 ///
-/// When it is dropped, messages not handed out go back to the queue; deliveries that are held can still be settled.
-#[derive(Debug)]
+/// It ends when it is stopped, and after an error: when the queue cannot be consumed at all (`UnknownQueue`, `InvalidArgument`).
+/// Losses of connections and leaders are not errors. When it is dropped, messages not handed out go back to the queue;
+/// deliveries that are held can still be settled.
+///
+/// ```no_run
+/// use futures::TryStreamExt;
+///
+/// # async fn example(client: leasehold_client::Client) -> Result<(), leasehold_client::Error> {
+/// let mut deliveries = client.queue("emails").consumer().concurrency(100).start();
+/// while let Some(delivery) = deliveries.try_next().await? {
+///     println!("{:?}", delivery.body);
+///     delivery.ack().await?;
+/// }
+/// # Ok(())
+/// # }
+/// ```
 pub struct Consumer {
-    deliveries: mpsc::UnboundedReceiver<Result<Delivery, Error>>,
+    arriving: mpsc::UnboundedReceiver<Outgoing>,
+    arrived: VecDeque<Delivery>,
     commands: mpsc::UnboundedSender<Command>,
-    stop: StopHandle,
-}
-
-/// Stops a consumer from elsewhere, for example one that runs a handler.
-#[derive(Debug, Clone)]
-pub struct StopHandle {
-    commands: mpsc::WeakUnboundedSender<Command>,
-    is_stopped: Arc<AtomicBool>,
-}
-
-impl StopHandle {
-    /// As [`Consumer::stop`].
-    pub fn stop(&self) {
-        self.is_stopped.store(true, Ordering::Release);
-        if let Some(commands) = self.commands.upgrade() {
-            let _ = commands.send(Command::Stop);
-        }
-    }
+    stopped: Pin<Box<dyn Future<Output = ()> + Send>>,
+    /// Cancelled to tell everybody at work that time is over.
+    lost: CancellationToken,
 }
 
 impl Consumer {
-    /// A handle to stop this consumer with.
-    #[must_use]
-    pub fn stop_handle(&self) -> StopHandle {
-        self.stop.clone()
-    }
-
-    /// Waits for a message; `None` after [`Consumer::stop`], or after an error was returned.
-    ///
-    /// Cancel safe: a message that was not returned is returned by the next call.
-    ///
-    /// # Errors
-    /// When the queue cannot be consumed at all (`UnknownQueue`, `InvalidArgument`): the consumer has ended then. Losses of
-    /// connections and leaders are not errors.
-    pub async fn next(&mut self) -> Result<Option<Delivery>, Error> {
-        let next = self.deliveries.recv().await;
-        if self.stop.is_stopped.load(Ordering::Acquire) {
-            drop(next);
-            self.stop();
-            return Ok(None);
-        }
-        next.transpose()
-    }
-
     /// Takes no more messages; those that wait to be handed out go back to the queue.
     pub fn stop(&mut self) {
-        self.stop.stop();
-        self.deliveries.close();
-        while self.deliveries.try_recv().is_ok() {}
+        let _ = self.commands.send(Command::Stop);
+        self.arriving.close();
+        self.arrived.clear();
+        while self.arriving.try_recv().is_ok() {}
     }
 
     /// Stops, and waits until every delivery is settled and answered: also those that are still held elsewhere.
@@ -167,10 +223,50 @@ impl Consumer {
             let _ = wait.await;
         }
     }
+
+    /// What came together: all that a grant brought of a message group. `None` at the end.
+    fn poll_batch(&mut self, context: &mut Context<'_>) -> Poll<Option<Outgoing>> {
+        if self.arriving.is_closed() && self.arriving.is_empty() {
+            return Poll::Ready(None);
+        }
+        if self.stopped.as_mut().poll(context).is_ready() {
+            self.stop();
+            return Poll::Ready(None);
+        }
+        self.arriving.poll_recv(context)
+    }
+}
+
+impl Stream for Consumer {
+    type Item = Result<Delivery, Error>;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        loop {
+            // One whose lease was lost while it waited is another's already.
+            while let Some(delivery) = this.arrived.pop_front() {
+                if !delivery.lease_left().is_zero() {
+                    delivery.begin();
+                    return Poll::Ready(Some(Ok(delivery)));
+                }
+            }
+            match ready!(this.poll_batch(context)) {
+                Some(Ok(batch)) => this.arrived.extend(batch),
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None => return Poll::Ready(None),
+            }
+        }
+    }
 }
 
 impl Drop for Consumer {
     fn drop(&mut self) {
         self.stop();
+    }
+}
+
+impl std::fmt::Debug for Consumer {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Consumer").field("arrived", &self.arrived.len()).finish_non_exhaustive()
     }
 }

@@ -1,11 +1,11 @@
-//! Acks, extensions and releases on their way: gathered into batches that travel on the Pull streams.
+//! Acks, extensions, releases and rejections on their way: gathered into batches that travel on the Pull streams.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use leasehold_proto::v1::{ExtendItem, PullSettle, PullSettled, ReleaseItem, RequestId};
+use leasehold_proto::v1::{ExtendItem, PullSettle, PullSettled, RejectItem, ReleaseItem, RequestId};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -101,7 +101,7 @@ impl Settles {
             }
         }
         self.gathering = rest;
-        batch.sort_by_key(|item| place_of(item.how));
+        batch.sort_by_key(|item| place_of(&item.how));
         batch
     }
 
@@ -146,11 +146,12 @@ impl Settles {
     }
 }
 
-fn place_of(how: Settle) -> u8 {
+fn place_of(how: &Settle) -> u8 {
     match how {
         Settle::Ack => 0,
         Settle::Extend(_) => 1,
         Settle::Release(_) => 2,
+        Settle::Reject(..) => 3,
     }
 }
 
@@ -158,10 +159,11 @@ fn wire(tag: u64, id: RequestId, items: &[SettleItem]) -> PullSettle {
     let mut settle = PullSettle { tag, request: Some(id), ..Default::default() };
     for item in items {
         let receipt = item.receipt.clone();
-        match item.how {
+        match &item.how {
             Settle::Ack => settle.acks.push(receipt),
-            Settle::Extend(lease) => settle.extends.push(ExtendItem { receipt, lease_ms: millis(lease) }),
-            Settle::Release(delay) => settle.releases.push(ReleaseItem { receipt, delay_ms: millis(delay) }),
+            Settle::Extend(lease) => settle.extends.push(ExtendItem { receipt, lease_ms: millis(*lease) }),
+            Settle::Release(delay) => settle.releases.push(ReleaseItem { receipt, delay_ms: millis(*delay) }),
+            Settle::Reject(why, _) => settle.rejects.push(RejectItem { receipt, why: why.clone() }),
         }
     }
     settle
