@@ -18,6 +18,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("leasehold-histories", &[]),
     ("leasehold-jepsen", &["leasehold", "leasehold-client", "leasehold-histories"]),
     ("leasehold-cluster-tests", &["leasehold-client", "leasehold-node"]),
+    ("leasehold-store-tests", &["leasehold-client"]),
+    ("leasehold-examples", &["leasehold-client", "leasehold-cluster-tests"]),
     ("leasehold-benches", &["leasehold", "leasehold-client", "leasehold-node", "leasehold-cluster-tests"]),
 ];
 

@@ -1,0 +1,195 @@
+//! A store over any table that can replace a value if it is still what it was: an embedded store, Redis, DynamoDB.
+//!
+//! ```text
+//!   begin:   get ─▶ rule ─▶ replace what was found by the claim      ── lost the race ─▶ get again
+//!   finish:  replace the claim by the result                         ── the claim is gone ─▶ superseded
+//! ```
+
+use std::error::Error;
+use std::future::Future;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+
+use super::rule::{Record, Unreadable, Verdict, judge};
+use super::store::{Begun, Finished, Operation, Store, Times};
+
+/// Races that are lost before others are let go first.
+const RACES_MAX: u32 = 16;
+const AFTER_RACES: Duration = Duration::from_secs(1);
+
+/// Values under keys, replaced one at a time and on a condition.
+///
+/// In DynamoDB `get` is a `GetItem` with a consistent read, and `replace` a `PutItem` or `DeleteItem` with the condition
+/// `attribute_not_exists(id)`, or `#value = :expected`; `keep_for` becomes the attribute of its time to live, and an item whose
+/// time is over counts as missing. What it takes, over a map:
+///
+/// ```
+/// use std::collections::HashMap;
+/// use std::sync::Mutex;
+/// use std::time::Duration;
+/// use bytes::Bytes;
+/// use leasehold_client::idempotency::{Conditional, Idempotent, Table};
+///
+/// #[derive(Default)]
+/// struct Items(Mutex<HashMap<String, Bytes>>);
+///
+/// impl Table for Items {
+///     type Error = std::convert::Infallible;
+///
+///     async fn get(&self, key: &str) -> Result<Option<Bytes>, Self::Error> {
+///         Ok(self.0.lock().unwrap().get(key).cloned())
+///     }
+///
+///     async fn replace(
+///         &self,
+///         key: &str,
+///         expected: Option<&Bytes>,
+///         next: Option<&Bytes>,
+///         _keep_for: Duration,
+///     ) -> Result<bool, Self::Error> {
+///         let mut items = self.0.lock().unwrap();
+///         if items.get(key) != expected {
+///             return Ok(false); // ConditionalCheckFailedException
+///         }
+///         match next {
+///             Some(value) => items.insert(key.to_owned(), value.clone()),
+///             None => items.remove(key),
+///         };
+///         Ok(true)
+///     }
+/// }
+///
+/// let once = Idempotent::new(Conditional::new(Items::default()));
+/// # let _ = once;
+/// ```
+pub trait Table: Send + Sync + 'static {
+    /// Why the table could not say.
+    type Error: Error + Send + Sync + 'static;
+
+    /// The value under a key, as of the latest write.
+    fn get(&self, key: &str) -> impl Future<Output = Result<Option<Bytes>, Self::Error>> + Send;
+
+    /// Puts `next` in the place of `expected`, as one step, and forgets it after `keep_for`; `None` is no value. False, and
+    /// nothing changed, when another value is there.
+    fn replace(
+        &self,
+        key: &str,
+        expected: Option<&Bytes>,
+        next: Option<&Bytes>,
+        keep_for: Duration,
+    ) -> impl Future<Output = Result<bool, Self::Error>> + Send;
+}
+
+/// A [`Store`] whose records are in a [`Table`], apart from the effects.
+#[derive(Debug)]
+pub struct Conditional<T> {
+    table: T,
+    now_ms: fn() -> u64,
+}
+
+/// The right to run an effect whose record is in a [`Table`].
+#[derive(Debug)]
+pub struct Claim {
+    key: String,
+    record: Record,
+    written: Bytes,
+    keep_for: Duration,
+}
+
+/// Why a table-based store could not say.
+#[derive(Debug, thiserror::Error)]
+pub enum ConditionalError<E> {
+    /// The table failed.
+    #[error("{0}")]
+    Table(#[source] E),
+    /// A record is not one of ours, or of a newer version.
+    #[error("{0}")]
+    Unreadable(String),
+}
+
+impl<E> From<Unreadable> for ConditionalError<E> {
+    fn from(unreadable: Unreadable) -> Self {
+        Self::Unreadable(unreadable.to_string())
+    }
+}
+
+impl<T: Table> Conditional<T> {
+    /// Keeps its records in that table.
+    pub fn new(table: T) -> Self {
+        Self::with_clock(table, wall_ms)
+    }
+
+    pub(super) fn with_clock(table: T, now_ms: fn() -> u64) -> Self {
+        Self { table, now_ms }
+    }
+
+    /// The table.
+    pub fn table(&self) -> &T {
+        &self.table
+    }
+
+    /// What is on record, and its bytes.
+    async fn read(&self, key: &str) -> Result<Option<(Record, Bytes)>, ConditionalError<T::Error>> {
+        let found = self.table.get(key).await.map_err(ConditionalError::Table)?;
+        Ok(found.map(|bytes| Record::from_bytes(&bytes).map(|record| (record, bytes))).transpose()?)
+    }
+
+    async fn replace(
+        &self,
+        key: &str,
+        expected: Option<&Bytes>,
+        next: Option<&Bytes>,
+        keep_for: Duration,
+    ) -> Result<bool, ConditionalError<T::Error>> {
+        self.table.replace(key, expected, next, keep_for).await.map_err(ConditionalError::Table)
+    }
+}
+
+impl<T: Table> Store for Conditional<T> {
+    type Error = ConditionalError<T::Error>;
+    type Claim = Claim;
+
+    async fn begin(&self, operation: &Operation, times: Times) -> Result<Begun<Claim>, Self::Error> {
+        let claim_ms = u64::try_from(times.claim_for.as_millis()).unwrap_or(u64::MAX);
+        for _ in 0..RACES_MAX {
+            let found = self.read(&operation.key).await?;
+            let now_ms = (self.now_ms)();
+            match judge(found.as_ref().map(|(record, _)| record), operation, now_ms) {
+                Verdict::Done(result) => return Ok(Begun::Done(result)),
+                Verdict::Superseded => return Ok(Begun::Superseded),
+                Verdict::Busy(left) => return Ok(Begun::Busy(left)),
+                Verdict::Claim => {}
+            }
+            let record = Record::claim(operation, now_ms.saturating_add(claim_ms));
+            let written = record.to_bytes();
+            let expected = found.as_ref().map(|(_, bytes)| bytes);
+            if self.replace(&operation.key, expected, Some(&written), times.keep_for).await? {
+                let (key, keep_for) = (operation.key.clone(), times.keep_for);
+                return Ok(Begun::Claimed(Claim { key, record, written, keep_for }));
+            }
+        }
+        Ok(Begun::Busy(AFTER_RACES))
+    }
+
+    async fn finish(&self, claim: Claim, result: Bytes) -> Result<Finished, Self::Error> {
+        let Claim { key, record, written, keep_for } = claim;
+        let done = record.with_result(result).to_bytes();
+        if self.replace(&key, Some(&written), Some(&done), keep_for).await? {
+            return Ok(Finished::Recorded);
+        }
+        let found = self.read(&key).await?;
+        let earlier = found.and_then(|(record, _)| record.result().cloned());
+        Ok(earlier.map_or(Finished::Superseded, Finished::Earlier))
+    }
+
+    async fn abandon(&self, claim: Claim) -> Result<(), Self::Error> {
+        // Where it is not ours any more, there is nothing to abandon.
+        self.replace(&claim.key, Some(&claim.written), None, Duration::ZERO).await.map(drop)
+    }
+}
+
+pub(super) fn wall_ms() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,191 @@
+//! Claims, runs and records.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use tokio::time::sleep;
+
+use super::store::{Begun, Finished, Operation, Store, Times};
+use crate::{Failure, Job};
+
+/// Longer than any message lives: 14 days of retention, and a day.
+const KEEP_FOR: Duration = Duration::from_secs(15 * 24 * 60 * 60);
+/// How long a handler waits for another message that is at its operation, before its message is given back.
+const BUSY_WAIT_MAX: Duration = Duration::from_secs(2);
+const BUSY_PAUSE_MIN: Duration = Duration::from_millis(20);
+const CLAIM_FOR: Duration = Duration::from_secs(5 * 60);
+
+type Key = dyn Fn(&Job) -> String + Send + Sync;
+
+/// Makes the effects of handlers happen once; see the [module](self) for what it promises with which store. Clones share the store.
+pub struct Idempotent<S> {
+    store: Arc<S>,
+    key: Arc<Key>,
+    times: Times,
+}
+
+impl<S> Clone for Idempotent<S> {
+    fn clone(&self) -> Self {
+        Self { store: Arc::clone(&self.store), key: Arc::clone(&self.key), times: self.times }
+    }
+}
+
+impl<S: Store> Idempotent<S> {
+    /// Remembers in that store. An operation is named by its queue and message id unless [`Idempotent::key`] says otherwise.
+    pub fn new(store: S) -> Self {
+        let key = |job: &Job| Operation::new(String::new(), job).message;
+        let times = Times { keep_for: KEEP_FOR, claim_for: CLAIM_FOR };
+        Self { store: Arc::new(store), key: Arc::new(key), times }
+    }
+
+    /// How the operation of a message is named: messages with the same name have one effect together. Names of different
+    /// handlers that share a store have to differ.
+    #[must_use]
+    pub fn key(mut self, key: impl Fn(&Job) -> String + Send + Sync + 'static) -> Self {
+        self.key = Arc::new(key);
+        self
+    }
+
+    /// How long results are remembered; 15 days unless told, which is longer than a message lives. A message for the same operation
+    /// that comes later has its effect again.
+    #[must_use]
+    pub fn keep_for(mut self, time: Duration) -> Self {
+        self.times.keep_for = time;
+        self
+    }
+
+    /// How long another message for the same operation waits for a handler that says nothing; 5 min unless told. Longer than a handler
+    /// may take, or both run. Deliveries of one message do not wait: they are ordered by their fencing tokens.
+    #[must_use]
+    pub fn claim_for(mut self, time: Duration) -> Self {
+        self.times.claim_for = time;
+        self
+    }
+
+    /// The store.
+    pub fn store(&self) -> &S {
+        &self.store
+    }
+
+    /// Wraps a handler for [`crate::ConsumerBuilder::run`].
+    pub fn handler<H, F>(
+        &self,
+        handler: H,
+    ) -> impl Fn(Job) -> BoxFuture<'static, Result<(), Failure>> + Send + Sync + 'static + use<S, H, F>
+    where
+        H: Fn(Job) -> F + Send + Sync + 'static,
+        F: Future<Output = Result<(), Failure>> + Send + 'static,
+    {
+        self.handler_within(move |job, _: &mut S::Claim| Box::pin(handler(job)))
+    }
+
+    /// As [`Idempotent::handler`], for effects that use the claim: that of a `PostgresStore` is the transaction in which the result is
+    /// recorded.
+    pub fn handler_within<H>(
+        &self,
+        handler: H,
+    ) -> impl Fn(Job) -> BoxFuture<'static, Result<(), Failure>> + Send + Sync + 'static + use<S, H>
+    where
+        H: for<'c> Fn(Job, &'c mut S::Claim) -> BoxFuture<'c, Result<(), Failure>> + Send + Sync + 'static,
+    {
+        let (once, handler) = (self.clone(), Arc::new(handler));
+        move |job| {
+            let (once, handler) = (once.clone(), Arc::clone(&handler));
+            Box::pin(async move {
+                let operation = once.operation(&job);
+                let applied = once.apply(&operation, move |claim| {
+                    Box::pin(async move { handler(job, claim).await.map(|()| Bytes::new()) })
+                });
+                applied.await.map(drop)
+            })
+        }
+    }
+
+    /// What a job asks for.
+    #[must_use]
+    pub fn operation(&self, job: &Job) -> Operation {
+        Operation::new((self.key)(job), job)
+    }
+
+    /// Waits a moment for another message that is at the operation.
+    async fn begin(&self, operation: &Operation) -> Result<Begun<S::Claim>, S::Error> {
+        let (mut waited, mut pause) = (Duration::ZERO, BUSY_PAUSE_MIN);
+        loop {
+            let begun = self.store.begin(operation, self.times).await?;
+            if !matches!(begun, Begun::Busy(_)) || waited >= BUSY_WAIT_MAX {
+                return Ok(begun);
+            }
+            sleep(pause).await;
+            (waited, pause) = (waited + pause, pause * 2);
+        }
+    }
+
+    /// Runs an effect unless it is recorded as done, and returns its result, which may be the recorded one: for handlers that have to
+    /// tell it on.
+    ///
+    /// ```
+    /// use bytes::Bytes;
+    /// use leasehold_client::idempotency::{Idempotent, MemoryStore, Operation};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let once = Idempotent::new(MemoryStore::default());
+    /// let operation = Operation { key: "order 7".into(), message: "orders/1-9".into(), fencing_token: 3 };
+    /// for _ in 0..2 {
+    ///     let receipt = once
+    ///         .apply(&operation, |_| Box::pin(async { Ok(Bytes::from("charged")) }))
+    ///         .await
+    ///         .map_err(|failure| failure.to_string())?;
+    ///     assert_eq!(receipt, "charged");
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// That of the effect. Otherwise a [`Failure`] that tries again: the store failed, another delivery took the operation over, or another
+    /// message is at it.
+    pub async fn apply<E>(&self, operation: &Operation, effect: E) -> Result<Bytes, Failure>
+    where
+        E: for<'c> FnOnce(&'c mut S::Claim) -> BoxFuture<'c, Result<Bytes, Failure>> + Send,
+    {
+        let key = &operation.key;
+        let failed =
+            |error: S::Error| Failure::retry(format!("the store of operation {key:?} failed: {error}"));
+        let superseded = || Failure::retry(format!("operation {key:?} was taken over by a later delivery"));
+        let mut claim = match self.begin(operation).await.map_err(failed)? {
+            Begun::Claimed(claim) => claim,
+            Begun::Done(result) => return Ok(result),
+            Begun::Superseded => return Err(superseded()),
+            Begun::Busy(left) => {
+                let left_ms = left.as_millis();
+                return Err(Failure::retry(format!(
+                    "another message is at operation {key:?}, for {left_ms} ms at most"
+                )));
+            }
+        };
+        let result = match effect(&mut claim).await {
+            Ok(result) => result,
+            Err(failure) => {
+                if let Err(error) = self.store.abandon(claim).await {
+                    tracing::debug!(key, %error, "a claim could not be abandoned: it is taken over or ends");
+                }
+                return Err(failure);
+            }
+        };
+        match self.store.finish(claim, result.clone()).await.map_err(failed)? {
+            Finished::Recorded => Ok(result),
+            Finished::Earlier(earlier) => Ok(earlier),
+            Finished::Superseded => Err(superseded()),
+        }
+    }
+}
+
+impl<S: std::fmt::Debug> std::fmt::Debug for Idempotent<S> {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Idempotent").field("store", &self.store).finish_non_exhaustive()
+    }
+}

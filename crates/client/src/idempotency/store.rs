@@ -1,0 +1,89 @@
+//! What a store of results does, whatever keeps it.
+
+use std::error::Error;
+use std::future::Future;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::Job;
+use crate::message::IdText;
+
+/// Who asks for an operation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Operation {
+    /// Names the operation.
+    pub key: String,
+    /// Names the message: the same at each of its deliveries. Fencing tokens are compared between deliveries of one message
+    /// only, since those of different partitions say nothing about each other.
+    pub message: String,
+    /// Of the delivery.
+    pub fencing_token: u64,
+}
+
+impl Operation {
+    /// The operation of that name, for the message of a job.
+    #[must_use]
+    pub fn new(key: String, job: &Job) -> Self {
+        let message = format!("{}/{}", job.queue(), IdText(job.id));
+        Self { key, message, fencing_token: job.fencing_token }
+    }
+}
+
+/// How long things are remembered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Times {
+    /// Records of results.
+    pub keep_for: Duration,
+    /// Claims, against other messages that ask for the same operation.
+    pub claim_for: Duration,
+}
+
+/// What a store says to who wants to begin.
+#[derive(Debug)]
+pub enum Begun<C> {
+    /// Run the effect, and finish or abandon the claim.
+    Claimed(C),
+    /// It happened before, with this result.
+    Done(Bytes),
+    /// A later delivery of the same message has it.
+    Superseded,
+    /// Another message has it, for at most so long.
+    Busy(Duration),
+}
+
+/// What a store says to who has run the effect.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Finished {
+    /// The result is recorded.
+    Recorded,
+    /// Another result was recorded before, and stays.
+    Earlier(Bytes),
+    /// The claim was taken over.
+    Superseded,
+}
+
+/// Remembers which operations are done.
+pub trait Store: Send + Sync + 'static {
+    /// Why the store could not say.
+    type Error: Error + Send + Sync + 'static;
+    /// The right to run an effect. Dropped, it is as if the process had crashed.
+    type Claim: Send;
+
+    /// Claims an operation, unless it is done or somebody else's.
+    fn begin(
+        &self,
+        operation: &Operation,
+        times: Times,
+    ) -> impl Future<Output = Result<Begun<Self::Claim>, Self::Error>> + Send;
+
+    /// Records the result, if the claim still holds.
+    fn finish(
+        &self,
+        claim: Self::Claim,
+        result: Bytes,
+    ) -> impl Future<Output = Result<Finished, Self::Error>> + Send;
+
+    /// The effect failed: others may try at once.
+    fn abandon(&self, claim: Self::Claim) -> impl Future<Output = Result<(), Self::Error>> + Send;
+}
