@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use fake::{Fault, Node, eventually};
 use futures::StreamExt;
-use leasehold_client::{Outcome, QueueKind, Reason};
+use leasehold_client::{Delivery, Outcome, QueueKind, Reason};
 
 const LONG: Duration = Duration::from_secs(30);
 const SHORT: Duration = Duration::from_millis(300);
@@ -32,6 +32,23 @@ async fn messages_are_pulled_against_credit_and_acked() {
     }
     assert_eq!(node.shared.acked().len(), 20);
     assert_eq!(node.shared.state().starts[0].1.consumer, "me");
+}
+
+#[tokio::test]
+async fn thousands_of_acks_at_once_all_have_their_answer() {
+    let node = Node::start().await;
+    let names: Vec<String> = (0..5_000).map(|number| format!("m{number}")).collect();
+    node.shared.offer(&names.iter().map(String::as_str).collect::<Vec<_>>(), LONG);
+    let mut consumer = node.client().queue("q").consumer().concurrency(5_000).start();
+    let mut held = Vec::new();
+    while held.len() < 5_000 {
+        held.push(consumer.next().await.unwrap().unwrap());
+    }
+    let acks: Vec<_> = held.into_iter().map(Delivery::ack).collect();
+    for ack in acks {
+        ack.await.unwrap();
+    }
+    assert_eq!(node.shared.acked().len(), 5_000);
 }
 
 #[tokio::test]

@@ -170,15 +170,16 @@ impl Hub {
 
     fn take_commands(&mut self, first: Command, inbox: &mut UnboundedReceiver<Command>) {
         let mut next = Some(first);
-        for _ in 0..TAKEN_MAX {
-            let Some(command) = next else { break };
+        for left in (0..TAKEN_MAX).rev() {
+            let Some(command) = next.take() else { break };
             match command {
                 Command::Begin(key) => self.begin(key),
                 Command::Settle { key, how, reply } => self.settle(key, how, reply),
                 Command::Stop => self.stop(),
                 Command::Close(done) => self.closes.push(done),
             }
-            next = inbox.try_recv().ok();
+            // What is taken has to be done: nothing is taken by the last turn.
+            next = (left > 0).then(|| inbox.try_recv().ok()).flatten();
         }
     }
 
@@ -206,13 +207,13 @@ impl Hub {
 
     fn take_events(&mut self, first: (u64, LaneEvent), events: &mut UnboundedReceiver<(u64, LaneEvent)>) {
         let mut next = Some(first);
-        for _ in 0..TAKEN_MAX {
-            let Some((lane, event)) = next else { break };
+        for left in (0..TAKEN_MAX).rev() {
+            let Some((lane, event)) = next.take() else { break };
             match event {
                 LaneEvent::Response(response, leased) => self.on_response(lane, response, leased),
                 LaneEvent::Lost(error) => self.on_lost(lane, error),
             }
-            next = events.try_recv().ok();
+            next = (left > 0).then(|| events.try_recv().ok()).flatten();
         }
     }
 
