@@ -25,6 +25,21 @@ const ROUTES_TIMEOUT: Duration = Duration::from_millis(500);
 const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// How a [`Client`] is made.
+///
+/// ```
+/// use std::time::Duration;
+/// use leasehold_client::Client;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), leasehold_client::Error> {
+/// let client = Client::builder(["127.0.0.1:7301", "127.0.0.1:7302"])
+///     .call_timeout(Duration::from_secs(3))
+///     .retry_budget(50)
+///     .build()?;
+/// # let _ = client;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 pub struct ClientBuilder {
     endpoints: Vec<String>,
@@ -68,6 +83,19 @@ impl ClientBuilder {
 }
 
 /// A client of one cluster; clones share its connections.
+///
+/// ```no_run
+/// use leasehold_client::{Client, NewMessage, QueueSettings};
+///
+/// # async fn example() -> Result<(), leasehold_client::Error> {
+/// let client = Client::connect(["http://127.0.0.1:7400"])?;
+/// client.create_queue("thumbnails", QueueSettings::default(), 1).await?;
+/// for sent in client.send("thumbnails", vec![NewMessage::new("cat.jpg")]).await? {
+///     println!("{:?}", sent?.id);
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 pub struct Client {
     inner: Arc<Inner>,

@@ -7,6 +7,14 @@ use leasehold_proto::v1::{CallError, Outcome, Reason};
 use tonic::{Code, Status};
 
 /// Why something was not done, or is not known to be done.
+///
+/// ```
+/// use leasehold_client::{Client, Outcome, Reason};
+///
+/// let none: [&str; 0] = [];
+/// let error = Client::connect(none).unwrap_err();
+/// assert_eq!((error.outcome, error.reason), (Outcome::NotDone, Reason::InvalidArgument));
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}: {}: {detail}", .outcome.as_str_name(), .reason.as_str_name())]
 #[non_exhaustive]

@@ -11,6 +11,19 @@ use tokio::time::Instant;
 use crate::Error;
 
 /// A message to send.
+///
+/// ```
+/// use std::time::Duration;
+/// use leasehold_client::NewMessage;
+///
+/// let message = NewMessage::new("cat.jpg")
+///     .attribute("width", "Number", "640")
+///     .group("cats")
+///     .deduplication_id("cat-42")
+///     .delay(Duration::from_secs(5))
+///     .expiry(Duration::from_secs(3_600));
+/// assert_ne!(message, NewMessage::from("cat.jpg"));
+/// ```
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct NewMessage {
     pub(crate) wire: v1::NewMessage,
@@ -112,6 +125,16 @@ impl Sent {
 }
 
 /// A leased message.
+///
+/// ```no_run
+/// # async fn example(client: leasehold_client::Client) -> Result<(), leasehold_client::Error> {
+/// for message in client.receive("thumbnails", Default::default()).await? {
+///     let width = message.attribute("width");
+///     println!("{:?} {width:?}, received {} times", message.body, message.receive_count);
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Message {
@@ -168,6 +191,20 @@ impl Message {
 }
 
 /// What a receive asks for.
+///
+/// ```no_run
+/// use std::time::Duration;
+/// use leasehold_client::{Lease, ReceiveOptions};
+///
+/// # async fn example(client: leasehold_client::Client) -> Result<(), leasehold_client::Error> {
+/// let options = ReceiveOptions { messages_max: 10, wait: Duration::from_secs(20), ..ReceiveOptions::default() };
+/// let messages = client.receive("thumbnails", options).await?;
+/// // More time for all of them.
+/// let longer = |receipt| Lease::new(receipt, Duration::from_secs(600));
+/// client.extend("thumbnails", &messages.iter().map(|message| longer(message.receipt.clone())).collect::<Vec<_>>()).await?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ReceiveOptions {
     /// 1 to 1,000; 0 means 1.
@@ -201,6 +238,20 @@ impl Lease {
 }
 
 /// A message that cannot be handled, and why.
+///
+/// ```no_run
+/// use leasehold_client::Rejection;
+///
+/// # async fn example(client: leasehold_client::Client) -> Result<(), leasehold_client::Error> {
+/// for message in client.receive("thumbnails", Default::default()).await? {
+///     let rejection = Rejection::new(message.receipt, "this is no picture");
+///     for rejected in client.reject("thumbnails", &[rejection]).await? {
+///         rejected?;
+///     }
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rejection {
     /// Of the delivery.

@@ -99,6 +99,25 @@ impl ProducerBuilder {
 
 /// Sends messages to one queue in batches; clones share them.
 ///
+/// ```no_run
+/// use leasehold_client::{NewMessage, Outcome};
+///
+/// # async fn example(queue: leasehold_client::Queue) -> Result<(), leasehold_client::Error> {
+/// let producer = queue.producer().start();
+/// let pending = producer.enqueue("in a batch with what comes next").await?;
+/// for result in producer.send_all(["a", "b", "c"]).await {
+///     match result {
+///         Ok(sent) => println!("done: {:?}", sent.id),
+///         Err(error) if error.outcome == Outcome::NotDone => println!("not done: {error}"),
+///         Err(error) => println!("unknown: {error}"),
+///     }
+/// }
+/// pending.await?;
+/// producer.close().await;
+/// # Ok(())
+/// # }
+/// ```
+///
 /// When the last clone is dropped, what was handed over is still sent.
 #[derive(Debug, Clone)]
 pub struct Producer {
