@@ -10,7 +10,6 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use futures::executor::block_on;
 
 use crate::codec::NORMAL_PREFIX_BYTES;
 use crate::filesystem::File;
@@ -26,7 +25,7 @@ use crate::writer::{Note, Queued, encode_contents};
 const RETRY_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Frees the segments that hold nothing that is needed.
-pub fn free_idle(shared: &Shared) -> io::Result<()> {
+pub async fn free_idle(shared: &Shared) -> io::Result<()> {
     let (idle, states) = {
         let index = shared.lock_index();
         let idle = index.idle_segments();
@@ -39,7 +38,7 @@ pub fn free_idle(shared: &Shared) -> io::Result<()> {
     if idle.is_empty() {
         return Ok(());
     }
-    block_on(wait(shared.submit(Vec::new(), states)))?;
+    wait(shared.submit(Vec::new(), states)).await?;
     for number in idle {
         let file = {
             let mut index = shared.lock_index();
@@ -77,7 +76,7 @@ struct Sparse {
 
 /// Moves the live contents of sparse segments to the head of the log, those with the least first; returns how many bytes.
 /// [`free_idle`] takes the segments.
-pub fn empty_sparse(shared: &Shared, stuck: &mut Stuck) -> io::Result<usize> {
+pub async fn empty_sparse(shared: &Shared, stuck: &mut Stuck) -> io::Result<usize> {
     let Some(live_ranges) = shared.live_ranges.get() else { return Ok(0) };
     let sparse = sparse_segments(shared);
     stuck.0.retain(|number, _| sparse.iter().any(|sparse| sparse.number == *number));
@@ -89,7 +88,7 @@ pub fn empty_sparse(shared: &Shared, stuck: &mut Stuck) -> io::Result<usize> {
         if !stuck.is_worth_a_try(sparse) {
             continue;
         }
-        let moved = move_contents(shared, sparse, live_ranges.as_ref())?;
+        let moved = move_contents(shared, sparse, live_ranges.as_ref()).await?;
         if moved == 0 {
             stuck.0.insert(sparse.number, (sparse.live_bytes, Instant::now()));
         }
@@ -99,7 +98,7 @@ pub fn empty_sparse(shared: &Shared, stuck: &mut Stuck) -> io::Result<usize> {
 }
 
 /// Moves the live contents of one segment.
-fn move_contents(shared: &Shared, sparse: &Sparse, live_ranges: &LiveRanges) -> io::Result<usize> {
+async fn move_contents(shared: &Shared, sparse: &Sparse, live_ranges: &LiveRanges) -> io::Result<usize> {
     let Sparse { number, end, .. } = *sparse;
     let mut bytes = vec![0; usize::try_from(end).map_err(io::Error::other)?];
     sparse.file.read_at(&mut bytes, 0)?;
@@ -120,12 +119,12 @@ fn move_contents(shared: &Shared, sparse: &Sparse, live_ranges: &LiveRanges) -> 
             let ranges = cut(&bytes, &record, &live_ranges(record.group, record.index));
             // Without any it is being released at this moment, or its state machine is not there.
             if !ranges.is_empty() {
-                moves.push(contents_record(number, &record, generation, &ranges), &ranges)?;
+                moves.push(contents_record(number, &record, generation, &ranges), &ranges).await?;
             }
         }
         at = end;
     }
-    moves.submit()?;
+    moves.submit().await?;
     Ok(moves.moved_bytes)
 }
 
@@ -138,18 +137,18 @@ struct Moves<'a> {
 }
 
 impl Moves<'_> {
-    fn push(&mut self, record: Queued, ranges: &[(u32, Bytes)]) -> io::Result<()> {
+    async fn push(&mut self, record: Queued, ranges: &[(u32, Bytes)]) -> io::Result<()> {
         self.bytes += ranges.iter().map(|(_, bytes)| bytes.len()).sum::<usize>();
         self.records.push(record);
-        if self.bytes >= MOVE_BYTES_MAX { self.submit() } else { Ok(()) }
+        if self.bytes >= MOVE_BYTES_MAX { self.submit().await } else { Ok(()) }
     }
 
     /// Waits until they are durable.
-    fn submit(&mut self) -> io::Result<()> {
+    async fn submit(&mut self) -> io::Result<()> {
         let bytes = std::mem::take(&mut self.bytes);
         self.moved_bytes += bytes;
         self.shared.stats.moved_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
-        Ok(block_on(wait(self.shared.submit(std::mem::take(&mut self.records), Vec::new())))?)
+        Ok(wait(self.shared.submit(std::mem::take(&mut self.records), Vec::new())).await?)
     }
 }
 

@@ -33,6 +33,10 @@ pub trait FileSystem: Send + Sync {
     fn list(&self, dir: &Path) -> io::Result<Vec<PathBuf>>;
     /// Bytes that can still be written.
     fn free_bytes(&self, dir: &Path) -> io::Result<u64>;
+    /// Whether a read may take time: not when everything is in memory.
+    fn may_wait(&self) -> bool {
+        true
+    }
 }
 
 /// The file system of the machine.

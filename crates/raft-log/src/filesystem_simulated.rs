@@ -402,6 +402,10 @@ impl FileSystem for SimulatedFileSystem {
     fn free_bytes(&self, _: &Path) -> io::Result<u64> {
         Ok(u64::MAX)
     }
+
+    fn may_wait(&self) -> bool {
+        false
+    }
 }
 
 /// Splitmix64: the same numbers for the same seed.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::channel::oneshot;
+use futures::executor::block_on;
 
 use crate::compaction::{self, Stuck};
 use crate::error::LogError;
@@ -31,7 +32,7 @@ struct State {
     is_stopped: bool,
 }
 
-struct Save {
+pub struct Save {
     group: GroupId,
     meta: Bytes,
     state: Bytes,
@@ -71,7 +72,17 @@ impl Housekeeper {
     fn next(&self) -> Option<Vec<Save>> {
         let idle = |state: &mut State| state.saves.is_empty() && !state.is_woken && !state.is_stopped;
         let waited = self.changed.wait_timeout_while(self.lock(), INTERVAL, idle);
-        let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        Self::take(state)
+    }
+
+    /// What it has been asked for so far.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn asked(&self) -> Option<Vec<Save>> {
+        Self::take(self.lock())
+    }
+
+    fn take(mut state: MutexGuard<'_, State>) -> Option<Vec<Save>> {
         state.is_woken = false;
         let saves = std::mem::take(&mut state.saves);
         (!state.is_stopped || !saves.is_empty()).then_some(saves)
@@ -85,22 +96,27 @@ impl Housekeeper {
 pub fn run(shared: &Shared) {
     let mut stuck = Stuck::default();
     while let Some(saves) = shared.housekeeper.next() {
-        for Save { group, meta, state, done } in saves {
-            let outcome = shared.failure().map_or(Ok(()), Err).and_then(|()| {
-                let saved = snapshot::save(shared.fs.as_ref(), &shared.dir, group, &meta, &state);
-                // A failed sync leaves the state of the disk unknown: the log ends as it would for its own.
-                saved.map_err(|error| shared.fail(&error))
-            });
-            // Nobody may be waiting any more.
-            let _ = done.send(outcome);
-        }
-        if let Err(error) = tidy(shared, &mut stuck) {
-            tracing::warn!(dir = %shared.dir.display(), %error, "cannot tidy the log up; it will be tried again");
-        }
+        block_on(pass(shared, saves, &mut stuck));
     }
 }
 
-fn tidy(shared: &Shared, stuck: &mut Stuck) -> io::Result<()> {
+/// Saves and tidies up. It waits for nobody but the writer.
+pub async fn pass(shared: &Shared, saves: Vec<Save>, stuck: &mut Stuck) {
+    for Save { group, meta, state, done } in saves {
+        let outcome = shared.failure().map_or(Ok(()), Err).and_then(|()| {
+            let saved = snapshot::save(shared.fs.as_ref(), &shared.dir, group, &meta, &state);
+            // A failed sync leaves the state of the disk unknown: the log ends as it would for its own.
+            saved.map_err(|error| shared.fail(&error))
+        });
+        // Nobody may be waiting any more.
+        let _ = done.send(outcome);
+    }
+    if let Err(error) = tidy(shared, stuck).await {
+        tracing::warn!(dir = %shared.dir.display(), %error, "cannot tidy the log up; it will be tried again");
+    }
+}
+
+async fn tidy(shared: &Shared, stuck: &mut Stuck) -> io::Result<()> {
     if shared.failure().is_some() {
         return Ok(());
     }
@@ -108,9 +124,9 @@ fn tidy(shared: &Shared, stuck: &mut Stuck) -> io::Result<()> {
     if is_low != shared.is_disk_low.swap(is_low, Ordering::Relaxed) {
         tracing::warn!(dir = %shared.dir.display(), is_low, "free space crossed the low-water mark");
     }
-    compaction::free_idle(shared)?;
-    if compaction::empty_sparse(shared, stuck)? > 0 {
-        compaction::free_idle(shared)?;
+    compaction::free_idle(shared).await?;
+    if compaction::empty_sparse(shared, stuck).await? > 0 {
+        compaction::free_idle(shared).await?;
     }
     if !is_low {
         shared.pool.fill(shared.options.spare_segments)?;

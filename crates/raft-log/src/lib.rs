@@ -16,6 +16,8 @@ mod cache;
 mod codec;
 mod compaction;
 mod contents;
+#[cfg(any(test, feature = "testing"))]
+mod driver;
 mod error;
 mod filesystem;
 #[cfg(any(test, feature = "testing"))]
@@ -35,6 +37,8 @@ mod writer;
 pub use codec::{
     CodecError, decode_entry_body, decode_snapshot_meta, encode_entry_body, encode_snapshot_meta,
 };
+#[cfg(any(test, feature = "testing"))]
+pub use driver::Driver;
 pub use error::{LogError, OpenError, ReadError};
 pub use filesystem::{File, FileSystem, RealFileSystem};
 #[cfg(any(test, feature = "testing"))]

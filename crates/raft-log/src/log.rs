@@ -201,23 +201,16 @@ impl Drop for Threads {
     }
 }
 
-/// The write-ahead log of a node. Cheap to clone.
-#[derive(Clone)]
-pub struct Log {
-    pub(crate) shared: Arc<Shared>,
-    threads: Arc<Threads>,
+/// A log that was recovered and is not at work yet.
+struct Parts {
+    shared: Arc<Shared>,
+    writer: Writer,
+    lock: Box<dyn Send + Sync>,
+    recovered: Recovered,
 }
 
-impl Log {
-    /// Opens the log of a folder, or makes one.
-    ///
-    /// # Errors
-    /// When another process has it open, a newer version wrote it, or what was durable is damaged.
-    pub fn open(
-        fs: Arc<dyn FileSystem>,
-        dir: &Path,
-        options: Options,
-    ) -> Result<(Self, Recovered), OpenError> {
+impl Parts {
+    fn open(fs: Arc<dyn FileSystem>, dir: &Path, options: Options) -> Result<Self, OpenError> {
         assert!(
             options.segment_bytes >= SEGMENT_BYTES_MIN,
             "a segment is at least {SEGMENT_BYTES_MIN} bytes"
@@ -244,23 +237,64 @@ impl Log {
             failure: Mutex::default(),
         });
         let writer = Writer::new(Arc::clone(&shared), recovery.next_number);
+        Ok(Self { shared, writer, lock, recovered })
+    }
+}
+
+/// The write-ahead log of a node. Cheap to clone.
+#[derive(Clone)]
+pub struct Log {
+    pub(crate) shared: Arc<Shared>,
+    threads: Arc<Threads>,
+}
+
+impl Log {
+    /// Opens the log of a folder, or makes one.
+    ///
+    /// # Errors
+    /// When another process has it open, a newer version wrote it, or what was durable is damaged.
+    pub fn open(
+        fs: Arc<dyn FileSystem>,
+        dir: &Path,
+        options: Options,
+    ) -> Result<(Self, Recovered), OpenError> {
+        let failed =
+            |path: PathBuf| move |source| OpenError::Io { action: "start a thread for", path, source };
+        let Parts { shared, writer, lock, recovered } = Parts::open(fs, dir, options)?;
         let keeper = Arc::clone(&shared);
         let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
-            std::thread::Builder::new()
-                .name(name.to_owned())
-                .spawn(work)
-                .map_err(failed("start a thread for", dir.to_owned()))
+            let thread = std::thread::Builder::new().name(name.to_owned());
+            thread.spawn(work).map_err(failed(dir.to_owned()))
         };
         let handles = vec![
             spawn("log-writer", Box::new(move || writer.run()))?,
             spawn("log-keeper", Box::new(move || housekeeper::run(&keeper)))?,
         ];
-        let threads = Arc::new(Threads {
+        Ok((Self::with(shared, handles, lock), recovered))
+    }
+
+    /// Opens a log without threads: it is written when its driver is told to.
+    ///
+    /// # Errors
+    /// As [`Log::open`].
+    #[cfg(any(test, feature = "testing"))]
+    pub fn open_driven(
+        fs: Arc<dyn FileSystem>,
+        dir: &Path,
+        options: Options,
+    ) -> Result<(Self, crate::driver::Driver), OpenError> {
+        let Parts { shared, writer, lock, .. } = Parts::open(fs, dir, options)?;
+        let driver = crate::driver::Driver::new(Arc::clone(&shared), writer);
+        Ok((Self::with(shared, Vec::new(), lock), driver))
+    }
+
+    fn with(shared: Arc<Shared>, handles: Vec<JoinHandle<()>>, lock: Box<dyn Send + Sync>) -> Self {
+        let threads = Threads {
             shared: Arc::clone(&shared),
             handles: Mutex::new(handles),
             lock: Mutex::new(Some(lock)),
-        });
-        Ok((Self { shared, threads }, recovered))
+        };
+        Self { shared, threads: Arc::new(threads) }
     }
 
     /// The groups that have something in the log, in the order of their ids.
@@ -337,6 +371,11 @@ impl Log {
     /// Whether less than the configured space was free when it was last looked at, within the last second or so.
     pub fn disk_is_low(&self) -> bool {
         self.shared.is_disk_low.load(Ordering::Relaxed)
+    }
+
+    /// Whether a read that misses the cache may take time.
+    pub fn reads_may_wait(&self) -> bool {
+        self.shared.fs.may_wait()
     }
 
     /// Why the log takes nothing more, if it has failed.

@@ -69,7 +69,7 @@ impl Queue {
         self.changed.notify_one();
     }
 
-    fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).ops.is_empty()
     }
 
@@ -78,6 +78,10 @@ impl Queue {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let idle = |state: &mut QueueState| state.ops.is_empty() && !state.is_closed;
         let mut state = self.changed.wait_while(state, idle).unwrap_or_else(PoisonError::into_inner);
+        Self::batch(&mut state)
+    }
+
+    fn batch(state: &mut QueueState) -> Option<Vec<Op>> {
         let (mut ops, mut records, mut bytes) = (Vec::new(), 0, 0);
         while let Some(op) = state.ops.front() {
             records += op.records.len();
@@ -122,29 +126,43 @@ impl Writer {
     /// Works until the log is closed.
     pub fn run(mut self) {
         while let Some(ops) = self.shared.queue.take() {
-            let mut dones = Vec::with_capacity(ops.len());
-            let mut records = Vec::new();
-            let mut states = Vec::new();
-            for op in ops {
-                records.extend(op.records);
-                states.extend(op.states);
-                dones.push(op.done);
-            }
-            let outcome = match self.shared.failure() {
-                Some(failure) => Err(failure),
-                None => self.commit(records, &states).map_err(|error| self.shared.fail(&error)),
-            };
-            for done in dones {
-                done(outcome.clone());
-            }
-            if self.shared.queue.is_empty() {
-                self.while_healthy(Self::seal);
-            }
+            self.write_through(ops);
         }
         self.while_healthy(|writer| {
             writer.seal()?;
             writer.head.as_ref().map_or(Ok(()), |head| head.file.sync_data())
         });
+    }
+
+    /// Writes one batch of what waits, if anything does.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn write_waiting(&mut self) {
+        let ops = Queue::batch(&mut self.shared.queue.state.lock().unwrap_or_else(PoisonError::into_inner));
+        if let Some(ops) = ops {
+            self.write_through(ops);
+        }
+    }
+
+    /// Makes operations durable as one batch, and tells everybody.
+    fn write_through(&mut self, ops: Vec<Op>) {
+        let mut dones = Vec::with_capacity(ops.len());
+        let mut records = Vec::new();
+        let mut states = Vec::new();
+        for op in ops {
+            records.extend(op.records);
+            states.extend(op.states);
+            dones.push(op.done);
+        }
+        let outcome = match self.shared.failure() {
+            Some(failure) => Err(failure),
+            None => self.commit(records, &states).map_err(|error| self.shared.fail(&error)),
+        };
+        for done in dones {
+            done(outcome.clone());
+        }
+        if self.shared.queue.is_empty() {
+            self.while_healthy(Self::seal);
+        }
     }
 
     fn while_healthy(&self, work: impl FnOnce(&Self) -> io::Result<()>) {
