@@ -67,8 +67,8 @@ impl Partition {
 
     /// Whether a receipt is that of a lease that was neither settled nor ended, nor given to somebody else.
     pub fn holds_lease(&self, receipt: &Receipt) -> bool {
-        let found = self.store.messages.get(receipt.slot).zip(self.store.side(receipt.slot));
-        found.is_some_and(|(message, side)| holds(message, side, receipt))
+        let Some(message) = self.store.messages.get(receipt.slot) else { return false };
+        self.store.side(receipt.slot).is_some_and(|side| holds(message, side, receipt))
     }
 
     /// What is due next; `None` when nothing is outstanding at all. O(1).

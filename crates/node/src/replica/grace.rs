@@ -143,4 +143,18 @@ mod tests {
         let again = receive(&mut state, 2_700);
         assert!(!may_promise(&state, &again, 2_700), "it was given back");
     }
+
+    #[test]
+    fn a_repeated_receive_promises_nothing_that_was_settled() {
+        let mut state = Partition::new();
+        let settings = Settings::default();
+        apply(&mut state, 1_000, None, Command::Configure { queue: QUEUE, settings, revision: 1 });
+        let messages = vec![NewMessage { content: Content::of_body(b"x"), ..NewMessage::default() }];
+        apply(&mut state, 1_000, None, Command::Send { queue: QUEUE, messages });
+        let receipts = receive(&mut state, 2_000).into_iter().map(|delivery| delivery.receipt).collect();
+        apply(&mut state, 2_100, None, Command::Ack { queue: QUEUE, receipts });
+        let again = receive(&mut state, 2_200);
+        assert_eq!(again.len(), 1, "the answer is remembered");
+        assert!(!may_promise(&state, &again, 2_200));
+    }
 }
