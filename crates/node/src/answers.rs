@@ -19,6 +19,7 @@ use prost::Message;
 use tokio::time::{Instant, timeout};
 
 use crate::cluster::ClusterView;
+use crate::disk;
 use crate::failure::Failure;
 use crate::headroom;
 use crate::history::HistoryStore;
@@ -222,8 +223,7 @@ impl LocalAnswers {
         if let Some(bytes) = self.log.try_read_cached(group, at.log_index, at.offset, at.len) {
             return Ok(bytes);
         }
-        let log = self.log.clone();
-        let read = tokio::task::spawn_blocking(move || read_content(&log, group, at));
+        let read = disk::read(&self.log, move |log| read_content(log, group, at));
         read.await.unwrap_or_else(|error| Err(Failure::try_again(Reason::Stopping, error.to_string())))
     }
 }

@@ -15,7 +15,7 @@ use crate::cluster::ClusterView;
 use crate::config::{Config, HistoryMode};
 use crate::history::{Detail, HistoryStore, HistoryWriter};
 use crate::identity::Identity;
-use crate::lane::{Lanes, Origin};
+use crate::lane::{Lanes, Origin, Transport};
 use crate::raft::{Group, GroupOptions, Machine, Network, ReplicaNode};
 use crate::reconcile::Moving;
 use crate::replica::{PartitionMachine, Replica, ReplicaParts, group_of};
@@ -47,9 +47,8 @@ pub struct Core {
 pub struct CoreParts {
     pub config: Arc<Config>,
     pub identity: Identity,
-    /// This node's replica of the catalogue.
-    pub catalogue_replica: u64,
     pub log: Log,
+    pub transport: Arc<dyn Transport>,
     pub peer_address: String,
     pub client_address: String,
 }
@@ -60,24 +59,21 @@ impl Core {
     /// # Errors
     /// When the log, a snapshot or the history cannot be used.
     pub async fn start(parts: CoreParts, tasks: &mut JoinSet<()>) -> Result<Arc<Self>, String> {
-        let CoreParts { config, identity, catalogue_replica, log, peer_address, client_address } = parts;
+        let CoreParts { config, identity, log, transport, peer_address, client_address } = parts;
         let here = NodeId(identity.node_id);
         let (events, peer_events) = mpsc::unbounded_channel();
         let lanes = Arc::new(Lanes::new(
             Origin::new(&identity.cluster_id, here, &peer_address),
+            transport,
             Duration::from_millis(config.raft.liveness_timeout_ms),
             events,
         ));
         let view = Arc::new(ClusterView::new(here));
-        let (store, history) = {
-            let config = config.clone();
-            let opened = tokio::task::spawn_blocking(move || open_history(&config)).await;
-            opened.map_err(|error| error.to_string())??
-        };
+        let (store, history) = open_history(&config).await?;
         let answers = LocalAnswers { log: log.clone(), view: view.clone(), history: store };
         let router = Arc::new(Router::new(here, view.clone(), lanes.clone(), answers));
         let network = Network::new(CATALOGUE_GROUP, lanes.clone(), log.clone());
-        let options = group_options(&config, CATALOGUE_GROUP, catalogue_replica);
+        let options = group_options(&config, CATALOGUE_GROUP, identity.catalogue_replica);
         let machine: Arc<dyn Machine> = view.clone();
         let group = Group::start(options, machine, log.clone(), network).await?;
         let core = Arc::new(Self {
@@ -198,14 +194,18 @@ async fn announce(core: Arc<Core>) {
 
 type History = (Option<Arc<HistoryStore>>, Option<HistoryWriter>);
 
-fn open_history(config: &Config) -> Result<History, String> {
+async fn open_history(config: &Config) -> Result<History, String> {
     let detail = match config.history.mode {
         HistoryMode::Off => return Ok((None, None)),
         HistoryMode::Unusual => Detail::Unusual,
         HistoryMode::All => Detail::All,
     };
-    let path = config.data_dir.join("history");
-    let opened = HistoryStore::open(&path, detail, config.history.bytes_max);
+    let (path, bytes_max) = (config.data_dir.join("history"), config.history.bytes_max);
+    let opening = {
+        let path = path.clone();
+        tokio::task::spawn_blocking(move || HistoryStore::open(&path, detail, bytes_max))
+    };
+    let opened = opening.await.map_err(|error| error.to_string())?;
     let (store, writer) =
         opened.map_err(|error| format!("the history in {} cannot be used: {error}", path.display()))?;
     Ok((Some(store), Some(writer)))

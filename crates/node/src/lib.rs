@@ -14,6 +14,7 @@ mod catalogue_link;
 mod cluster;
 pub mod config;
 mod core;
+mod disk;
 mod failure;
 mod headroom;
 mod history;

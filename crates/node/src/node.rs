@@ -23,6 +23,7 @@ use crate::config::{AddressError, Config};
 use crate::core::{Core, CoreParts};
 use crate::failure::Failure;
 use crate::identity::{FORMAT_VERSION, Identity, IdentityError};
+use crate::lane::Grpc;
 use crate::leaders;
 use crate::limits::{
     CLIENT_MESSAGE_BYTES_MAX, CONNECTION_WINDOW_BYTES, PEER_MESSAGE_BYTES_MAX, STREAM_WINDOW_BYTES,
@@ -147,9 +148,9 @@ impl Shell {
         let mut tasks = JoinSet::new();
         let parts = CoreParts {
             config: self.config.clone(),
-            catalogue_replica: identity.catalogue_replica,
             identity,
             log: self.log.clone(),
+            transport: Arc::new(Grpc),
             peer_address: self.peer_address.clone(),
             client_address: self.client_address.clone(),
         };

@@ -1,6 +1,5 @@
 //! The serving side of lanes: reads the frames of a peer and hands each to the [`Dispatch`].
 
-use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -8,9 +7,10 @@ use futures::{Stream, StreamExt};
 use leasehold_proto::peer::{Failure, Frame, FrameBatch, FrameKind};
 use prost::Message as _;
 use tokio::sync::mpsc;
-use tonic::{Status, Streaming};
+use tonic::Status;
 
 use super::batch::Batches;
+use super::transport::FrameStream;
 
 /// Where the answers of one inbound lane go. Cheap to clone; answers may come in any order.
 #[derive(Clone)]
@@ -59,21 +59,21 @@ where
     /// Serves one lane until the peer hangs up or it is time to stop; the stream carries the answers.
     pub fn serve(
         &self,
-        mut frames: Streaming<FrameBatch>,
+        frames: impl Stream<Item = Result<FrameBatch, Status>> + Send + 'static,
         stop: impl Future<Output = ()> + Send + 'static,
-    ) -> Pin<Box<dyn Stream<Item = Result<FrameBatch, Status>> + Send>> {
+    ) -> FrameStream {
         let (sender, queue) = mpsc::unbounded_channel();
         let answers = Answers { frames: sender };
         let mut dispatch = (self.factory)();
         tokio::spawn(async move {
-            let mut stop = std::pin::pin!(stop);
+            let (mut frames, mut stop) = (std::pin::pin!(frames), std::pin::pin!(stop));
             loop {
                 let batch = tokio::select! {
-                    batch = frames.message() => batch,
+                    batch = frames.next() => batch,
                     () = answers.closed() => break,
                     () = &mut stop => break,
                 };
-                let Ok(Some(batch)) = batch else { break };
+                let Some(Ok(batch)) = batch else { break };
                 for frame in batch.frames {
                     serve_frame(&mut dispatch, frame, &answers);
                 }

@@ -17,6 +17,7 @@ mod origin;
 mod outbound;
 #[cfg(test)]
 mod tests;
+mod transport;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,8 +29,9 @@ use tokio::sync::{mpsc, watch};
 
 pub use inbound::{Answers, Dispatch, LaneServer};
 pub use origin::{Caller, Origin};
-use outbound::Liveness;
-pub use outbound::{Link, PendingAnswer, open_channel};
+pub use outbound::{Link, PendingAnswer};
+use outbound::{Liveness, Way};
+pub use transport::{FrameStream, Grpc, Transport, TransportError, open_channel};
 
 /// Why a call to a peer has no answer.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -62,7 +64,7 @@ pub struct Peer {
 
 /// The links of this node to all its peers.
 pub struct Lanes {
-    origin: Origin,
+    way: Way,
     liveness_timeout: Duration,
     events: mpsc::UnboundedSender<PeerEvent>,
     reach: watch::Sender<()>,
@@ -71,14 +73,30 @@ pub struct Lanes {
 
 impl Lanes {
     /// `events` hears of peers that go down or come back.
-    pub fn new(origin: Origin, liveness_timeout: Duration, events: mpsc::UnboundedSender<PeerEvent>) -> Self {
+    pub fn new(
+        origin: Origin,
+        transport: Arc<dyn Transport>,
+        liveness_timeout: Duration,
+        events: mpsc::UnboundedSender<PeerEvent>,
+    ) -> Self {
         let reach = watch::Sender::new(());
-        Self { origin, liveness_timeout, events, reach, peers: Mutex::new(BTreeMap::new()) }
+        Self {
+            way: Way { origin, transport },
+            liveness_timeout,
+            events,
+            reach,
+            peers: Mutex::new(BTreeMap::new()),
+        }
     }
 
     /// What this node says of itself to others.
     pub fn origin(&self) -> &Origin {
-        &self.origin
+        &self.way.origin
+    }
+
+    /// How streams to other nodes are opened.
+    pub fn transport(&self) -> &dyn Transport {
+        &*self.way.transport
     }
 
     /// The links to a node, opened at the first use; `address` is host:port.
@@ -88,14 +106,14 @@ impl Lanes {
             return peer.clone();
         }
         let silences = watch::Sender::new(());
-        let bulk = Link::open_bulk(node, address, &self.origin, silences.subscribe());
+        let bulk = Link::open_bulk(node, address, &self.way, silences.subscribe());
         let liveness = Liveness {
             timeout: self.liveness_timeout,
             events: self.events.clone(),
             reach: self.reach.clone(),
             silences,
         };
-        let control = Link::open_control(node, address, &self.origin, liveness);
+        let control = Link::open_control(node, address, &self.way, liveness);
         let peer = Arc::new(Peer { control, bulk });
         peers.insert(node, peer.clone());
         peer

@@ -6,22 +6,25 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::StreamExt;
 use leasehold_catalogue::NodeId;
-use leasehold_proto::peer::peer_client::PeerClient;
-use leasehold_proto::peer::{Failure, Frame, FrameBatch, FrameKind};
+use leasehold_proto::peer::{Failure, Frame, FrameKind};
 use prost::Message as _;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout};
-use tonic::Streaming;
-use tonic::transport::{Channel, Endpoint};
 
 use super::batch::Batches;
+use super::transport::{FrameStream, Transport, TransportError};
 use super::{CallFailure, Origin, PeerEvent};
-use crate::limits::{
-    CONNECT_TIMEOUT_MS, CONNECTION_WINDOW_BYTES, LIVENESS_INTERVAL_MS, PEER_MESSAGE_BYTES_MAX,
-    RECONNECT_PAUSE_MS_MAX, RECONNECT_PAUSE_MS_MIN, STREAM_WINDOW_BYTES,
-};
+use crate::limits::{LIVENESS_INTERVAL_MS, RECONNECT_PAUSE_MS_MAX, RECONNECT_PAUSE_MS_MIN};
+
+/// How a node opens its links.
+pub struct Way {
+    /// What it says of itself.
+    pub origin: Origin,
+    pub transport: Arc<dyn Transport>,
+}
 
 /// A link to a peer. Calls while it is down fail at once; it reconnects by itself until it is dropped.
 pub struct Link {
@@ -32,6 +35,7 @@ pub struct Link {
 struct Shared {
     node: NodeId,
     origin: Origin,
+    transport: Arc<dyn Transport>,
     address: Mutex<String>,
     /// Told that there is a reason to try again now.
     moved: Notify,
@@ -73,19 +77,20 @@ impl Drop for PendingAnswer {
 
 impl Link {
     /// Opens the link that also watches whether the peer is alive.
-    pub fn open_control(node: NodeId, address: &str, origin: &Origin, liveness: Liveness) -> Self {
-        Self::open(node, address, origin, Watch::Liveness(liveness))
+    pub fn open_control(node: NodeId, address: &str, way: &Way, liveness: Liveness) -> Self {
+        Self::open(node, address, way, Watch::Liveness(liveness))
     }
 
     /// Opens a link that leaves watching to the other one, and breaks when that finds the peer silent.
-    pub fn open_bulk(node: NodeId, address: &str, origin: &Origin, silences: watch::Receiver<()>) -> Self {
-        Self::open(node, address, origin, Watch::Follow(silences))
+    pub fn open_bulk(node: NodeId, address: &str, way: &Way, silences: watch::Receiver<()>) -> Self {
+        Self::open(node, address, way, Watch::Follow(silences))
     }
 
-    fn open(node: NodeId, address: &str, origin: &Origin, watch: Watch) -> Self {
+    fn open(node: NodeId, address: &str, way: &Way, watch: Watch) -> Self {
         let shared = Arc::new(Shared {
             node,
-            origin: origin.clone(),
+            origin: way.origin.clone(),
+            transport: way.transport.clone(),
             address: Mutex::new(address.to_owned()),
             moved: Notify::new(),
             connected: AtomicBool::new(false),
@@ -264,7 +269,7 @@ async fn exchange(
     shared: &Arc<Shared>,
     watch: &mut Watch,
     frames: mpsc::UnboundedSender<Frame>,
-    mut answers: Streaming<FrameBatch>,
+    mut answers: FrameStream,
 ) -> End {
     let mut heard = Instant::now();
     let mut beat = tokio::time::interval(Duration::from_millis(LIVENESS_INTERVAL_MS));
@@ -273,12 +278,12 @@ async fn exchange(
     }
     loop {
         tokio::select! {
-            batch = answers.message() => match batch {
-                Ok(Some(batch)) => {
+            batch = answers.next() => match batch {
+                Some(Ok(batch)) => {
                     heard = Instant::now();
                     batch.frames.into_iter().for_each(|frame| shared.settle(frame));
                 }
-                Ok(None) | Err(_) => return End::Broken,
+                None | Some(Err(_)) => return End::Broken,
             },
             // Without its other half the link is about to be dropped.
             () = next_silence(watch) => return End::Broken,
@@ -305,31 +310,11 @@ async fn next_silence(watch: &mut Watch) {
     }
 }
 
-type Connection = (mpsc::UnboundedSender<Frame>, Streaming<FrameBatch>);
+type Connection = (mpsc::UnboundedSender<Frame>, FrameStream);
 
-async fn connect(shared: &Arc<Shared>) -> Result<Connection, Box<dyn std::error::Error + Send + Sync>> {
+async fn connect(shared: &Arc<Shared>) -> Result<Connection, TransportError> {
     let address = shared.address.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    let patience = Duration::from_millis(CONNECT_TIMEOUT_MS);
-    let channel = open_channel(&address).await?;
     let (frames, queue) = mpsc::unbounded_channel();
-    let mut client = PeerClient::new(channel)
-        .max_decoding_message_size(PEER_MESSAGE_BYTES_MAX)
-        .max_encoding_message_size(PEER_MESSAGE_BYTES_MAX);
-    let answers =
-        timeout(patience, client.lane(shared.origin.label(Batches::new(queue)))).await??.into_inner();
+    let answers = shared.transport.open_lane(address, shared.origin.label(Batches::new(queue))).await?;
     Ok((frames, answers))
-}
-
-/// Opens an HTTP/2 connection to a peer's listener.
-///
-/// # Errors
-/// When the address is not one, or nobody answers there within the connect timeout.
-pub async fn open_channel(address: &str) -> Result<Channel, tonic::transport::Error> {
-    Endpoint::from_shared(format!("http://{address}"))?
-        .connect_timeout(Duration::from_millis(CONNECT_TIMEOUT_MS))
-        .tcp_nodelay(true)
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .connect()
-        .await
 }

@@ -114,7 +114,8 @@ async fn a_silent_peer_breaks_both_links_and_comes_back() {
     let address = cable_to(serve_peer().await, is_in).await.to_string();
     let (sender, mut events) = mpsc::unbounded_channel();
     let node = NodeId(2);
-    let lanes = Lanes::new(Origin::new(&[7; 16], NodeId(1), "127.0.0.1:1"), LIVENESS_TIMEOUT, sender);
+    let origin = Origin::new(&[7; 16], NodeId(1), "127.0.0.1:1");
+    let lanes = Lanes::new(origin, Arc::new(Grpc), LIVENESS_TIMEOUT, sender);
     let mut reach = lanes.reach();
     let peer = lanes.peer(node, &address);
     assert_eq!(next(&mut events).await, PeerEvent::Up(node));

@@ -230,15 +230,8 @@ impl NetSnapshot<TypeConfig> for ReplicaLink {
         let network = &self.network;
         let known = network.lanes.address(NodeId(self.node.node_id));
         let address = known.unwrap_or_else(|| self.node.address.clone());
-        let sending = send_snapshot(
-            &network.log,
-            network.group,
-            self.target,
-            &address,
-            network.lanes.origin(),
-            &vote,
-            snapshot,
-        );
+        let sending =
+            send_snapshot(&network.log, network.group, self.target, address, &network.lanes, &vote, snapshot);
         tokio::select! {
             closed = cancel => Err(StreamingError::Closed(closed)),
             answer = sending => answer.map(SnapshotResponse::new).map_err(|error| {

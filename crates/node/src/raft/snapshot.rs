@@ -4,19 +4,19 @@ use std::pin::pin;
 
 use bytes::{Bytes, BytesMut};
 use futures::{Stream, StreamExt};
-use leasehold_proto::peer::peer_client::PeerClient;
 use leasehold_proto::peer::{ContentRange, Contents, SnapshotAnswer, SnapshotChunk, SnapshotHead};
 use leasehold_raft_log::{Log, ReadError, decode_snapshot_meta, encode_snapshot_meta};
 use openraft::type_config::alias::SnapshotOf;
 use tokio::sync::mpsc;
+use tokio::task::JoinError;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use super::codec::{vote_from_peer, vote_to_peer};
 use super::serve::GroupDirectory;
 use super::{GroupId, Image, TypeConfig, Vote};
-use crate::lane::{Origin, open_channel};
-use crate::limits::PEER_MESSAGE_BYTES_MAX;
+use crate::disk;
+use crate::lane::{Lanes, TransportError};
 
 /// Bytes of one chunk.
 const CHUNK_BYTES: usize = 512 * 1024;
@@ -26,10 +26,8 @@ const CHUNKS_WAITING_MAX: usize = 4;
 /// Why a snapshot did not arrive.
 #[derive(Debug, thiserror::Error)]
 pub enum SnapshotError {
-    #[error("cannot connect: {0}")]
-    Connect(#[from] tonic::transport::Error),
-    #[error("the replica refused it: {0}")]
-    Refused(#[from] Box<Status>),
+    #[error(transparent)]
+    Transport(#[from] TransportError),
     #[error("the answer is malformed: {0}")]
     Answer(#[from] super::codec::CodecError),
 }
@@ -40,13 +38,11 @@ pub async fn send_snapshot(
     log: &Log,
     group: GroupId,
     target: u64,
-    address: &str,
-    origin: &Origin,
+    address: String,
+    lanes: &Lanes,
     vote: &Vote,
     snapshot: SnapshotOf<TypeConfig, Image>,
 ) -> Result<Vote, SnapshotError> {
-    let channel = open_channel(address).await?;
-    let mut client = PeerClient::new(channel).max_encoding_message_size(PEER_MESSAGE_BYTES_MAX);
     let (sender, chunks) = mpsc::channel(CHUNKS_WAITING_MAX);
     let head = SnapshotHead {
         group: group.0,
@@ -58,14 +54,14 @@ pub async fn send_snapshot(
     };
     let through = snapshot.meta.last_log_id.map_or(0, |id| id.index);
     let log = log.clone();
-    let reader = tokio::task::spawn_blocking(move || {
+    let reader = tokio::spawn(async move {
         // The receiver goes away when the call fails; then there is nothing left to do.
-        let _ = read_chunks(&log, group, through, head, &snapshot.snapshot.0, &sender);
+        let _ = read_chunks(&log, group, through, head, &snapshot.snapshot.0, &sender).await;
     });
-    let answer =
-        client.install_snapshot(origin.label(ReceiverStream::new(chunks))).await.map_err(Box::new)?;
+    let chunks = lanes.origin().label(ReceiverStream::new(chunks));
+    let answer = lanes.transport().install_snapshot(address, chunks).await?;
     reader.abort();
-    Ok(vote_from_peer(answer.into_inner().vote)?)
+    Ok(vote_from_peer(answer.vote)?)
 }
 
 /// The snapshot is broken off: the call has ended, or a content cannot be read.
@@ -77,7 +73,13 @@ impl From<mpsc::error::SendError<SnapshotChunk>> for Closed {
     }
 }
 
-fn read_chunks(
+impl From<JoinError> for Closed {
+    fn from(_: JoinError) -> Self {
+        Self
+    }
+}
+
+async fn read_chunks(
     log: &Log,
     group: GroupId,
     through: u64,
@@ -85,25 +87,35 @@ fn read_chunks(
     state: &Bytes,
     chunks: &mpsc::Sender<SnapshotChunk>,
 ) -> Result<(), Closed> {
-    chunks.blocking_send(SnapshotChunk { head: Some(head), ..SnapshotChunk::default() })?;
+    chunks.send(SnapshotChunk { head: Some(head), ..SnapshotChunk::default() }).await?;
     for start in (0..state.len()).step_by(CHUNK_BYTES) {
         let part = state.slice(start..state.len().min(start + CHUNK_BYTES));
-        chunks.blocking_send(SnapshotChunk { state: part, ..SnapshotChunk::default() })?;
+        chunks.send(SnapshotChunk { state: part, ..SnapshotChunk::default() }).await?;
     }
-    let mut waiting = Vec::new();
-    let mut bytes = 0;
-    for (log_index, ranges) in log.live_contents(group, through) {
-        let ranges = read_ranges(log, group, log_index, ranges)?;
-        bytes += ranges.iter().map(|range| range.bytes.len()).sum::<usize>();
-        waiting.push(Contents { log_index, ranges });
-        if bytes >= CHUNK_BYTES {
-            let contents = std::mem::take(&mut waiting);
-            chunks.blocking_send(SnapshotChunk { contents, ..SnapshotChunk::default() })?;
-            bytes = 0;
+    let mut live =
+        disk::read(log, move |log| log.live_contents(group, through)).await?.into_iter().peekable();
+    while live.peek().is_some() {
+        let (mut part, mut bytes) = (Vec::new(), 0);
+        while bytes < CHUNK_BYTES
+            && let Some((log_index, ranges)) = live.next()
+        {
+            bytes += ranges.iter().map(|(_, len)| *len as usize).sum::<usize>();
+            part.push((log_index, ranges));
         }
+        let contents = disk::read(log, move |log| read_contents(log, group, part)).await??;
+        chunks.send(SnapshotChunk { contents, ..SnapshotChunk::default() }).await?;
     }
-    chunks.blocking_send(SnapshotChunk { contents: waiting, is_last: true, ..SnapshotChunk::default() })?;
+    chunks.send(SnapshotChunk { is_last: true, ..SnapshotChunk::default() }).await?;
     Ok(())
+}
+
+type LiveRanges = Vec<(u64, Vec<(u32, u32)>)>;
+
+fn read_contents(log: &Log, group: GroupId, entries: LiveRanges) -> Result<Vec<Contents>, Closed> {
+    let read = |(log_index, ranges)| {
+        read_ranges(log, group, log_index, ranges).map(|ranges| Contents { log_index, ranges })
+    };
+    entries.into_iter().map(read).collect()
 }
 
 /// The contents of one entry. What was settled a moment ago may be gone; anything else that cannot be read breaks the snapshot off.

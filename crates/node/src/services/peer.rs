@@ -1,6 +1,5 @@
 //! The service `Peer`: what the nodes of one cluster say to each other.
 
-use std::pin::Pin;
 use std::sync::Arc;
 
 use futures::Stream;
@@ -10,10 +9,33 @@ use leasehold_proto::peer::{
 };
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::core::Core;
 use crate::inbound::Inbound;
-use crate::lane::LaneServer;
+use crate::lane::{FrameStream, LaneServer};
 use crate::node::Shell;
 use crate::raft::receive_snapshot;
+
+/// Serves a lane that a node of this cluster opens, until `stop`.
+pub fn serve_lane(
+    core: Arc<Core>,
+    request: Request<impl Stream<Item = Result<FrameBatch, Status>> + Send + 'static>,
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> Result<FrameStream, Status> {
+    if let Some(caller) = core.lanes.origin().check(request.metadata())? {
+        core.lanes.follow_caller(&caller);
+    }
+    let server = LaneServer::new(move || Inbound::new(core.clone()));
+    Ok(server.serve(request.into_inner(), stop))
+}
+
+/// Installs a snapshot that a node of this cluster sends.
+pub async fn take_snapshot(
+    core: &Core,
+    request: Request<impl Stream<Item = Result<SnapshotChunk, Status>> + Send>,
+) -> Result<SnapshotAnswer, Status> {
+    core.lanes.origin().check(request.metadata())?;
+    receive_snapshot(core, &core.log, request.into_inner()).await
+}
 
 /// Serves other nodes.
 pub struct PeerService {
@@ -28,18 +50,14 @@ impl PeerService {
 
 #[tonic::async_trait]
 impl Peer for PeerService {
-    type LaneStream = Pin<Box<dyn Stream<Item = Result<FrameBatch, Status>> + Send>>;
+    type LaneStream = FrameStream;
 
     async fn lane(
         &self,
         request: Request<Streaming<FrameBatch>>,
     ) -> Result<Response<Self::LaneStream>, Status> {
         let core = self.shell.core()?;
-        if let Some(caller) = core.lanes.origin().check(request.metadata())? {
-            core.lanes.follow_caller(&caller);
-        }
-        let server = LaneServer::new(move || Inbound::new(core.clone()));
-        Ok(Response::new(server.serve(request.into_inner(), self.shell.stopped())))
+        Ok(Response::new(serve_lane(core, request, self.shell.stopped())?))
     }
 
     async fn install_snapshot(
@@ -47,9 +65,7 @@ impl Peer for PeerService {
         request: Request<Streaming<SnapshotChunk>>,
     ) -> Result<Response<SnapshotAnswer>, Status> {
         let core = self.shell.core()?;
-        core.lanes.origin().check(request.metadata())?;
-        let answer = receive_snapshot(&*core, &core.log, request.into_inner()).await?;
-        Ok(Response::new(answer))
+        Ok(Response::new(take_snapshot(&core, request).await?))
     }
 
     async fn identify(

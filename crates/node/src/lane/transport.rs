@@ -1,0 +1,95 @@
+//! How streams to a peer are opened: over gRPC, or by what a simulation puts in its place.
+
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use leasehold_proto::peer::peer_client::PeerClient;
+use leasehold_proto::peer::{FrameBatch, SnapshotAnswer, SnapshotChunk};
+use tokio::time::timeout;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Status};
+
+use super::batch::Batches;
+use crate::limits::{
+    CONNECT_TIMEOUT_MS, CONNECTION_WINDOW_BYTES, PEER_MESSAGE_BYTES_MAX, STREAM_WINDOW_BYTES,
+};
+
+/// Frames of one direction of a lane; it ends with the connection.
+pub type FrameStream = BoxStream<'static, Result<FrameBatch, Status>>;
+
+/// Why a stream could not be opened, or did not end well.
+#[derive(Debug, thiserror::Error)]
+pub enum TransportError {
+    #[error("cannot connect: {0}")]
+    Connect(#[from] tonic::transport::Error),
+    #[error("the peer does not answer")]
+    Silent,
+    #[error("the peer refused: {0}")]
+    Refused(#[from] Box<Status>),
+}
+
+/// Opens streams to peers; `address` is host:port.
+pub trait Transport: Send + Sync + 'static {
+    /// Opens a lane: `frames` go there, and answers come back.
+    fn open_lane(
+        &self,
+        address: String,
+        frames: Request<Batches>,
+    ) -> BoxFuture<'static, Result<FrameStream, TransportError>>;
+
+    /// Sends a snapshot over a connection of its own.
+    fn install_snapshot(
+        &self,
+        address: String,
+        chunks: Request<ReceiverStream<SnapshotChunk>>,
+    ) -> BoxFuture<'static, Result<SnapshotAnswer, TransportError>>;
+}
+
+/// Streams over HTTP/2.
+#[derive(Debug, Clone, Copy)]
+pub struct Grpc;
+
+impl Transport for Grpc {
+    fn open_lane(
+        &self,
+        address: String,
+        frames: Request<Batches>,
+    ) -> BoxFuture<'static, Result<FrameStream, TransportError>> {
+        Box::pin(async move {
+            let mut client = PeerClient::new(open_channel(&address).await?)
+                .max_decoding_message_size(PEER_MESSAGE_BYTES_MAX)
+                .max_encoding_message_size(PEER_MESSAGE_BYTES_MAX);
+            let patience = Duration::from_millis(CONNECT_TIMEOUT_MS);
+            let opened = timeout(patience, client.lane(frames)).await.map_err(|_| TransportError::Silent)?;
+            Ok(opened.map_err(Box::new)?.into_inner().boxed())
+        })
+    }
+
+    fn install_snapshot(
+        &self,
+        address: String,
+        chunks: Request<ReceiverStream<SnapshotChunk>>,
+    ) -> BoxFuture<'static, Result<SnapshotAnswer, TransportError>> {
+        Box::pin(async move {
+            let channel = open_channel(&address).await?;
+            let mut client = PeerClient::new(channel).max_encoding_message_size(PEER_MESSAGE_BYTES_MAX);
+            Ok(client.install_snapshot(chunks).await.map_err(Box::new)?.into_inner())
+        })
+    }
+}
+
+/// Opens an HTTP/2 connection to a peer's listener.
+///
+/// # Errors
+/// When the address is not one, or nobody answers there within the connect timeout.
+pub async fn open_channel(address: &str) -> Result<Channel, tonic::transport::Error> {
+    let endpoint = Endpoint::from_shared(format!("http://{address}"))?
+        .connect_timeout(Duration::from_millis(CONNECT_TIMEOUT_MS))
+        .tcp_nodelay(true)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
+    endpoint.connect().await
+}
