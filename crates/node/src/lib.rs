@@ -36,6 +36,8 @@ mod replica;
 mod router;
 mod seeds;
 mod services;
+#[cfg(feature = "simulation")]
+pub mod simulation;
 pub mod telemetry;
 
 pub use node::{Node, StartError};

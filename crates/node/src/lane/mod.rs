@@ -27,6 +27,8 @@ use leasehold_catalogue::NodeId;
 use leasehold_proto::peer::Failure;
 use tokio::sync::{mpsc, watch};
 
+#[cfg(feature = "simulation")]
+pub use batch::Batches;
 pub use inbound::{Answers, Dispatch, LaneServer};
 pub use origin::{Caller, Origin};
 pub use outbound::{Link, PendingAnswer};

@@ -44,25 +44,14 @@ impl Queues for QueuesService {
         &self,
         request: Request<CreateQueueRequest>,
     ) -> Result<Response<CreateQueueResponse>, Status> {
-        let core = self.shell.core()?;
-        let CreateQueueRequest { queue, settings, shards } = request.into_inner();
-        let settings = change(settings.unwrap_or_default());
-        let create = CreateQueue { name: queue, settings, shards, tags: BTreeMap::new(), wall_ms: wall_ms() };
-        match core.catalogue.propose(Kind::CreateQueue(create)).await? {
-            Reply::Queue { created, .. } => Ok(Response::new(CreateQueueResponse { created })),
-            other => Err(odd(&other).into()),
-        }
+        Ok(Response::new(create(&*self.shell.core()?, request.into_inner()).await?))
     }
 
     async fn describe_queue(
         &self,
         request: Request<DescribeQueueRequest>,
     ) -> Result<Response<DescribeQueueResponse>, Status> {
-        let core = self.shell.core()?;
-        let queue = lookup::queue_now(&core, &request.into_inner().queue).await?;
-        let shards =
-            queue.shards.iter().map(|shard| core.router.ask(*shard, peer::Describe { queue: queue.id.0 }));
-        Ok(Response::new(description(&core, &queue, try_join_all(shards).await?)))
+        Ok(Response::new(describe(&*self.shell.core()?, &request.get_ref().queue).await?))
     }
 
     async fn list_queues(
@@ -204,6 +193,25 @@ fn odd(reply: &Reply) -> Failure {
 }
 
 /// Settings as users give them, in the catalogue's words.
+/// Makes a queue; one that is there with the same settings is fine.
+pub async fn create(core: &Core, request: CreateQueueRequest) -> Result<CreateQueueResponse, Failure> {
+    let CreateQueueRequest { queue, settings, shards } = request;
+    let settings = change(settings.unwrap_or_default());
+    let create = CreateQueue { name: queue, settings, shards, tags: BTreeMap::new(), wall_ms: wall_ms() };
+    match core.catalogue.propose(Kind::CreateQueue(create)).await? {
+        Reply::Queue { created, .. } => Ok(CreateQueueResponse { created }),
+        other => Err(odd(&other)),
+    }
+}
+
+/// What the leaders of a queue's shards say of it.
+pub async fn describe(core: &Core, queue: &str) -> Result<DescribeQueueResponse, Failure> {
+    let queue = lookup::queue_now(core, queue).await?;
+    let shards =
+        queue.shards.iter().map(|shard| core.router.ask(*shard, peer::Describe { queue: queue.id.0 }));
+    Ok(description(core, &queue, try_join_all(shards).await?))
+}
+
 fn change(settings: QueueSettings) -> QueueChange {
     QueueChange {
         kind: settings.kind,
