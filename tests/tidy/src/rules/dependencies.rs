@@ -17,6 +17,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("leasehold-tidy", &[]),
     ("leasehold-histories", &[]),
     ("leasehold-jepsen", &["leasehold", "leasehold-client", "leasehold-histories"]),
+    (
+        "leasehold-simulation",
+        &["leasehold-histories", "leasehold-node", "leasehold-proto", "leasehold-raft-log"],
+    ),
     ("leasehold-cluster-tests", &["leasehold-client", "leasehold-node"]),
     ("leasehold-store-tests", &["leasehold-client"]),
     ("leasehold-examples", &["leasehold-client", "leasehold-cluster-tests"]),

@@ -1,0 +1,280 @@
+//! What takes the place of gRPC between nodes, and between clients and nodes.
+
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use futures::{Stream, StreamExt};
+use leasehold_node::simulation::{Batches, FrameStream, SimulatedNode, Transport, TransportError};
+use leasehold_proto::peer::{FrameBatch, SnapshotAnswer, SnapshotChunk};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::AbortHandle;
+use tokio::time::timeout;
+use tokio_stream::wrappers::{ReceiverStream, UnboundedReceiverStream};
+use tonic::{Request, Status};
+
+use crate::machine::Process;
+use crate::network::{Connection, Direction, Effect, End, Network};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// The network as one node uses it.
+pub struct SimulatedTransport {
+    network: Arc<Network>,
+    here: usize,
+}
+
+/// An address is `n` and the position of the node.
+pub fn address_of(node: usize) -> String {
+    format!("n{node}:7000")
+}
+
+fn node_at(address: &str) -> Option<usize> {
+    address.strip_prefix('n')?.split(':').next()?.parse().ok()
+}
+
+fn refused() -> TransportError {
+    TransportError::Refused(Box::new(Status::unavailable("connection refused")))
+}
+
+impl SimulatedTransport {
+    pub fn new(network: Arc<Network>, here: usize) -> Self {
+        Self { network, here }
+    }
+}
+
+fn hash_of(batch: &FrameBatch) -> u64 {
+    batch.frames.iter().fold(0, |hash: u64, frame| {
+        let parts = [
+            frame.call,
+            frame.kind as u64,
+            u64::from(frame.group),
+            frame.target,
+            crc32c::crc32c(&frame.body).into(),
+        ];
+        parts
+            .iter()
+            .fold(hash, |hash, part| (hash ^ part).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(23))
+    })
+}
+
+type Frames = mpsc::UnboundedSender<Result<FrameBatch, Status>>;
+
+/// Sends what comes out of a stream, until it ends or the connection does.
+async fn pump(
+    network: Arc<Network>,
+    connection: Connection,
+    direction: Direction,
+    mut batches: impl Stream<Item = FrameBatch> + Unpin,
+    far: Frames,
+) {
+    while let Some(batch) = batches.next().await {
+        let (hash, far) = (hash_of(&batch), far.clone());
+        // Who does not listen any more has closed the connection.
+        let effect = Box::new(move |_: Option<&Process>| drop(far.send(Ok(batch))));
+        if !network.push(connection, direction, hash, effect) {
+            return;
+        }
+    }
+    network.close(connection, direction);
+}
+
+impl Transport for SimulatedTransport {
+    fn open_lane(
+        &self,
+        address: String,
+        frames: Request<Batches>,
+    ) -> BoxFuture<'static, Result<FrameStream, TransportError>> {
+        let (network, here) = (self.network.clone(), self.here);
+        Box::pin(async move {
+            let to = node_at(&address).ok_or_else(refused)?;
+            let (metadata, _, batches) = frames.into_parts();
+            let (back, answers) = mpsc::unbounded_channel();
+            let (forth, served) = mpsc::unbounded_channel();
+            let (accept, accepted) = oneshot::channel();
+            let connection = network.connect(End::Node(here), End::Node(to), Arc::new(back.clone()));
+            network.keep_open(connection, Arc::new(forth.clone()));
+            let opening = {
+                let network = network.clone();
+                move |node: Option<&SimulatedNode>| {
+                    let request = Request::from_parts(
+                        metadata,
+                        Default::default(),
+                        UnboundedReceiverStream::new(served),
+                    );
+                    let lane = node.and_then(|node| node.serve_lane(request).ok());
+                    let is_served = lane.is_some();
+                    let answer: Effect = Box::new(move |_| {
+                        // Who opens may have lost patience.
+                        let _ = accept.send(is_served);
+                    });
+                    network.push(connection, Direction::Back, u64::from(is_served), answer);
+                    if let Some(lane) = lane {
+                        let batches = lane.filter_map(|batch| std::future::ready(batch.ok()));
+                        tokio::spawn(pump(network, connection, Direction::Back, batches, back));
+                    }
+                }
+            };
+            network.push(
+                connection,
+                Direction::Forth,
+                0,
+                Box::new(move |process| opening(process.and_then(|process| process.node()))),
+            );
+            match timeout(CONNECT_TIMEOUT, accepted).await {
+                Ok(Ok(true)) => {}
+                Ok(_) => return Err(refused()),
+                Err(_) => {
+                    network.close(connection, Direction::Forth);
+                    return Err(TransportError::Silent);
+                }
+            }
+            tokio::spawn(pump(network, connection, Direction::Forth, batches, forth));
+            Ok(UnboundedReceiverStream::new(answers).boxed())
+        })
+    }
+
+    fn install_snapshot(
+        &self,
+        address: String,
+        chunks: Request<ReceiverStream<SnapshotChunk>>,
+    ) -> BoxFuture<'static, Result<SnapshotAnswer, TransportError>> {
+        let (network, here) = (self.network.clone(), self.here);
+        Box::pin(async move {
+            let to = node_at(&address).ok_or_else(refused)?;
+            let (metadata, _, mut chunks) = chunks.into_parts();
+            let (forth, arrived) = mpsc::unbounded_channel();
+            network.snapshot_begins();
+            let call = Call::open(&network, End::Node(here), to, 1, move |node: SimulatedNode| {
+                let request =
+                    Request::from_parts(metadata, Default::default(), UnboundedReceiverStream::new(arrived));
+                async move { node.take_snapshot(request).await }
+            });
+            while let Some(chunk) = chunks.next().await {
+                let (hash, forth) = (chunk.state.len() as u64, forth.clone());
+                network.push(
+                    call.connection,
+                    Direction::Forth,
+                    hash,
+                    Box::new(move |_| drop(forth.send(Ok(chunk)))),
+                );
+            }
+            drop(forth);
+            match call.answer().await {
+                Answer::Came(answer) => answer.map_err(|status| TransportError::Refused(Box::new(status))),
+                Answer::Refused | Answer::Broken => Err(refused()),
+            }
+        })
+    }
+}
+
+/// How a call ended for who made it.
+pub enum Answer<T> {
+    Came(T),
+    /// Nobody was there: nothing happened.
+    Refused,
+    /// The connection broke: nobody knows.
+    Broken,
+}
+
+/// A call on a connection of its own; the connection is closed with it, and what serves it ends then.
+pub struct Call<T> {
+    network: Arc<Network>,
+    pub connection: Connection,
+    answer: oneshot::Receiver<Option<T>>,
+}
+
+/// The way back, which whoever answers takes.
+type Slot<T> = Arc<Mutex<Option<oneshot::Sender<Option<T>>>>>;
+
+fn settle<T>(slot: &Slot<T>, answer: Option<T>) {
+    if let Some(sender) = slot.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        // Who asked may have given up.
+        let _ = sender.send(answer);
+    }
+}
+
+impl<T: Send + 'static> Call<T> {
+    pub fn open<F>(
+        network: &Arc<Network>,
+        from: End,
+        to: usize,
+        hash: u64,
+        serve: impl FnOnce(SimulatedNode) -> F + Send + 'static,
+    ) -> Self
+    where
+        F: Future<Output = T> + Send + 'static,
+    {
+        let (sender, answer) = oneshot::channel();
+        let slot: Slot<T> = Arc::new(Mutex::new(Some(sender)));
+        let connection = network.connect(
+            from,
+            End::Node(to),
+            Arc::new(OnDrop(Some({
+                let slot = slot.clone();
+                move || drop(slot.lock().unwrap_or_else(PoisonError::into_inner).take())
+            }))),
+        );
+        let served = Arc::new(OnceLock::<AbortHandle>::new());
+        network.keep_open(
+            connection,
+            Arc::new(OnDrop(Some({
+                let served = served.clone();
+                move || served.get().into_iter().for_each(AbortHandle::abort)
+            }))),
+        );
+        let effect = {
+            let network = network.clone();
+            move |node: Option<SimulatedNode>| {
+                let Some(node) = node else {
+                    let refusal: Effect = Box::new(move |_| settle(&slot, None));
+                    network.push(connection, Direction::Back, 0, refusal);
+                    return;
+                };
+                let serving = serve(node);
+                let task = tokio::spawn(async move {
+                    let answer = serving.await;
+                    network.push(
+                        connection,
+                        Direction::Back,
+                        1,
+                        Box::new(move |_| settle(&slot, Some(answer))),
+                    );
+                });
+                let _ = served.set(task.abort_handle());
+            }
+        };
+        network.push(
+            connection,
+            Direction::Forth,
+            hash,
+            Box::new(move |process| effect(process.and_then(|process| process.node()).cloned())),
+        );
+        Self { network: network.clone(), connection, answer }
+    }
+
+    pub async fn answer(mut self) -> Answer<T> {
+        match (&mut self.answer).await {
+            Ok(Some(answer)) => Answer::Came(answer),
+            Ok(None) => Answer::Refused,
+            Err(_) => Answer::Broken,
+        }
+    }
+}
+
+impl<T> Drop for Call<T> {
+    fn drop(&mut self) {
+        self.network.close(self.connection, Direction::Forth);
+    }
+}
+
+/// Does something when it is dropped.
+struct OnDrop<F: FnOnce()>(Option<F>);
+
+impl<F: FnOnce()> Drop for OnDrop<F> {
+    fn drop(&mut self) {
+        if let Some(done) = self.0.take() {
+            done();
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! Some seeds in every change. Many are a command: docs/reliability.md.
+#![allow(clippy::unwrap_used, reason = "a test that fails says so by a panic")]
+
+use std::process::Command;
+
+use serde_json::Value;
+
+/// A small cluster under all faults, unless the arguments say otherwise.
+fn run(arguments: &[&str]) -> Value {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_leasehold-simulation"));
+    command.args(["--seconds", "3", "--senders", "1", "--consumers", "2"]).args(arguments);
+    let output = command.output().unwrap();
+    let told: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
+        panic!("{error}: {}", String::from_utf8_lossy(&output.stderr));
+    });
+    assert!(output.status.success() && told["holds"] == true, "{told:#}");
+    told
+}
+
+/// Without faults and traffic a run would prove nothing.
+fn assert_it_proves_something(told: &Value) {
+    let delivered = told["counts"]["delivered"].as_u64();
+    assert!(told["faults"].as_u64() > Some(1) && delivered > Some(20), "{told:#}");
+}
+
+#[test]
+fn the_same_seed_goes_the_same_way_and_another_does_not() {
+    let traces = ["7", "7", "8"].map(|seed| run(&["--workload", "queue", "--seeds", seed])["trace"].clone());
+    assert_eq!(traces[0], traces[1]);
+    assert_ne!(traces[0], traces[2]);
+}
+
+fn keeps_its_promises(workload: &str, seed: &str) {
+    assert_it_proves_something(&run(&["--workload", workload, "--seeds", seed]));
+}
+
+#[test]
+fn groups_keep_their_promises() {
+    keeps_its_promises("fifo", "1");
+}
+
+#[test]
+fn delays_keep_their_promises() {
+    keeps_its_promises("delays", "2");
+}
+
+#[test]
+fn deduplication_keeps_its_promises() {
+    keeps_its_promises("deduplication", "3");
+}
+
+#[test]
+fn dead_letters_keep_their_promises() {
+    keeps_its_promises("dead-letter", "4");
+}
+
+#[test]
+fn leases_keep_their_promises() {
+    keeps_its_promises("leases", "5");
+}
+
+#[test]
+fn queues_keep_their_promises() {
+    keeps_its_promises("queues", "9");
+}
+
+#[test]
+fn five_nodes_keep_their_promises() {
+    let told = run(&[
+        "--workload",
+        "queue",
+        "--seeds",
+        "6",
+        "--nodes",
+        "5",
+        "--faults",
+        "kill,partition-leader,power-loss",
+    ]);
+    assert_it_proves_something(&told);
+}
+
+/// Seeds that found something in the nodes, as they were run then.
+#[test]
+fn seeds_that_found_something_find_nothing_any_more() {
+    // A receive that was repeated after its messages were acked ended the task of the leader.
+    run(&["--workload", "queue", "--seeds", "2", "--seconds", "4", "--senders", "3", "--consumers", "5"]);
+}
+
+#[test]
+fn what_cannot_be_run_is_refused() {
+    for arguments in [["--workload", "none"], ["--seeds", "5..5"], ["--faults", "flood"]] {
+        let output =
+            Command::new(env!("CARGO_BIN_EXE_leasehold-simulation")).args(arguments).output().unwrap();
+        assert!(
+            !output.status.success() && output.stdout.is_empty() && !output.stderr.is_empty(),
+            "{arguments:?}"
+        );
+    }
+}
