@@ -16,8 +16,13 @@ mod world;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use clap::{Parser, ValueEnum};
+use leasehold_histories::checkers::Verdict;
+use leasehold_histories::history::History;
 use leasehold_histories::workload::Workload;
 
 use crate::faults::Fault;
@@ -63,6 +68,24 @@ fn main() -> ExitCode {
     }
 }
 
+/// What a step takes is milliseconds, also on a busy machine.
+const STANDSTILL: Duration = Duration::from_secs(120);
+
+/// Waits for a run, unless its time stands still: a task that is always ready lets it not go on.
+fn watch<T>(run: &JoinHandle<T>) -> Result<(), String> {
+    let (mut seen_us, mut since) = (u64::MAX, Instant::now());
+    while !run.is_finished() {
+        std::thread::sleep(Duration::from_millis(5));
+        let now_us = world::NOW_US.load(Ordering::Relaxed);
+        if now_us != seen_us {
+            (seen_us, since) = (now_us, Instant::now());
+        } else if since.elapsed() > STANDSTILL {
+            return Err(format!("time stands still at {now_us} us: something is busy without end"));
+        }
+    }
+    Ok(())
+}
+
 /// Runs one seed in a thread of its own, where randomness and time are those of the simulation.
 fn one(arguments: &Arguments, workload: Workload, seed: u64) -> ExitCode {
     let telling = if arguments.trace { Telling::Events } else { Telling::Silent };
@@ -76,7 +99,15 @@ fn one(arguments: &Arguments, workload: Workload, seed: u64) -> ExitCode {
         trace::start(telling);
         run::run(&plan, workload, seed)
     });
-    let Ok(run::Outcome { mut verdict, history, hash }) = thread.join() else { return ExitCode::FAILURE };
+    let outcome = match watch(&thread) {
+        Ok(()) => thread.join(),
+        Err(story) => {
+            let mut verdict = Verdict { seed: Some(seed), ..Verdict::default() };
+            verdict.violations.insert("simulation", vec![story]);
+            Ok(run::Outcome { verdict, history: History::default(), hash: 0 })
+        }
+    };
+    let Ok(run::Outcome { mut verdict, history, hash }) = outcome else { return ExitCode::FAILURE };
     if let Some(path) = &arguments.history {
         if let Err(error) = history.save(path) {
             eprintln!("the history cannot be kept in {}: {error}", path.display());

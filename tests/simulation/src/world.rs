@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use leasehold_node::simulation::{Place, ReplicaState};
 use leasehold_raft_log::Survival;
@@ -22,6 +23,9 @@ const STEP_US: u64 = 1_000;
 const LOOK_INTERVAL_US: u64 = 250_000;
 /// A node whose disk has failed ends by itself, and somebody starts it again.
 const FAILED_FOR_US: u64 = 300_000;
+
+/// How far the run of this process is, for who watches it from outside.
+pub static NOW_US: AtomicU64 = AtomicU64::new(0);
 
 /// Sequences of random numbers, one for each purpose.
 pub mod streams {
@@ -106,6 +110,7 @@ impl World {
         }
         self.violations.extend(trace::panics());
         self.now_us += STEP_US;
+        NOW_US.store(self.now_us, Ordering::Relaxed);
     }
 
     /// Starts a node whose time has come, and ends one that cannot go on.
