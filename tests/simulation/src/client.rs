@@ -37,13 +37,15 @@ pub struct Client {
     node: usize,
     session: u64,
     sequence: u64,
+    /// Whether another try of the last call may have happened.
+    was_unknown: bool,
 }
 
 impl Client {
     pub fn new(network: Arc<Network>, nodes: usize, mut random: Random) -> Self {
         let (session, nodes) = (random.next(), nodes as u64);
         let node = random.below(nodes) as usize;
-        Self { network, nodes, random, node, session, sequence: 0 }
+        Self { network, nodes, random, node, session, sequence: 0, was_unknown: false }
     }
 
     /// A node, whichever, to be asked next.
@@ -105,13 +107,13 @@ impl Client {
         S: Fn(SimulatedNode) -> F + Clone + Send + 'static,
     {
         let deadline = Instant::now() + CALL_TIME_MAX + wait;
-        let mut was_unknown = false;
+        self.was_unknown = false;
         loop {
             if self.random.percent(twice_percent) {
                 let other = self.open(self.random.clone().below(self.nodes) as usize, &serve);
                 tokio::spawn(timeout(ATTEMPT_TIME_MAX + wait, other.answer()));
                 // Its answer is not waited for: what this one is told does not hold for that one.
-                was_unknown = true;
+                self.was_unknown = true;
             }
             let call = self.open(self.node, &serve);
             let (failed, is_transient) = match timeout(ATTEMPT_TIME_MAX + wait, call.answer()).await {
@@ -124,12 +126,20 @@ impl Client {
             };
             let pause = Duration::from_millis(10 + self.random.below(90));
             if !is_transient || Instant::now() + pause >= deadline {
-                let outcome = if was_unknown { Outcome::Unknown } else { failed.outcome };
+                let outcome = if self.was_unknown { Outcome::Unknown } else { failed.outcome };
                 return Err(Failed { outcome, ..failed });
             }
-            was_unknown |= failed.outcome == Outcome::Unknown;
+            self.was_unknown |= failed.outcome == Outcome::Unknown;
             self.turn_to_any();
             sleep(pause).await;
+        }
+    }
+
+    /// How one item of the last answer ended: a refusal does not say that an earlier try did nothing.
+    pub fn outcome_of(&self, item: v1::Outcome) -> Outcome {
+        match outcome(item) {
+            Outcome::NotDone if self.was_unknown => Outcome::Unknown,
+            known => known,
         }
     }
 
@@ -144,7 +154,7 @@ impl Client {
     }
 }
 
-pub fn outcome(outcome: v1::Outcome) -> Outcome {
+fn outcome(outcome: v1::Outcome) -> Outcome {
     match outcome {
         v1::Outcome::Done => Outcome::Done,
         v1::Outcome::NotDone => Outcome::NotDone,

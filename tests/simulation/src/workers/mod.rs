@@ -20,7 +20,7 @@ use leasehold_proto::v1::{
 };
 use tokio::time::{Instant, sleep};
 
-use crate::client::{Client, Failed, outcome};
+use crate::client::{Client, Failed};
 use crate::trace;
 
 pub use consumer::consumer;
@@ -167,8 +167,9 @@ async fn settle(stage: &Stage, client: &mut Client, held: &[Held], what: Settle)
     let ended_us = stage.now_us();
     for (at, Held { message, grant, .. }) in held.iter().enumerate() {
         let (message, grant) = (*message, *grant);
-        let outcome =
-            settled.as_ref().map_or_else(|failed| failed.outcome, |outcomes| outcome(outcomes[at].outcome()));
+        let outcome = settled
+            .as_ref()
+            .map_or_else(|failed| failed.outcome, |outcomes| client.outcome_of(outcomes[at].outcome()));
         let us = |duration: Duration| duration.as_micros() as u64;
         stage.add(match what {
             Settle::Ack => Op::Ack { message, grant, began_us, ended_us, outcome },

@@ -12,7 +12,7 @@ use leasehold_proto::v1::{self, CreateQueueRequest, NewMessage, QueueSettings, R
 use tokio::time::{Instant, sleep};
 
 use super::{AGAIN, Stage};
-use crate::client::{Client, Failed, outcome};
+use crate::client::{Client, Failed};
 
 const PREFIX: &str = "owned-";
 /// What nodes that were cut off may take to hear of the last changes.
@@ -94,7 +94,9 @@ async fn fill(client: &mut Client, name: &str) -> Result<(), Failed> {
     let serve = |node: SimulatedNode, batch: Arc<SendRequest>| async move { node.send(&batch).await };
     let sent = client.ask(Duration::ZERO, batch, serve).await?;
     let failed = sent.iter().find(|sent| sent.outcome() != v1::Outcome::Done);
-    failed.map_or(Ok(()), |sent| Err(Failed { outcome: outcome(sent.outcome()), reason: sent.reason() }))
+    failed.map_or(Ok(()), |sent| {
+        Err(Failed { outcome: client.outcome_of(sent.outcome()), reason: sent.reason() })
+    })
 }
 
 /// Asks one node, whichever.

@@ -8,11 +8,11 @@ use std::time::Duration;
 use leasehold_histories::history::{Op, Outcome};
 use leasehold_histories::workload::{Workload, delay_of, group_of};
 use leasehold_node::simulation::SimulatedNode;
-use leasehold_proto::v1::{NewMessage, SendOutcome, SendRequest};
+use leasehold_proto::v1::{self, NewMessage, SendOutcome, SendRequest};
 use tokio::time::sleep;
 
 use super::{QUEUE, Stage};
-use crate::client::{Client, outcome};
+use crate::client::Client;
 
 /// How many of a hundred requests are made once more after their answer, under the same name.
 const REPEATED_PERCENT: u64 = 3;
@@ -60,7 +60,7 @@ async fn send(stage: &Stage, client: &mut Client, rows: Range<u64>) -> bool {
     let mut is_known = true;
     for (at, row) in rows.enumerate() {
         let (outcome, id) = match &sent {
-            Ok(outcomes) => (outcome(outcomes[at].outcome()), outcomes[at].id),
+            Ok(outcomes) => (client.outcome_of(outcomes[at].outcome()), outcomes[at].id),
             Err(failed) => (failed.outcome, None),
         };
         is_known &= outcome != Outcome::Unknown;
@@ -89,7 +89,7 @@ async fn serve(
 /// What was sent, if all of it was.
 fn ids(outcomes: &[SendOutcome]) -> Option<Vec<String>> {
     let id = |sent: &SendOutcome| {
-        let id = sent.id.filter(|_| outcome(sent.outcome()) == Outcome::Done)?;
+        let id = sent.id.filter(|_| sent.outcome() == v1::Outcome::Done)?;
         Some(format!("{}-{}", id.partition, id.sequence))
     };
     outcomes.iter().map(id).collect()
