@@ -61,7 +61,8 @@ impl Catalogue {
             Kind::CreateQueue(create) => self.create_queue(log_index, create),
             Kind::SetQueue(set) => self.set_queue(log_index, &set),
             Kind::TagQueue(tag) => self.tag_queue(log_index, tag),
-            Kind::DeleteQueue(delete) => self.delete_queue(&delete),
+            Kind::DeleteQueue(delete) => self.delete_queue(delete),
+            Kind::PacePurge(pace) => self.pace_purge(&pace),
             Kind::SetVersion(set) => {
                 if let Some(cluster) = &mut self.cluster {
                     cluster.version = cluster.version.max(set.version);

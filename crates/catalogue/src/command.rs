@@ -17,7 +17,7 @@ pub enum DecodeError {
 
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Command {
-    #[prost(oneof = "Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14")]
+    #[prost(oneof = "Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15")]
     pub kind: Option<Kind>,
 }
 
@@ -59,6 +59,8 @@ pub enum Kind {
     DeleteQueue(DeleteQueue),
     #[prost(message, tag = "14")]
     SetVersion(SetVersion),
+    #[prost(message, tag = "15")]
+    PacePurge(PacePurge),
 }
 
 /// A node that is there when the cluster is founded.
@@ -173,6 +175,9 @@ pub struct CreateQueue {
     pub tags: BTreeMap<String, String>,
     #[prost(uint64, tag = "5")]
     pub wall_ms: u64,
+    /// Refused when a queue of this name was deleted, and remembered, less than so long ago; 0 asks nothing.
+    #[prost(uint64, tag = "6")]
+    pub pause_ms: u64,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -183,6 +188,9 @@ pub struct SetQueue {
     pub change: QueueChange,
     #[prost(uint64, tag = "3")]
     pub wall_ms: u64,
+    /// Refused when the queue's revision is another one; 0 takes any.
+    #[prost(uint64, tag = "4")]
+    pub if_revision: u64,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -201,6 +209,20 @@ pub struct TagQueue {
 pub struct DeleteQueue {
     #[prost(string, tag = "1")]
     pub name: String,
+    /// When it is deleted, for creations that ask how long ago that was; 0 remembers nothing.
+    #[prost(uint64, tag = "2")]
+    pub remember_wall_ms: u64,
+}
+
+/// Asks for a purge that keeps a pause after the one before. The purge itself is the partitions'.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct PacePurge {
+    #[prost(string, tag = "1")]
+    pub name: String,
+    #[prost(uint64, tag = "2")]
+    pub wall_ms: u64,
+    #[prost(uint64, tag = "3")]
+    pub pause_ms: u64,
 }
 
 /// Raises the effective version, once every node supports it.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::queues::DELETED_MAX;
 use crate::state::Catalogue;
 
 impl Catalogue {
@@ -69,7 +70,7 @@ impl Catalogue {
 
     fn check_queues(&self) -> Result<(), String> {
         let mut shards_on: BTreeMap<u32, u64> = BTreeMap::new();
-        let mut sources: BTreeMap<u64, u64> = BTreeMap::new();
+        let mut sources: BTreeMap<u64, BTreeSet<String>> = BTreeMap::new();
         for queue in self.queues.values() {
             if self.names.get(&queue.name) != Some(&queue.id) || queue.id >= self.next_queue {
                 return Err(format!("queue {} is not found under its name", queue.name));
@@ -92,11 +93,14 @@ impl Catalogue {
                 if target.id == queue.id || target.settings.kind != queue.settings.kind {
                     return Err(format!("the dead-letter queue of {} does not suit it", queue.name));
                 }
-                *sources.entry(dead_letter.queue).or_default() += 1;
+                sources.entry(dead_letter.queue).or_default().insert(queue.name.clone());
             }
         }
         if self.names.len() != self.queues.len() || sources != self.dead_letter_sources {
             return Err("an index of the queues is wrong".to_owned());
+        }
+        if self.deleted.len() > DELETED_MAX {
+            return Err(format!("{} deleted queues are remembered", self.deleted.len()));
         }
         let counted = |id: &u32| shards_on.get(id).copied().unwrap_or(0);
         match self.partitions.values().find(|partition| partition.shards != counted(&partition.id)) {

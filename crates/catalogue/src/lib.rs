@@ -27,11 +27,12 @@ use std::fmt;
 
 pub use command::{
     AddNode, AddPartitions, Command, CreateQueue, DecodeError, DeleteQueue, ForgetNode, Found, Founder, Kind,
-    PlacePartition, Rebalance, RemoveNode, SetQueue, SetVersion, SettlePartition, TagQueue, UpdateNode,
+    PacePurge, PlacePartition, Rebalance, RemoveNode, SetQueue, SetVersion, SettlePartition, TagQueue,
+    UpdateNode,
 };
 pub use placement::shard_of_group;
 pub use reply::{Refusal, Reply};
-pub use settings::{DeadLetter, QueueChange, QueueKind, QueueSettings};
+pub use settings::{DeadLetter, QueueChange, QueueKind, QueueSettings, RedriveAllow, RedriveRule};
 pub use snapshot::RestoreError;
 pub use state::{Catalogue, Cluster, Node, Partition, Queue, Replica};
 

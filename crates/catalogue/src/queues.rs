@@ -3,17 +3,20 @@
 use std::collections::BTreeMap;
 
 use crate::apply::name_fault;
-use crate::command::{CreateQueue, DeleteQueue, SetQueue, TagQueue};
+use crate::command::{CreateQueue, DeleteQueue, PacePurge, SetQueue, TagQueue};
 use crate::placement::choose_shards;
 use crate::reply::{Refusal, Reply};
 use crate::settings::{DeadLetter, QueueChange, QueueKind, QueueSettings, merge};
 use crate::state::{Catalogue, Queue};
 
 const TAGS_MAX: usize = 50;
-const TAG_KEY_BYTES_MAX: usize = 128;
-const TAG_VALUE_BYTES_MAX: usize = 256;
+const TAG_KEY_CHARACTERS_MAX: usize = 128;
+const TAG_VALUE_CHARACTERS_MAX: usize = 256;
 /// Receives after which a message goes to the dead-letter queue, where the user gave none.
 const RECEIVES_MAX: u32 = 10;
+/// Deleted queues that are remembered, and for how long.
+pub const DELETED_MAX: usize = 1_024;
+const DELETED_REMEMBERED_MS: u64 = 60_000;
 
 impl Catalogue {
     pub(crate) fn create_queue(&mut self, log_index: u64, create: CreateQueue) -> Reply {
@@ -29,7 +32,7 @@ impl Catalogue {
         let mut settings = QueueSettings::standard();
         settings.kind = create.settings.kind.unwrap_or(settings.kind);
         let existing = self.queue_by_name(&create.name);
-        let settings = self.changed(settings, &create.settings, existing.map(|queue| queue.id))?;
+        let settings = self.changed(settings, &create.settings, &create.name)?;
         let shards = create.shards.max(1) as usize;
         if let Some(queue) = existing {
             if queue.settings == settings && queue.shards.len() == shards {
@@ -37,6 +40,11 @@ impl Catalogue {
             }
             let detail = format!("{} exists with other settings: change it, or delete it first", create.name);
             return Err(Reply::refused(Refusal::QueueExists, detail));
+        }
+        let pause_over = |deleted: &u64| create.wall_ms >= deleted.saturating_add(create.pause_ms);
+        if create.pause_ms > 0 && !self.deleted.get(&create.name).is_none_or(pause_over) {
+            let detail = format!("{} was deleted less than {} ms ago: wait", create.name, create.pause_ms);
+            return Err(Reply::refused(Refusal::TooSoon, detail));
         }
         if shards > self.partitions.len() {
             let detail = format!("shards is {shards}: the cluster has {} partitions", self.partitions.len());
@@ -48,7 +56,8 @@ impl Catalogue {
         self.count_shards(&shards, 1);
         let id = self.next_queue;
         self.next_queue += 1;
-        self.count_source(settings.dead_letter, 1);
+        self.index_source(&create.name, settings.dead_letter);
+        self.deleted.remove(&create.name);
         let queue = Queue {
             id,
             name: create.name.clone(),
@@ -58,6 +67,7 @@ impl Catalogue {
             created_wall_ms: create.wall_ms,
             modified_wall_ms: create.wall_ms,
             revision: log_index,
+            purged_wall_ms: 0,
         };
         self.names.insert(create.name, id);
         self.queues.insert(id, queue);
@@ -67,12 +77,17 @@ impl Catalogue {
     pub(crate) fn set_queue(&mut self, log_index: u64, set: &SetQueue) -> Reply {
         let Some(queue) = self.queue_by_name(&set.name) else { return unknown(&set.name) };
         let (id, old) = (queue.id, queue.settings.clone());
-        let settings = match self.changed(old.clone(), &set.change, Some(id)) {
+        if set.if_revision != 0 && set.if_revision != queue.revision {
+            let detail =
+                format!("{} has changed since revision {}: read it again", set.name, set.if_revision);
+            return Reply::refused(Refusal::Changed, detail);
+        }
+        let settings = match self.changed(old.clone(), &set.change, &set.name) {
             Ok(settings) => settings,
             Err(reply) => return reply,
         };
-        self.count_source(old.dead_letter, -1);
-        self.count_source(settings.dead_letter, 1);
+        self.forget_source(&set.name, old.dead_letter);
+        self.index_source(&set.name, settings.dead_letter);
         if let Some(queue) = self.queues.get_mut(&id) {
             queue.settings = settings;
             queue.modified_wall_ms = set.wall_ms;
@@ -97,14 +112,10 @@ impl Catalogue {
         Reply::Done
     }
 
-    pub(crate) fn delete_queue(&mut self, delete: &DeleteQueue) -> Reply {
+    pub(crate) fn delete_queue(&mut self, delete: DeleteQueue) -> Reply {
         let Some(queue) = self.queue_by_name(&delete.name) else { return unknown(&delete.name) };
         let id = queue.id;
-        if self.dead_letter_sources.contains_key(&id) {
-            let uses = |queue: &&Queue| {
-                queue.settings.dead_letter.is_some_and(|dead_letter| dead_letter.queue == id)
-            };
-            let source = self.queues.values().find(uses).map(|queue| queue.name.clone()).unwrap_or_default();
+        if let Some(source) = self.dead_letter_sources.get(&id).and_then(|sources| sources.first()) {
             let detail =
                 format!("{} is the dead-letter queue of {source}: give that another one first", delete.name);
             return Reply::refused(Refusal::QueueInUse, detail);
@@ -112,17 +123,43 @@ impl Catalogue {
         self.names.remove(&delete.name);
         if let Some(queue) = self.queues.remove(&id) {
             self.count_shards(&queue.shards, -1);
-            self.count_source(queue.settings.dead_letter, -1);
+            self.forget_source(&queue.name, queue.settings.dead_letter);
+        }
+        if delete.remember_wall_ms > 0 {
+            self.remember_deleted(delete.name, delete.remember_wall_ms);
         }
         Reply::Done
     }
 
-    /// Settings with a change over them, checked; `own` is the queue's id if it has one.
+    fn remember_deleted(&mut self, name: String, wall_ms: u64) {
+        self.deleted.retain(|_, deleted| deleted.saturating_add(DELETED_REMEMBERED_MS) > wall_ms);
+        if self.deleted.len() >= DELETED_MAX {
+            let oldest = self.deleted.iter().min_by_key(|(_, deleted)| **deleted);
+            if let Some(oldest) = oldest.map(|(name, _)| name.clone()) {
+                self.deleted.remove(&oldest);
+            }
+        }
+        self.deleted.insert(name, wall_ms);
+    }
+
+    /// Whether a purge may be now; the pause starts again then.
+    pub(crate) fn pace_purge(&mut self, pace: &PacePurge) -> Reply {
+        let Some(id) = self.names.get(&pace.name) else { return unknown(&pace.name) };
+        let Some(queue) = self.queues.get_mut(id) else { return unknown(&pace.name) };
+        if queue.purged_wall_ms > 0 && pace.wall_ms < queue.purged_wall_ms.saturating_add(pace.pause_ms) {
+            let detail = format!("{} was purged less than {} ms ago: wait", pace.name, pace.pause_ms);
+            return Reply::refused(Refusal::TooSoon, detail);
+        }
+        queue.purged_wall_ms = pace.wall_ms;
+        Reply::Done
+    }
+
+    /// Settings of the queue named `own` with a change over them, checked; the queue need not exist yet.
     fn changed(
         &self,
         mut settings: QueueSettings,
         change: &QueueChange,
-        own: Option<u64>,
+        own: &str,
     ) -> Result<QueueSettings, Reply> {
         let invalid = |detail: String| Reply::refused(Refusal::InvalidArgument, detail);
         if change.kind.is_some_and(|kind| kind != settings.kind) {
@@ -142,12 +179,21 @@ impl Catalogue {
                         format!("dead_letter_queue {name} does not exist: create it first"),
                     ));
                 };
-                if Some(target.id) == own {
+                if target.name == own {
                     return Err(invalid("a queue cannot be its own dead_letter_queue".to_owned()));
                 }
                 if target.settings.kind != settings.kind {
                     return Err(invalid(format!(
                         "dead_letter_queue {name} must be of the same kind as the queue"
+                    )));
+                }
+                // A queue that sends there already goes on: the rule is for those that want to.
+                let sends_there =
+                    self.dead_letter_sources.get(&target.id).is_some_and(|sources| sources.contains(own));
+                let allow = target.settings.redrive_allow.as_ref();
+                if !sends_there && !allow.is_none_or(|allow| allow.allows(own)) {
+                    return Err(invalid(format!(
+                        "dead_letter_queue {name} does not take the messages of {own} (redrive_allow)"
                     )));
                 }
                 let receives_max = settings.dead_letter.map_or(RECEIVES_MAX, |old| old.receives_max);
@@ -170,12 +216,19 @@ impl Catalogue {
         }
     }
 
-    fn count_source(&mut self, dead_letter: Option<DeadLetter>, change: i64) {
+    fn index_source(&mut self, source: &str, dead_letter: Option<DeadLetter>) {
+        if let Some(dead_letter) = dead_letter {
+            self.dead_letter_sources.entry(dead_letter.queue).or_default().insert(source.to_owned());
+        }
+    }
+
+    fn forget_source(&mut self, source: &str, dead_letter: Option<DeadLetter>) {
         let Some(dead_letter) = dead_letter else { return };
-        let sources = self.dead_letter_sources.entry(dead_letter.queue).or_default();
-        *sources = sources.saturating_add_signed(change);
-        if *sources == 0 {
-            self.dead_letter_sources.remove(&dead_letter.queue);
+        if let Some(sources) = self.dead_letter_sources.get_mut(&dead_letter.queue) {
+            sources.remove(source);
+            if sources.is_empty() {
+                self.dead_letter_sources.remove(&dead_letter.queue);
+            }
         }
     }
 }
@@ -190,9 +243,10 @@ fn check_tags(tags: &BTreeMap<String, String>) -> Result<(), Reply> {
         return invalid(format!("a queue has at most {TAGS_MAX} tags: these are {}", tags.len()));
     }
     for (key, value) in tags {
-        if key.is_empty() || key.len() > TAG_KEY_BYTES_MAX || value.len() > TAG_VALUE_BYTES_MAX {
+        let (key_len, value_len) = (key.chars().count(), value.chars().count());
+        if !(1..=TAG_KEY_CHARACTERS_MAX).contains(&key_len) || value_len > TAG_VALUE_CHARACTERS_MAX {
             return invalid(format!(
-                "the tag {key:?} does not fit: a key has 1 to {TAG_KEY_BYTES_MAX} bytes, a value at most {TAG_VALUE_BYTES_MAX}"
+                "the tag {key:?} does not fit: a key has 1 to {TAG_KEY_CHARACTERS_MAX} characters, a value at most {TAG_VALUE_CHARACTERS_MAX}"
             ));
         }
     }

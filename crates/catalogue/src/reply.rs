@@ -19,6 +19,10 @@ pub enum Refusal {
     LastNode = 10,
     UnknownPartition = 11,
     NotSettled = 12,
+    /// The pause since the deletion or purge before is not over.
+    TooSoon = 13,
+    /// The queue has changed since it was read.
+    Changed = 14,
 }
 
 /// The outcome of a command.

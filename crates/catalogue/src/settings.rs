@@ -1,5 +1,6 @@
 //! What a queue can be told, with the limits and defaults of each setting.
 
+use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
 const MINUTE_MS: u64 = 60_000;
@@ -15,6 +16,13 @@ pub const RECEIVES: RangeInclusive<u64> = 1..=1_000;
 pub const DEDUPLICATION_WINDOW_MS: RangeInclusive<u64> = 0..=DAY_MS;
 pub const IN_FLIGHT: RangeInclusive<u64> = 1..=1_000_000;
 pub const MESSAGE_BYTES: RangeInclusive<u64> = 1..=1_048_576;
+pub const WAIT_MS: RangeInclusive<u64> = 0..=20_000;
+/// Queues that `redrive_allow` may name.
+pub const REDRIVE_SOURCES_MAX: usize = 10;
+pub const LABELS_MAX: usize = 32;
+pub const LABEL_NAME_BYTES_MAX: usize = 64;
+/// Names and values of all labels of a queue.
+pub const LABELS_BYTES_MAX: usize = 32 * 1024;
 
 /// What order a queue promises.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, prost::Enumeration)]
@@ -31,6 +39,52 @@ pub struct DeadLetter {
     pub queue: u64,
     #[prost(uint32, tag = "2")]
     pub receives_max: u32,
+}
+
+/// Which queues may name this one as their dead-letter queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, prost::Enumeration)]
+#[repr(i32)]
+pub enum RedriveRule {
+    Any = 0,
+    Nobody = 1,
+    Named = 2,
+}
+
+/// Whose dead messages a queue takes.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct RedriveAllow {
+    #[prost(enumeration = "RedriveRule", tag = "1")]
+    pub rule: i32,
+    /// Names of queues, for `Named`; they need not exist yet.
+    #[prost(string, repeated, tag = "2")]
+    pub queues: Vec<String>,
+}
+
+impl RedriveAllow {
+    pub fn allows(&self, source: &str) -> bool {
+        match self.rule() {
+            RedriveRule::Any => true,
+            RedriveRule::Nobody => false,
+            RedriveRule::Named => self.queues.iter().any(|queue| queue == source),
+        }
+    }
+
+    fn fault(&self) -> Option<String> {
+        if RedriveRule::try_from(self.rule).is_err() {
+            return Some(format!(
+                "redrive_allow is {}: it can be 0 (any), 1 (nobody) or 2 (named)",
+                self.rule
+            ));
+        }
+        let named = self.queues.len();
+        let fits = match self.rule() {
+            RedriveRule::Named => (1..=REDRIVE_SOURCES_MAX).contains(&named),
+            RedriveRule::Any | RedriveRule::Nobody => named == 0,
+        };
+        (!fits).then(|| {
+            format!("redrive_allow names {named} queues: it names 1 to {REDRIVE_SOURCES_MAX} when only those may, or none")
+        })
+    }
 }
 
 /// All settings of a queue. Durations are milliseconds.
@@ -63,6 +117,15 @@ pub struct QueueSettings {
     /// How long leases may become when the work takes longer than they last; 0 means that they stay as they are.
     #[prost(uint64, tag = "20")]
     pub adaptive_lease_ms_max: u64,
+    /// How long a receive waits that names no time, where its interface can leave it out.
+    #[prost(uint64, tag = "12")]
+    pub wait_ms: u64,
+    /// Absent means any.
+    #[prost(message, optional, tag = "13")]
+    pub redrive_allow: Option<RedriveAllow>,
+    /// What interfaces and users keep with the queue; it means nothing here.
+    #[prost(btree_map = "string, string", tag = "14")]
+    pub labels: BTreeMap<String, String>,
 }
 
 impl QueueSettings {
@@ -109,6 +172,13 @@ pub struct QueueChange {
     pub message_bytes_max: Option<u64>,
     #[prost(uint64, optional, tag = "20")]
     pub adaptive_lease_ms_max: Option<u64>,
+    #[prost(uint64, optional, tag = "13")]
+    pub wait_ms: Option<u64>,
+    #[prost(message, optional, tag = "14")]
+    pub redrive_allow: Option<RedriveAllow>,
+    /// "" takes the label away.
+    #[prost(btree_map = "string, string", tag = "15")]
+    pub labels: BTreeMap<String, String>,
 }
 
 /// Puts a change over settings; the dead-letter queue is the caller's to look up.
@@ -133,6 +203,7 @@ pub fn merge(settings: &mut QueueSettings, change: &QueueChange) -> Result<(), S
     set("deduplication_window_ms", window, change.deduplication_window_ms, DEDUPLICATION_WINDOW_MS)?;
     set("in_flight_max", &mut settings.in_flight_max, change.in_flight_max, IN_FLIGHT)?;
     set("message_bytes_max", &mut settings.message_bytes_max, change.message_bytes_max, MESSAGE_BYTES)?;
+    set("wait_ms", &mut settings.wait_ms, change.wait_ms, WAIT_MS)?;
     settings.length_max = change.length_max.unwrap_or(settings.length_max);
     settings.bytes_max = change.bytes_max.unwrap_or(settings.bytes_max);
     settings.content_deduplication = change.content_deduplication.unwrap_or(settings.content_deduplication);
@@ -144,6 +215,37 @@ pub fn merge(settings: &mut QueueSettings, change: &QueueChange) -> Result<(), S
             RECEIVES.start(),
             RECEIVES.end()
         ));
+    }
+    if let Some(allow) = &change.redrive_allow {
+        if let Some(fault) = allow.fault() {
+            return Err(fault);
+        }
+        settings.redrive_allow = Some(allow.clone()).filter(|allow| allow.rule() != RedriveRule::Any);
+    }
+    merge_labels(&mut settings.labels, &change.labels)
+}
+
+fn merge_labels(
+    labels: &mut BTreeMap<String, String>,
+    change: &BTreeMap<String, String>,
+) -> Result<(), String> {
+    for (name, value) in change {
+        if name.is_empty() || name.len() > LABEL_NAME_BYTES_MAX {
+            return Err(format!(
+                "the label {name:?} does not fit: a name has 1 to {LABEL_NAME_BYTES_MAX} bytes"
+            ));
+        }
+        match value.as_str() {
+            "" => labels.remove(name),
+            value => labels.insert(name.clone(), value.to_owned()),
+        };
+    }
+    if labels.len() > LABELS_MAX {
+        return Err(format!("a queue has at most {LABELS_MAX} labels: these are {}", labels.len()));
+    }
+    let bytes = labels.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
+    if bytes > LABELS_BYTES_MAX {
+        return Err(format!("the labels of a queue have {bytes} bytes: they can have {LABELS_BYTES_MAX}"));
     }
     Ok(())
 }

@@ -1,5 +1,7 @@
 //! The whole catalogue as bytes: `[magic 8 B][version u16][crc u32 of the rest] state`.
 
+use std::collections::BTreeMap;
+
 use prost::Message as _;
 
 use crate::state::{Catalogue, Cluster, Node, Partition, Queue};
@@ -39,6 +41,8 @@ struct Image {
     next_queue: u64,
     #[prost(uint64, tag = "8")]
     revision: u64,
+    #[prost(btree_map = "string, uint64", tag = "9")]
+    deleted: BTreeMap<String, u64>,
 }
 
 impl Catalogue {
@@ -52,6 +56,7 @@ impl Catalogue {
             next_replica: self.next_replica,
             next_queue: self.next_queue,
             revision: self.revision,
+            deleted: self.deleted.clone(),
         };
         let state = image.encode_to_vec();
         let mut bytes = Vec::with_capacity(HEADER_BYTES + state.len());
@@ -88,11 +93,13 @@ impl Catalogue {
             next_replica: image.next_replica,
             next_queue: image.next_queue,
             revision: image.revision,
+            deleted: image.deleted,
             ..Self::default()
         };
         for queue in image.queues {
             if let Some(dead_letter) = queue.settings.dead_letter {
-                *catalogue.dead_letter_sources.entry(dead_letter.queue).or_default() += 1;
+                let sources = catalogue.dead_letter_sources.entry(dead_letter.queue).or_default();
+                sources.insert(queue.name.clone());
             }
             catalogue.names.insert(queue.name.clone(), queue.id);
             catalogue.queues.insert(queue.id, queue);

@@ -1,6 +1,6 @@
 //! What the catalogue knows. The records are their own encoding in snapshots.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
 use crate::settings::QueueSettings;
@@ -121,6 +121,9 @@ pub struct Queue {
     /// Index of the catalogue's entry that changed it last.
     #[prost(uint64, tag = "8")]
     pub revision: u64,
+    /// When a paced purge was last allowed.
+    #[prost(uint64, tag = "9")]
+    pub purged_wall_ms: u64,
 }
 
 impl Queue {
@@ -141,8 +144,10 @@ pub struct Catalogue {
     pub(crate) partitions: BTreeMap<u32, Partition>,
     pub(crate) queues: BTreeMap<u64, Queue>,
     pub(crate) names: BTreeMap<String, u64>,
-    /// Queues by the dead-letter queue that they send to.
-    pub(crate) dead_letter_sources: BTreeMap<u64, u64>,
+    /// Names of queues by the dead-letter queue that they send to.
+    pub(crate) dead_letter_sources: BTreeMap<u64, BTreeSet<String>>,
+    /// When queues were deleted whose names shall rest for a while.
+    pub(crate) deleted: BTreeMap<String, u64>,
     pub(crate) next_node: u64,
     pub(crate) next_replica: u64,
     pub(crate) next_queue: u64,
@@ -195,6 +200,13 @@ impl Catalogue {
         let start = if after >= prefix { Bound::Excluded(after) } else { Bound::Included(prefix) };
         let names = self.names.range::<str, _>((start, Bound::Unbounded));
         names.take_while(move |(name, _)| name.starts_with(prefix)).filter_map(|(_, id)| self.queues.get(id))
+    }
+
+    /// Names of the queues whose dead-letter queue this is, after `after`, in order.
+    pub fn dead_letter_sources<'a>(&'a self, id: QueueId, after: &str) -> impl Iterator<Item = &'a str> {
+        let after = (Bound::Excluded(after), Bound::Unbounded);
+        let sources = self.dead_letter_sources.get(&id.0);
+        sources.into_iter().flat_map(move |names| names.range::<str, _>(after)).map(String::as_str)
     }
 
     pub fn queues(&self) -> impl ExactSizeIterator<Item = &Queue> {

@@ -58,7 +58,12 @@ impl Rig {
     }
 
     fn set(&mut self, name: &str, change: QueueChange) -> Reply {
-        self.apply(Kind::SetQueue(SetQueue { name: name.to_owned(), change, wall_ms: 5 }))
+        self.apply(Kind::SetQueue(SetQueue {
+            name: name.to_owned(),
+            change,
+            wall_ms: 5,
+            ..SetQueue::default()
+        }))
     }
 
     /// Replicas and preferred leaders of each node.
@@ -216,7 +221,10 @@ fn queues_are_made_once_and_found_by_name() {
         (queue.shards.len(), queue.settings.lease_ms, queue.settings.in_flight_max),
         (2, 30_000, 120_000)
     );
-    assert_eq!(rig.apply(Kind::DeleteQueue(DeleteQueue { name: "orders".to_owned() })), Reply::Done);
+    assert_eq!(
+        rig.apply(Kind::DeleteQueue(DeleteQueue { name: "orders".to_owned(), ..DeleteQueue::default() })),
+        Reply::Done
+    );
     let Reply::Queue { id: second, created: true } = rig.create("orders", QueueChange::default(), 1) else {
         panic!()
     };
@@ -285,7 +293,7 @@ fn a_dead_letter_queue_exists_is_alike_and_outlives_its_sources() {
     assert_eq!(settings.dead_letter.unwrap().receives_max, 10);
     assert_eq!(refusal(&rig.set("work", to("fifo"))).0, Refusal::InvalidArgument);
     assert_eq!(refusal(&rig.set("work", to("work"))).0, Refusal::InvalidArgument);
-    let delete = || Kind::DeleteQueue(DeleteQueue { name: "dead".to_owned() });
+    let delete = || Kind::DeleteQueue(DeleteQueue { name: "dead".to_owned(), ..DeleteQueue::default() });
     let reply = rig.apply(delete());
     assert_eq!(
         refusal(&reply),
@@ -315,11 +323,11 @@ fn a_snapshot_and_the_tail_of_the_log_give_what_the_whole_log_gives() {
                     ..CreateQueue::default()
                 })
             }
-            4 => Kind::DeleteQueue(DeleteQueue { name }),
+            4 => Kind::DeleteQueue(DeleteQueue { name, ..DeleteQueue::default() }),
             5 => {
                 let dead_letter_queue = Some(format!("q{}", next(20)));
                 let change = QueueChange { dead_letter_queue, ..QueueChange::default() };
-                Kind::SetQueue(SetQueue { name, change, wall_ms: step })
+                Kind::SetQueue(SetQueue { name, change, wall_ms: step, ..SetQueue::default() })
             }
             6 => add(&format!("n{}", next(8)), step as u32 + 1),
             7 => Kind::RemoveNode(RemoveNode { name: format!("n{}", next(8)) }),

@@ -156,7 +156,7 @@ fn one_beyond_a_range_is_refused_by_creating_and_by_changing() {
     for (change, expected) in cases {
         let expected = (Refusal::InvalidArgument, expected.to_owned());
         assert_eq!(refused(&mut catalogue, create("q", change.clone())), expected);
-        let set = SetQueue { name: "there".to_owned(), change, wall_ms: 1 };
+        let set = SetQueue { name: "there".to_owned(), change, wall_ms: 1, ..SetQueue::default() };
         assert_eq!(refused(&mut catalogue, Kind::SetQueue(set)), expected);
     }
 }
@@ -171,7 +171,8 @@ fn a_queue_has_a_known_kind_and_keeps_it() {
         expected("kind is 7: it can be 0 (standard) or 1 (FIFO)")
     );
     apply(&mut catalogue, create("q", kind(1)));
-    let set = |change| Kind::SetQueue(SetQueue { name: "q".to_owned(), change, wall_ms: 1 });
+    let set =
+        |change| Kind::SetQueue(SetQueue { name: "q".to_owned(), change, wall_ms: 1, ..SetQueue::default() });
     assert_eq!(refused(&mut catalogue, set(kind(0))), expected("kind cannot change: make another queue"));
     assert!(matches!(apply(&mut catalogue, set(kind(1))), Reply::Queue { created: false, .. }));
 }
@@ -214,7 +215,8 @@ fn tags_are_set_and_removed_within_their_limits() {
     for (key, value) in [(String::new(), 1), ("k".repeat(129), 1), ("k02".to_owned(), 257)] {
         let (refusal, detail) = refused(&mut catalogue, tag(&[pair(&key, &"v".repeat(value))], &["k03"]));
         assert_eq!(refusal, Refusal::InvalidArgument);
-        let expected = format!("the tag {key:?} does not fit: a key has 1 to 128 bytes, a value at most 256");
+        let expected =
+            format!("the tag {key:?} does not fit: a key has 1 to 128 characters, a value at most 256");
         assert_eq!(detail, expected);
     }
     let tags = BTreeMap::from([(String::new(), String::new())]);
@@ -231,7 +233,10 @@ fn what_does_not_exist_is_named() {
     assert_eq!(refused(&mut catalogue, Kind::SetQueue(set)), queue);
     let tag = TagQueue { name: gone(), ..TagQueue::default() };
     assert_eq!(refused(&mut catalogue, Kind::TagQueue(tag)), queue);
-    assert_eq!(refused(&mut catalogue, Kind::DeleteQueue(DeleteQueue { name: gone() })), queue);
+    assert_eq!(
+        refused(&mut catalogue, Kind::DeleteQueue(DeleteQueue { name: gone(), ..DeleteQueue::default() })),
+        queue
+    );
     let to_gone = QueueChange { dead_letter_queue: Some(gone()), ..QueueChange::default() };
     let expected = "dead_letter_queue gone does not exist: create it first";
     assert_eq!(refused(&mut catalogue, create("q", to_gone)).1, expected);

@@ -5,8 +5,8 @@
 
 use leasehold_catalogue::{
     AddNode, AddPartitions, Catalogue, Command, CreateQueue, DeleteQueue, ForgetNode, Found, Founder, Kind,
-    PlacePartition, QueueChange, Rebalance, RemoveNode, SetQueue, SetVersion, SettlePartition, TagQueue,
-    UpdateNode,
+    PacePurge, PlacePartition, QueueChange, Rebalance, RedriveAllow, RemoveNode, SetQueue, SetVersion,
+    SettlePartition, TagQueue, UpdateNode,
 };
 
 struct Random(u64);
@@ -26,7 +26,18 @@ impl Random {
         let receives_max = (self.below(4) == 0).then(|| self.below(1002) as u32);
         let kind = (self.below(3) == 0).then(|| self.below(3) as i32);
         let lease_ms = Some(self.below(50_000_000)).filter(|ms| ms % 2 == 0);
-        QueueChange { kind, lease_ms, dead_letter_queue, receives_max, ..QueueChange::default() }
+        let queues = (0..self.below(3)).map(|_| self.name('q', 12)).collect();
+        let redrive_allow = (self.below(4) == 0).then(|| RedriveAllow { rule: self.below(3) as i32, queues });
+        let labels = [(self.name('l', 40), self.name('v', 9)), (self.name('l', 40), String::new())];
+        QueueChange {
+            kind,
+            lease_ms,
+            dead_letter_queue,
+            receives_max,
+            redrive_allow,
+            labels: labels.into(),
+            ..QueueChange::default()
+        }
     }
 
     fn found(&mut self) -> Kind {
@@ -50,10 +61,19 @@ impl Random {
                 settings: self.change(),
                 shards: self.below(4) as u32,
                 wall_ms,
+                pause_ms: self.below(2) * 50,
                 ..CreateQueue::default()
             }),
-            4..=5 => Kind::SetQueue(SetQueue { name: self.name('q', 12), change: self.change(), wall_ms }),
-            6 => Kind::DeleteQueue(DeleteQueue { name: self.name('q', 12) }),
+            4..=5 => Kind::SetQueue(SetQueue {
+                name: self.name('q', 12),
+                change: self.change(),
+                wall_ms,
+                ..SetQueue::default()
+            }),
+            6 => {
+                let remember_wall_ms = self.below(2) * wall_ms;
+                Kind::DeleteQueue(DeleteQueue { name: self.name('q', 12), remember_wall_ms })
+            }
             7 => {
                 let set = [(self.name('t', 60), self.name('v', 9))].into_iter().collect();
                 let remove = vec![self.name('t', 60)];
@@ -75,6 +95,10 @@ impl Random {
                 Kind::PlacePartition(PlacePartition { partition: self.below(14) as u32, nodes })
             }
             16 if self.below(8) == 0 => Kind::AddPartitions(AddPartitions { count: self.below(3) as u32 }),
+            16 => {
+                let (name, pause_ms) = (self.name('q', 12), self.below(20));
+                Kind::PacePurge(PacePurge { name, wall_ms, pause_ms })
+            }
             17 => Kind::SetVersion(SetVersion { version: self.below(5) as u32 }),
             _ => {
                 let at = self.below(catalogue.partitions().len().max(1) as u64) as usize;

@@ -7,7 +7,7 @@ use leasehold_client::{Client, QueueKind};
 use serde_json::{Value, json};
 
 use crate::headroom;
-use crate::input::duration;
+use crate::input::{duration, pair};
 use crate::output::{Failure, Output};
 
 #[derive(clap::Subcommand)]
@@ -97,6 +97,15 @@ pub struct Settings {
     /// Bytes of one message with its attributes, up to 1 MiB.
     #[arg(long)]
     message_bytes_max: Option<u64>,
+    /// How long a receive waits that leaves it to the queue: up to 20s.
+    #[arg(long, value_parser = duration)]
+    wait: Option<Duration>,
+    /// A label, which means nothing to the queue; without a value it is taken away. Repeat it for several.
+    #[arg(long, value_name = "name=value", value_parser = pair)]
+    label: Vec<(String, String)>,
+    /// A tag, as SQS has them. Repeat it for several.
+    #[arg(long, value_name = "key=value", value_parser = pair)]
+    tag: Vec<(String, String)>,
 }
 
 impl Settings {
@@ -116,6 +125,10 @@ impl Settings {
             bytes_max: self.bytes_max,
             message_bytes_max: self.message_bytes_max,
             adaptive_lease_ms_max: ms(self.adaptive_lease_max),
+            wait_ms: ms(self.wait),
+            labels: self.label.iter().cloned().collect(),
+            tags: self.tag.iter().cloned().collect(),
+            ..QueueSettings::default()
         }
     }
 }
@@ -204,6 +217,8 @@ fn settings_json(settings: &QueueSettings) -> Value {
         "deduplication_window_ms": settings.deduplication_window_ms, "in_flight_max": settings.in_flight_max,
         "length_max": settings.length_max, "bytes_max": settings.bytes_max,
         "message_bytes_max": settings.message_bytes_max, "adaptive_lease_ms_max": settings.adaptive_lease_ms_max,
+        "wait_ms": settings.wait_ms, "labels": settings.labels,
+        "tags": settings.tags,
     })
 }
 
@@ -214,6 +229,7 @@ fn describe(described: &DescribeQueueResponse, output: Output) -> Result<(), Fai
         described.shards.iter().map(|shard| json!({ "partition": shard.partition, "leader": shard.leader }));
     let redrive = described
         .redrive
+        .as_ref()
         .map(|redrive| json!({ "running": redrive.running, "moved": redrive.moved, "total": redrive.total }));
     let (headroom, versions, advice) = headroom::objects(described);
     let object = json!({

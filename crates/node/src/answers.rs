@@ -11,7 +11,7 @@ use leasehold_partition::{
 };
 use leasehold_proto::peer::{self, query::Kind};
 use leasehold_proto::v1::{
-    Attribute, Delivery, MessageId, MessageState, Origin, PeekResponse, Peeked, QueueCounters, Reason,
+    self, Attribute, Delivery, MessageId, MessageState, Origin, PeekResponse, Peeked, QueueCounters, Reason,
     ReceiveResponse, RedriveProgress, ShardDescription, WhyResponse,
 };
 use leasehold_raft_log::{GroupId, Log};
@@ -25,6 +25,7 @@ use crate::headroom;
 use crate::history::HistoryStore;
 use crate::limits::{RECEIVE_BYTES_MAX, RECEIVE_WAIT_MS_MAX};
 use crate::receipt_token::{self, ReceiptToken};
+use crate::redrive_id::RedriveId;
 use crate::replica::{QueueSource as _, Receive, ReceiveOptions, Replica, Request, group_of, wall_ms};
 
 /// Attributes as they lie in the log, opaque to the partition.
@@ -126,6 +127,14 @@ impl LocalAnswers {
             moved: redrive.moved,
             total: redrive.total,
             id: redrive.id,
+            state: match redrive.state {
+                RedriveState::Running => v1::RedriveState::RedriveUnderWay,
+                RedriveState::Complete => v1::RedriveState::RedriveComplete,
+                RedriveState::Cancelled => v1::RedriveState::RedriveCancelled,
+            } as i32,
+            target: redrive.target.and_then(|target| self.view.queue_name(target.0)).unwrap_or_default(),
+            rate_per_s: redrive.rate_per_s,
+            started_wall_ms: RedriveId(redrive.id).started_wall_ms(),
         });
         let floor_ms = shard.as_ref().map_or(0, |shard| u64::from(shard.settings.lease_ms));
         let ceiling_ms = self.view.adaptive_lease_ms_max(QueueId(describe.queue));

@@ -247,6 +247,8 @@ fn reason_of(refusal: Refusal) -> Reason {
         Refusal::UnknownQueue => Reason::UnknownQueue,
         Refusal::UnknownNode => Reason::UnknownNode,
         Refusal::UnknownPartition => Reason::UnknownPartition,
+        Refusal::TooSoon => Reason::TooSoon,
+        Refusal::Changed => Reason::Changed,
         Refusal::Unspecified
         | Refusal::InvalidArgument
         | Refusal::QueueInUse

@@ -1,6 +1,6 @@
 //! What this node knows of its cluster: its copy of the catalogue, arranged for look-ups.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 
 use bytes::Bytes;
@@ -16,17 +16,19 @@ use crate::replica::{QueueSource, WantedShard};
 /// A queue, as requests need it.
 #[derive(Debug, Clone)]
 pub struct QueueInfo {
-    pub id: QueueId,
-    pub name: String,
-    pub settings: Settings,
-    pub content_deduplication: bool,
-    pub message_bytes_max: usize,
+    pub(crate) id: QueueId,
+    pub(crate) name: String,
+    pub(crate) settings: Settings,
+    pub(crate) content_deduplication: bool,
+    pub(crate) message_bytes_max: usize,
     /// Up to where leases grow; 0 for not at all.
-    pub adaptive_lease_ms_max: u64,
+    pub(crate) adaptive_lease_ms_max: u64,
+    wait_ms: u64,
+    labels: BTreeMap<String, String>,
     /// In the order in which message groups are dealt to them.
-    pub shards: Vec<PartitionId>,
+    pub(crate) shards: Vec<PartitionId>,
     /// Entry of the catalogue that changed it last.
-    pub revision: u64,
+    pub(crate) revision: u64,
 }
 
 impl QueueInfo {
@@ -39,6 +41,8 @@ impl QueueInfo {
             content_deduplication: settings.content_deduplication,
             message_bytes_max: settings.message_bytes_max as usize,
             adaptive_lease_ms_max: settings.adaptive_lease_ms_max,
+            wait_ms: settings.wait_ms,
+            labels: settings.labels.clone(),
             shards: queue.partitions().collect(),
             revision: queue.revision,
         }
@@ -48,8 +52,31 @@ impl QueueInfo {
         self.settings.kind == partition::Kind::Fifo
     }
 
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether messages without a deduplication id get one from their content.
+    pub fn content_deduplication(&self) -> bool {
+        self.content_deduplication
+    }
+
+    /// Bytes that a message may have with its attributes.
+    pub fn message_bytes_max(&self) -> usize {
+        self.message_bytes_max
+    }
+
+    /// How long a receive waits that leaves it to the queue.
+    pub fn wait_ms(&self) -> u64 {
+        self.wait_ms
+    }
+
+    pub fn label(&self, name: &str) -> Option<&str> {
+        self.labels.get(name).map(String::as_str)
+    }
+
     /// The shard of a message group.
-    pub fn shard_of_group(&self, group: &[u8]) -> Option<PartitionId> {
+    pub(crate) fn shard_of_group(&self, group: &[u8]) -> Option<PartitionId> {
         let shards = self.shards.iter().map(|shard| shard.0).collect::<Vec<_>>();
         leasehold_catalogue::shard_of_group(&shards, group)
     }

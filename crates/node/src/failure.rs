@@ -124,6 +124,7 @@ fn code_of(reason: Reason) -> Code {
             Code::NotFound
         }
         Reason::QueueExists | Reason::AlreadyInitialised | Reason::RedriveRunning => Code::AlreadyExists,
+        Reason::Changed => Code::Aborted,
         Reason::InvalidArgument
         | Reason::MessageTooLarge
         | Reason::BatchTooLarge
@@ -136,6 +137,7 @@ fn code_of(reason: Reason) -> Code {
             Code::FailedPrecondition
         }
         Reason::TimedOut => Code::DeadlineExceeded,
+        Reason::TooSoon => Code::FailedPrecondition,
         Reason::NoLeader | Reason::Stopping => Code::Unavailable,
         Reason::NodeFailed => Code::DataLoss,
         Reason::None => Code::Unknown,

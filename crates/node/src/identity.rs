@@ -98,9 +98,11 @@ impl Identity {
     }
 }
 
-/// Sixteen bytes as people see them: 32 hexadecimal digits.
-pub fn to_hex(id: &[u8; 16]) -> String {
-    format!("{:032x}", u128::from_be_bytes(*id))
+/// Bytes as people see them: two hexadecimal digits each.
+pub fn to_hex(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digits = |byte: &u8| [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]];
+    bytes.iter().flat_map(digits).map(char::from).collect()
 }
 
 fn read(path: &Path) -> Result<Option<Vec<u8>>, IdentityError> {

@@ -32,12 +32,17 @@ mod question;
 mod raft;
 mod receipt_token;
 mod reconcile;
+mod redrive_id;
 mod replica;
 mod router;
 mod seeds;
+mod service;
 mod services;
 #[cfg(feature = "simulation")]
 pub mod simulation;
 pub mod telemetry;
 
+pub use cluster::QueueInfo;
+pub use failure::Failure;
 pub use node::{Node, StartError};
+pub use service::{Deletion, Service};

@@ -30,6 +30,7 @@ use crate::limits::{
 };
 use crate::listener::admit;
 use crate::raft::ReplicaNode;
+use crate::service::Service;
 use crate::services::{ClusterService, MessagesService, PeerService, QueuesService};
 use crate::telemetry::{self, TelemetryError};
 
@@ -298,6 +299,11 @@ impl Node {
     /// Where metrics, health and readiness are served.
     pub fn admin_address(&self) -> Option<SocketAddr> {
         self.admin_address
+    }
+
+    /// What gateways in this process call.
+    pub fn service(&self) -> Service {
+        Service::new(self.shell.clone())
     }
 
     /// Whether it can serve its clients.

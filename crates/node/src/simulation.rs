@@ -6,7 +6,7 @@ use std::future::pending;
 use std::sync::Arc;
 
 use futures::Stream;
-use leasehold_catalogue::{DeleteQueue, Found, Founder, Kind, PartitionId};
+use leasehold_catalogue::{Found, Founder, Kind, PartitionId};
 use leasehold_proto::peer::{FrameBatch, SnapshotAnswer, SnapshotChunk};
 use leasehold_proto::v1::{
     AckRequest, CreateQueueRequest, CreateQueueResponse, DescribeQueueResponse, ExtendRequest,
@@ -20,7 +20,8 @@ use crate::config::{Config, HistoryMode};
 use crate::core::{Core, CoreParts};
 use crate::identity::{FORMAT_VERSION, Identity};
 use crate::raft::{ReplicaNode, Role};
-use crate::services::{self, Settle};
+use crate::service::Deletion;
+use crate::services::{self, Counting, Settle};
 
 pub use crate::failure::Failure;
 pub use crate::lane::{Batches, FrameStream, Transport, TransportError};
@@ -126,14 +127,14 @@ impl SimulatedNode {
     /// # Errors
     /// As the service.
     pub async fn create_queue(&self, request: CreateQueueRequest) -> Result<CreateQueueResponse, Failure> {
-        services::create(&self.core, request).await
+        let created = services::create(&self.core, request, 0).await?;
+        Ok(CreateQueueResponse { created })
     }
 
     /// # Errors
     /// As the service.
     pub async fn delete_queue(&self, queue: &str) -> Result<(), Failure> {
-        let delete = DeleteQueue { name: queue.to_owned() };
-        self.core.catalogue.propose(Kind::DeleteQueue(delete)).await.map(drop)
+        services::delete(&self.core, queue, Deletion::Forgotten).await
     }
 
     /// The queues whose names begin so, when everything decided before is known here.
@@ -149,7 +150,7 @@ impl SimulatedNode {
     /// # Errors
     /// As the service.
     pub async fn describe_queue(&self, queue: &str) -> Result<DescribeQueueResponse, Failure> {
-        services::describe(&self.core, queue).await
+        services::describe(&self.core, queue, Counting::AllShards).await
     }
 
     /// # Errors

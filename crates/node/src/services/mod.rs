@@ -1,29 +1,30 @@
 //! What clients and other nodes call. Each call is checked here, split by shard, brought to the leaders, and put together again.
 
 mod cluster;
+mod describe;
 mod lookup;
 mod messages;
 mod peer;
 mod publish;
 mod pull;
+mod queue_changes;
 mod queues;
 mod receive;
+mod redrive;
 mod send;
 mod settle;
 mod validate;
 
-#[cfg(feature = "simulation")]
-pub use peer::{serve_lane, take_snapshot};
-#[cfg(feature = "simulation")]
-pub use queues::{create, describe};
-#[cfg(feature = "simulation")]
-pub use receive::receive;
-#[cfg(feature = "simulation")]
-pub use send::send;
-#[cfg(feature = "simulation")]
-pub use settle::{Settle, settle};
-
 pub use cluster::ClusterService;
+pub use describe::{Counting, describe};
+pub use lookup::queue as look_up_queue;
 pub use messages::MessagesService;
 pub use peer::PeerService;
+#[cfg(feature = "simulation")]
+pub use peer::{serve_lane, take_snapshot};
+pub use queue_changes::{create, delete, list, list_sources, purge, set};
 pub use queues::QueuesService;
+pub use receive::receive;
+pub use redrive::{cancel as cancel_redrive, start as start_redrive};
+pub use send::send;
+pub use settle::{Settle, settle};

@@ -7,14 +7,14 @@ use leasehold_catalogue::PartitionId;
 use leasehold_partition::{self as partition, Command, Content, Reply, Request};
 use leasehold_proto::v1::{MessageId, NewMessage, Outcome, Reason, RequestId, SendOutcome, SendRequest};
 use prost::Message as _;
-use siphasher::sip128::{Hasher128, SipHasher24};
-use std::hash::Hasher;
+use sha2::{Digest as _, Sha256};
 
 use super::{lookup, validate};
 use crate::answers::StoredAttributes;
 use crate::cluster::QueueInfo;
 use crate::core::Core;
 use crate::failure::Failure;
+use crate::identity::to_hex;
 use crate::replica::refusal;
 use crate::router::Repeat;
 
@@ -109,12 +109,10 @@ impl Contents {
     }
 }
 
-/// The same for equal bodies, whatever their attributes.
+/// The same for equal bodies, whatever their attributes: SHA-256 in hex, as SQS has it. Nobody can make another body with the same
+/// id, whose message would be taken for a repetition.
 fn content_id(message: &NewMessage) -> Vec<u8> {
-    let mut hasher = SipHasher24::new_with_keys(0x636f_6e74, 0x656e_7420);
-    hasher.write(&message.body);
-    let hash = hasher.finish128();
-    format!("{:016x}{:016x}-{}", hash.h1, hash.h2, message.body.len()).into_bytes()
+    to_hex(&Sha256::digest(&message.body)).into_bytes()
 }
 
 /// A shard for what may go anywhere.

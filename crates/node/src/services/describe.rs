@@ -1,0 +1,113 @@
+//! What a queue is and holds, in the words of the protocol.
+
+use futures::future::try_join_all;
+use leasehold_catalogue as catalogue;
+use leasehold_proto::peer;
+use leasehold_proto::v1::{
+    self, DescribeQueueResponse, QueueCounters, QueueSettings, RedriveProgress, RedriveState,
+    ShardDescription,
+};
+
+use super::lookup;
+use crate::cluster::QueueInfo;
+use crate::core::Core;
+use crate::failure::Failure;
+use crate::headroom;
+
+/// Whether a description has counters, for which the leader of every shard is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Counting {
+    AllShards,
+    None,
+}
+
+/// Describes a queue.
+pub async fn describe(core: &Core, name: &str, counting: Counting) -> Result<DescribeQueueResponse, Failure> {
+    let queue = lookup::queue_now(core, name).await?;
+    let shards = match counting {
+        Counting::AllShards => describe_shards(core, &queue).await?,
+        Counting::None => Vec::new(),
+    };
+    Ok(description(core, &queue, shards))
+}
+
+pub async fn describe_shards(core: &Core, queue: &QueueInfo) -> Result<Vec<ShardDescription>, Failure> {
+    let shards =
+        queue.shards.iter().map(|shard| core.router.ask(*shard, peer::Describe { queue: queue.id.0 }));
+    try_join_all(shards).await
+}
+
+/// The redrive of a queue from those of its shards: it runs while one of them does.
+pub fn redrive_of(shards: &[ShardDescription]) -> Option<RedriveProgress> {
+    let mut of_shards = shards.iter().filter_map(|shard| shard.redrive.clone());
+    let first = of_shards.next()?;
+    Some(of_shards.fold(first, |sum, of_shard| {
+        // A shard that was away at the last start still tells of the one before.
+        let newer = if of_shard.id > sum.id { &of_shard } else { &sum };
+        let (running, state) = match (sum.running || of_shard.running, newer.state) {
+            (true, _) => (true, RedriveState::RedriveUnderWay as i32),
+            (false, state) => (false, state),
+        };
+        let (moved, total) = (sum.moved + of_shard.moved, sum.total + of_shard.total);
+        let rate_per_s = sum.rate_per_s + of_shard.rate_per_s;
+        RedriveProgress { running, state, moved, total, rate_per_s, ..newer.clone() }
+    }))
+}
+
+fn description(core: &Core, queue: &QueueInfo, shards: Vec<ShardDescription>) -> DescribeQueueResponse {
+    let recorded =
+        core.view.look(|catalogue| catalogue.queue_by_name(&queue.name).cloned()).unwrap_or_default();
+    let mut counters = QueueCounters::default();
+    for shard in &shards {
+        let of_shard = shard.counters.unwrap_or_default();
+        counters.ready += of_shard.ready;
+        counters.leased += of_shard.leased;
+        counters.delayed += of_shard.delayed;
+        counters.dead += of_shard.dead;
+        counters.bytes += of_shard.bytes;
+        counters.oldest_age_ms = counters.oldest_age_ms.max(of_shard.oldest_age_ms);
+    }
+    let (floor_ms, ceiling_ms) = (recorded.settings.lease_ms, recorded.settings.adaptive_lease_ms_max);
+    let report = headroom::report(&shards, floor_ms, ceiling_ms);
+    let (created_wall_ms, modified_wall_ms) = (recorded.created_wall_ms, recorded.modified_wall_ms);
+    DescribeQueueResponse {
+        queue: queue.name.clone(),
+        redrive: redrive_of(&shards),
+        revision: recorded.revision,
+        settings: Some(settings(core, recorded)),
+        counters: Some(counters),
+        shards,
+        created_wall_ms,
+        modified_wall_ms,
+        headroom: Some(report.all),
+        versions: report.versions,
+        advice: report.advice,
+    }
+}
+
+fn settings(core: &Core, queue: catalogue::Queue) -> QueueSettings {
+    let catalogue::Queue { settings, tags, .. } = queue;
+    let dead_letter = settings.dead_letter;
+    QueueSettings {
+        kind: Some(settings.kind),
+        lease_ms: Some(settings.lease_ms),
+        delay_ms: Some(settings.delay_ms),
+        retention_ms: Some(settings.retention_ms),
+        dead_letter_queue: dead_letter.and_then(|dead_letter| core.view.queue_name(dead_letter.queue)),
+        receives_max: dead_letter.map(|dead_letter| dead_letter.receives_max),
+        content_deduplication: Some(settings.content_deduplication),
+        deduplication_window_ms: Some(settings.deduplication_window_ms),
+        in_flight_max: Some(settings.in_flight_max),
+        length_max: Some(settings.length_max),
+        bytes_max: Some(settings.bytes_max),
+        message_bytes_max: Some(settings.message_bytes_max),
+        adaptive_lease_ms_max: Some(settings.adaptive_lease_ms_max),
+        wait_ms: Some(settings.wait_ms),
+        redrive_allow: settings
+            .redrive_allow
+            .map(|allow| v1::RedriveAllow { rule: allow.rule, queues: allow.queues }),
+        labels: settings.labels,
+        tags,
+        tags_removed: Vec::new(),
+    }
+}

@@ -1,0 +1,146 @@
+//! Making, changing, listing, purging and deleting queues.
+
+use futures::future::try_join_all;
+use leasehold_catalogue::{
+    self as catalogue, CreateQueue, DeleteQueue, Kind, PacePurge, QueueChange, Reply, SetQueue, TagQueue,
+};
+use leasehold_partition::{self as partition, Command};
+use leasehold_proto::v1::{
+    self, CreateQueueRequest, ListQueuesRequest, ListQueuesResponse, QueueSettings, Reason,
+};
+
+use super::lookup;
+use crate::cluster::QueueInfo;
+use crate::core::Core;
+use crate::failure::Failure;
+use crate::replica::{refusal, wall_ms};
+use crate::router::Repeat;
+use crate::service::Deletion;
+
+const LIST_MAX: usize = 1_000;
+
+/// Makes a queue; false when an equal one was there. With a pause it is refused so soon after a remembered deletion.
+pub async fn create(core: &Core, request: CreateQueueRequest, pause_ms: u64) -> Result<bool, Failure> {
+    let CreateQueueRequest { queue, settings, shards } = request;
+    let (settings, tags, _) = change(settings.unwrap_or_default());
+    let create = CreateQueue { name: queue, settings, shards, tags, wall_ms: wall_ms(), pause_ms };
+    match core.catalogue.propose(Kind::CreateQueue(create)).await? {
+        Reply::Queue { created, .. } => Ok(created),
+        other => Err(Failure::unknown(Reason::None, format!("an unexpected reply: {other:?}"))),
+    }
+}
+
+/// Changes the settings that are present, if the queue is of revision `if_revision`; 0 takes any.
+pub async fn set(core: &Core, name: &str, settings: QueueSettings, if_revision: u64) -> Result<(), Failure> {
+    let (change, set, remove) = change(settings);
+    if change != QueueChange::default() || (set.is_empty() && remove.is_empty()) {
+        let set = SetQueue { name: name.to_owned(), change, wall_ms: wall_ms(), if_revision };
+        core.catalogue.propose(Kind::SetQueue(set)).await?;
+    }
+    if !set.is_empty() || !remove.is_empty() {
+        let tag = TagQueue { name: name.to_owned(), set, remove, wall_ms: wall_ms() };
+        core.catalogue.propose(Kind::TagQueue(tag)).await?;
+    }
+    // A command that does nothing makes each leader bring its shard up to date now.
+    let info = lookup::queue(core, name).await?;
+    for_each_shard(core, &info, |_| Command::Ack { queue: info.id, receipts: Vec::new() }, Repeat::Safe).await
+}
+
+/// Names of queues, in order.
+pub async fn list(core: &Core, request: &ListQueuesRequest) -> Result<ListQueuesResponse, Failure> {
+    core.catalogue.catch_up().await?;
+    Ok(core.view.look(|catalogue| {
+        let named = catalogue.queues_named(&request.prefix, &request.after);
+        page(named.map(|queue| queue.name.as_str()), request.queues_max)
+    }))
+}
+
+/// Names of the queues that send their dead letters to the one named by `prefix`, in order.
+pub async fn list_sources(core: &Core, request: &ListQueuesRequest) -> Result<ListQueuesResponse, Failure> {
+    core.catalogue.catch_up().await?;
+    let queue = lookup::queue(core, &request.prefix).await?;
+    Ok(core.view.look(|catalogue| {
+        let sources = catalogue.dead_letter_sources(catalogue::QueueId(queue.id.0), &request.after);
+        page(sources, request.queues_max)
+    }))
+}
+
+fn page<'a>(names: impl Iterator<Item = &'a str>, queues_max: u32) -> ListQueuesResponse {
+    let max = if queues_max == 0 { LIST_MAX } else { (queues_max as usize).min(LIST_MAX) };
+    let mut queues = names.take(max + 1).map(str::to_owned).collect::<Vec<_>>();
+    let more = queues.len() > max;
+    queues.truncate(max);
+    ListQueuesResponse { queues, more }
+}
+
+/// Removes every message. With a pause it is refused so soon after the last such purge.
+pub async fn purge(core: &Core, name: &str, pause_ms: u64) -> Result<(), Failure> {
+    let queue = lookup::queue_now(core, name).await?;
+    if pause_ms > 0 {
+        let pace = PacePurge { name: name.to_owned(), wall_ms: wall_ms(), pause_ms };
+        core.catalogue.propose(Kind::PacePurge(pace)).await?;
+    }
+    for_each_shard(core, &queue, |_| Command::Purge { queue: queue.id }, Repeat::Unsafe).await
+}
+
+/// Deletes a queue and all its messages.
+pub async fn delete(core: &Core, name: &str, deletion: Deletion) -> Result<(), Failure> {
+    let remember_wall_ms = match deletion {
+        Deletion::Forgotten => 0,
+        Deletion::Remembered => wall_ms(),
+    };
+    core.catalogue
+        .propose(Kind::DeleteQueue(DeleteQueue { name: name.to_owned(), remember_wall_ms }))
+        .await?;
+    Ok(())
+}
+
+/// Has a command executed by the leader of every shard.
+pub async fn for_each_shard(
+    core: &Core,
+    queue: &QueueInfo,
+    make: impl Fn(catalogue::PartitionId) -> Command<'static>,
+    repeat: Repeat,
+) -> Result<(), Failure> {
+    let all = queue.shards.iter().map(|shard| send_to(core, queue, *shard, make(*shard), repeat));
+    try_join_all(all).await.map(drop)
+}
+
+pub async fn send_to(
+    core: &Core,
+    queue: &QueueInfo,
+    shard: catalogue::PartitionId,
+    command: Command<'static>,
+    repeat: Repeat,
+) -> Result<(), Failure> {
+    match core.router.command(shard, lookup::call(queue.id, &command.into()), repeat).await? {
+        partition::Reply::Refused { reason } => Err(refusal(reason)),
+        _ => Ok(()),
+    }
+}
+
+type Tags = std::collections::BTreeMap<String, String>;
+
+/// Settings as users give them, in the catalogue's words, with the tags to set and to remove.
+fn change(settings: QueueSettings) -> (QueueChange, Tags, Vec<String>) {
+    let allow = |allow: v1::RedriveAllow| catalogue::RedriveAllow { rule: allow.rule, queues: allow.queues };
+    let change = QueueChange {
+        kind: settings.kind,
+        lease_ms: settings.lease_ms,
+        delay_ms: settings.delay_ms,
+        retention_ms: settings.retention_ms,
+        dead_letter_queue: settings.dead_letter_queue,
+        receives_max: settings.receives_max,
+        content_deduplication: settings.content_deduplication,
+        deduplication_window_ms: settings.deduplication_window_ms,
+        in_flight_max: settings.in_flight_max,
+        length_max: settings.length_max,
+        bytes_max: settings.bytes_max,
+        message_bytes_max: settings.message_bytes_max,
+        adaptive_lease_ms_max: settings.adaptive_lease_ms_max,
+        wait_ms: settings.wait_ms,
+        redrive_allow: settings.redrive_allow.map(allow),
+        labels: settings.labels,
+    };
+    (change, settings.tags, settings.tags_removed)
+}
