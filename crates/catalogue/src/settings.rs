@@ -220,7 +220,7 @@ pub fn merge(settings: &mut QueueSettings, change: &QueueChange) -> Result<(), S
         if let Some(fault) = allow.fault() {
             return Err(fault);
         }
-        settings.redrive_allow = Some(allow.clone()).filter(|allow| allow.rule() != RedriveRule::Any);
+        settings.redrive_allow = Some(allow.clone());
     }
     merge_labels(&mut settings.labels, &change.labels)
 }

@@ -60,6 +60,9 @@ pub enum ConfigError {
     #[error("{told} is not allowed; allowed: {allowed}")]
     Invalid { told: Told, allowed: String },
 
+    #[error("the access keys in {} cannot be used: {detail}; give one id:secret a line", path.display())]
+    AccessKeys { path: PathBuf, detail: String },
+
     /// Each value is fine by itself, but not beside another.
     #[error("{told} does not fit {other}; allowed: {rule}")]
     Conflict { told: Box<Told>, other: Box<Told>, rule: &'static str },

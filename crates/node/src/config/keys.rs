@@ -22,16 +22,30 @@ pub(super) struct Key {
 pub(super) enum Kind {
     NodeName,
     Path,
+    File,
     Listen,
     ListenOrOff,
     Address,
     Addresses,
     Flag,
-    Bytes { min: u64, max: u64 },
-    Millis { min: u64, max: u64 },
-    Count { min: u64, max: u64 },
+    Bytes {
+        min: u64,
+        max: u64,
+    },
+    Millis {
+        min: u64,
+        max: u64,
+    },
+    Count {
+        min: u64,
+        max: u64,
+    },
     Choice(&'static [&'static str]),
     LogLevel,
+    AccountId,
+    Region,
+    /// Never shown.
+    AccessKeys,
 }
 
 const fn key(name: &'static str, default: Option<&'static str>, kind: Kind) -> Key {
@@ -59,6 +73,14 @@ pub(super) const HEARTBEAT: &str = "raft.heartbeat_ms";
 pub(super) const ELECTION_MIN: &str = "raft.election_min_ms";
 pub(super) const ELECTION_MAX: &str = "raft.election_max_ms";
 pub(super) const LIVENESS: &str = "raft.liveness_timeout_ms";
+pub(super) const SQS_LISTEN: &str = "sqs.listen";
+pub(super) const SQS_ACCOUNT: &str = "sqs.account_id";
+pub(super) const SQS_REGION: &str = "sqs.region";
+pub(super) const SQS_KEYS: &str = "sqs.access_keys";
+pub(super) const SQS_KEYS_FILE: &str = "sqs.access_keys_file";
+pub(super) const SQS_INSECURE: &str = "sqs.insecure";
+pub(super) const SQS_SHARDS: &str = "sqs.shards";
+pub(super) const SQS_PACING: &str = "sqs.pacing";
 pub(super) const LOGGING_FORMAT: &str = "logging.format";
 pub(super) const LOGGING_LEVEL: &str = "logging.level";
 
@@ -83,6 +105,14 @@ pub(super) const KEYS: &[Key] = &[
     key(ELECTION_MIN, Some("3s"), Kind::Millis { min: 50, max: 60_000 }),
     key(ELECTION_MAX, Some("5s"), Kind::Millis { min: 100, max: 120_000 }),
     key(LIVENESS, Some("1s"), Kind::Millis { min: LIVENESS_MS_MIN, max: 60_000 }),
+    key(SQS_LISTEN, Some("off"), Kind::ListenOrOff),
+    key(SQS_ACCOUNT, Some("000000000000"), Kind::AccountId),
+    key(SQS_REGION, Some("us-east-1"), Kind::Region),
+    key(SQS_KEYS, Some(""), Kind::AccessKeys),
+    key(SQS_KEYS_FILE, None, Kind::File),
+    key(SQS_INSECURE, Some("false"), Kind::Flag),
+    key(SQS_SHARDS, Some("1"), Kind::Count { min: 1, max: 1_024 }),
+    key(SQS_PACING, Some("true"), Kind::Flag),
     key(LOGGING_FORMAT, Some("human"), Kind::Choice(&["human", "json"])),
     key(LOGGING_LEVEL, Some("info"), Kind::LogLevel),
 ];
@@ -110,6 +140,7 @@ impl Key {
         match &self.kind {
             Kind::NodeName => "1 to 64 of a-z, 0-9 and -".into(),
             Kind::Path => "the path of a directory".into(),
+            Kind::File => "the path of a file".into(),
             Kind::Listen => "an IP address and a port, such as 127.0.0.1:7400".into(),
             Kind::ListenOrOff => "an IP address and a port, such as 127.0.0.1:7402, or off".into(),
             Kind::Address => "the host:port under which others reach this node, such as a.internal:7400".into(),
@@ -123,6 +154,13 @@ impl Key {
             Kind::Millis { min, max } => format!("a duration from {min}ms to {max}ms, such as 250ms, 30s or 250"),
             Kind::Count { min, max } => format!("a number from {min} to {max}"),
             Kind::Choice(choices) => choices.join(", "),
+            Kind::AccountId => "12 digits".into(),
+            Kind::Region => "1 to 32 of a-z, 0-9 and -, such as us-east-1".into(),
+            Kind::AccessKeys => {
+                "a list of id:secret, such as [\"AKEXAMPLE:0123abcd\"], comma-separated outside of files; both of 1 to 128 \
+                 printable characters without spaces, the id of letters, digits, - and _"
+                    .into()
+            }
             Kind::LogLevel => {
                 "error, warn, info, debug or trace, or such levels by module, such as info,leasehold_node=debug".into()
             }

@@ -9,6 +9,7 @@ mod error;
 mod keys;
 mod read;
 mod sources;
+mod sqs;
 #[cfg(test)]
 mod tests;
 mod values;
@@ -18,6 +19,7 @@ use std::path::{Path, PathBuf};
 
 pub use address::{Address, AddressError};
 pub use error::{ConfigError, Origin, Told};
+pub use sqs::{AccessKey, Pacing, Secret, Sqs};
 
 /// All settings, checked: `Config::load` returns only what satisfies every rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +40,8 @@ pub struct Config {
     pub log: Log,
     pub history: History,
     pub raft: RaftTiming,
+    /// The listener for clients of Amazon SQS, if there is one.
+    pub sqs: Option<Sqs>,
     pub logging: Logging,
 }
 
@@ -148,13 +152,21 @@ impl Config {
             (keys::CLIENT_LISTEN, Some(self.client_listen)),
             (keys::PEER_LISTEN, Some(self.peer_listen)),
             (keys::ADMIN_LISTEN, self.admin_listen),
+            (keys::SQS_LISTEN, self.sqs.as_ref().map(|sqs| sqs.listen)),
         ];
         let beyond = listeners.into_iter().filter_map(|(key, listen)| Some((key, listen?)));
+        let unsigned = self.sqs.as_ref().filter(|sqs| sqs.access_keys.is_empty()).map(|sqs| {
+            format!(
+                "SQS clients on {} are not asked who they are: any credentials are taken (`sqs.insecure`)",
+                sqs.listen
+            )
+        });
         beyond
             .filter(|(_, listen)| !read::is_loopback(*listen))
             .map(|(key, listen)| {
                 format!("`{key}` = {listen} is open to the network without TLS: anyone there may read, send and administer")
             })
+            .chain(unsigned)
             .collect()
     }
 

@@ -7,8 +7,11 @@ use super::address::Address;
 use super::error::{ConfigError, Origin, Told};
 use super::keys::{self, Key, Kind};
 use super::sources::{Given, Settings};
+use super::sqs::{self, AccessKey};
 use super::values;
-use super::{Config, History, HistoryMode, Limits, Log, LogFormat, Logging, RaftTiming, Security};
+use super::{
+    Config, History, HistoryMode, Limits, Log, LogFormat, Logging, Pacing, RaftTiming, Security, Sqs,
+};
 
 const NAME_BYTES_MAX: usize = 64;
 /// An election needs several missed heartbeats: one lost packet is no reason for it.
@@ -44,6 +47,7 @@ pub(super) fn config(settings: &Settings) -> Result<Config, ConfigError> {
             election_max_ms: reader.number(keys::ELECTION_MAX)?,
             liveness_timeout_ms: reader.number(keys::LIVENESS)?,
         },
+        sqs: reader.sqs()?,
         logging: Logging { format: reader.log_format()?, level: reader.log_level()? },
     };
     reader.check_relations(&config)?;
@@ -73,7 +77,11 @@ impl Reader<'_> {
 
     fn told(&self, name: &str) -> Option<Told> {
         let (given, origin) = self.given(name)?;
-        Some(Told { key: known(name).name, given: given.to_string(), origin })
+        let given = match known(name).kind {
+            Kind::AccessKeys => "(not shown)".to_owned(),
+            _ => given.to_string(),
+        };
+        Some(Told { key: known(name).name, given, origin })
     }
 
     fn invalid(&self, name: &str) -> ConfigError {
@@ -132,21 +140,71 @@ impl Reader<'_> {
     }
 
     fn addresses(&self, name: &str) -> Result<Vec<Address>, ConfigError> {
-        let texts = match self.given(name) {
-            Some((Given::List(texts), _)) => texts,
-            Some((Given::Text(text), _)) if text.trim().is_empty() => Vec::new(),
-            Some((Given::Text(text), _)) => text.split(',').map(|part| part.trim().to_owned()).collect(),
-            _ => return Err(self.invalid(name)),
-        };
+        let texts = self.list(name)?;
         texts.iter().map(|text| text.parse().map_err(|_| self.invalid(name))).collect()
     }
 
-    fn security(&self) -> Result<Security, ConfigError> {
-        self.text(keys::INSECURE, |text| match text {
-            "true" => Some(Security::Insecure),
-            "false" => Some(Security::LoopbackOnly),
+    fn list(&self, name: &str) -> Result<Vec<String>, ConfigError> {
+        match self.given(name) {
+            Some((Given::List(texts), _)) => Ok(texts),
+            Some((Given::Text(text), _)) if text.trim().is_empty() => Ok(Vec::new()),
+            Some((Given::Text(text), _)) => Ok(text.split(',').map(|part| part.trim().to_owned()).collect()),
+            _ => Err(self.invalid(name)),
+        }
+    }
+
+    fn flag(&self, name: &str) -> Result<bool, ConfigError> {
+        self.text(name, |text| match text {
+            "true" => Some(true),
+            "false" => Some(false),
             _ => None,
         })
+    }
+
+    /// Checked also where the listener is off: a wrong value should not wait for the day on which it is on.
+    fn sqs(&self) -> Result<Option<Sqs>, ConfigError> {
+        let listen = self.listen_or_off(keys::SQS_LISTEN)?;
+        let access_keys = self.access_keys()?;
+        let account_id =
+            self.text(keys::SQS_ACCOUNT, |text| sqs::is_account_id(text).then(|| text.to_owned()))?;
+        let region = self.text(keys::SQS_REGION, |text| sqs::is_region(text).then(|| text.to_owned()))?;
+        let insecure = self.flag(keys::SQS_INSECURE)?;
+        let shards = self.number(keys::SQS_SHARDS)? as u32;
+        let pacing = if self.flag(keys::SQS_PACING)? { Pacing::On } else { Pacing::Off };
+        let Some(listen) = listen else { return Ok(None) };
+        if insecure && !access_keys.is_empty() {
+            let given =
+                if self.given(keys::SQS_KEYS_FILE).is_some() { keys::SQS_KEYS_FILE } else { keys::SQS_KEYS };
+            return Err(self.conflict(
+                keys::SQS_INSECURE,
+                given,
+                "keys, or clients that nobody asks for one",
+            ));
+        }
+        if !insecure && access_keys.is_empty() {
+            let why = "SQS clients are known by their signatures; without keys anybody may ask, which needs `sqs.insecure = true`";
+            return Err(known(keys::SQS_KEYS).missing(why));
+        }
+        Ok(Some(Sqs { listen, account_id, region, access_keys, shards, pacing }))
+    }
+
+    fn access_keys(&self) -> Result<Vec<AccessKey>, ConfigError> {
+        let texts = self.list(keys::SQS_KEYS)?;
+        let read = texts.iter().map(|text| AccessKey::read(text).ok_or_else(|| self.invalid(keys::SQS_KEYS)));
+        let mut access_keys = read.collect::<Result<Vec<_>, _>>()?;
+        if let Some((Given::Text(path), _)) = self.given(keys::SQS_KEYS_FILE) {
+            access_keys.extend(sqs::read_file(&PathBuf::from(path))?);
+        }
+        let mut ids = access_keys.iter().map(|key| key.id.as_str()).collect::<Vec<_>>();
+        ids.sort_unstable();
+        if ids.windows(2).any(|pair| pair[0] == pair[1]) {
+            return Err(self.invalid(keys::SQS_KEYS));
+        }
+        Ok(access_keys)
+    }
+
+    fn security(&self) -> Result<Security, ConfigError> {
+        Ok(if self.flag(keys::INSECURE)? { Security::Insecure } else { Security::LoopbackOnly })
     }
 
     fn history_mode(&self) -> Result<HistoryMode, ConfigError> {
@@ -203,6 +261,7 @@ impl Reader<'_> {
             (keys::CLIENT_LISTEN, Some(config.client_listen)),
             (keys::PEER_LISTEN, Some(config.peer_listen)),
             (keys::ADMIN_LISTEN, config.admin_listen),
+            (keys::SQS_LISTEN, config.sqs.as_ref().map(|sqs| sqs.listen)),
         ];
         for (i, (name, listen)) in listeners.iter().enumerate() {
             for (other, other_listen) in &listeners[..i] {
@@ -237,6 +296,7 @@ impl Reader<'_> {
             (keys::CLIENT_LISTEN, listens_within(Some(config.client_listen))),
             (keys::PEER_LISTEN, listens_within(Some(config.peer_listen))),
             (keys::ADMIN_LISTEN, listens_within(config.admin_listen)),
+            (keys::SQS_LISTEN, listens_within(config.sqs.as_ref().map(|sqs| sqs.listen))),
             (keys::CLIENT_ADVERTISE, advertises_within(&config.client_advertise)),
             (keys::PEER_ADVERTISE, advertises_within(&config.peer_advertise)),
         ];

@@ -128,8 +128,14 @@ fn read_file(path: &Path) -> Result<toml::Table, ConfigError> {
     }
     toml::from_str(&text).map_err(|error| ConfigError::Syntax {
         path: path.to_owned(),
-        detail: error.to_string().trim_end().to_owned(),
+        // Not the line itself: it may hold a secret.
+        detail: format!("line {}: {}", line_of(&text, error.span()), error.message()),
     })
+}
+
+fn line_of(text: &str, span: Option<std::ops::Range<usize>>) -> usize {
+    let start = span.map_or(0, |span| span.start.min(text.len()));
+    1 + text.as_bytes()[..start].iter().filter(|byte| **byte == b'\n').count()
 }
 
 /// Whether a variable is meant for the configuration. Besides those of the commands, Kubernetes sets variables such as

@@ -245,3 +245,58 @@ fn the_files_of_the_deploy_folder_are_right() {
         assert_eq!(config.peers.len(), 2);
     }
 }
+
+fn sqs(settings: &[(&str, &str)]) -> Result<Config, ConfigError> {
+    let mut overrides = vec![("name", "a"), ("data_dir", "d"), ("sqs.listen", "127.0.0.1:9324")];
+    overrides.extend(settings);
+    let overrides =
+        overrides.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect::<Vec<_>>();
+    Config::load(None, std::iter::empty(), &overrides)
+}
+
+#[test]
+fn an_sqs_listener_needs_keys_or_the_word_of_the_operator() {
+    assert!(sqs(&[]).unwrap_err().to_string().contains("sqs.insecure"));
+    let open = sqs(&[("sqs.insecure", "true")]).unwrap();
+    assert!(
+        open.warnings().iter().any(|warning| warning.contains("any credentials")),
+        "{:?}",
+        open.warnings()
+    );
+    let keyed = sqs(&[("sqs.access_keys", "ONE:s3cret/+=,TWO:other")]).unwrap();
+    let keys = &keyed.sqs.as_ref().unwrap().access_keys;
+    assert_eq!((keys[0].id.as_str(), keys[0].secret.expose(), keys.len()), ("ONE", "s3cret/+=", 2));
+    let both = sqs(&[("sqs.access_keys", "ONE:s3cret"), ("sqs.insecure", "true")]).unwrap_err();
+    assert!(matches!(both, ConfigError::Conflict { .. }), "{both}");
+    assert!(!both.to_string().contains("s3cret"));
+    assert!(sqs(&[("sqs.insecure", "true"), ("sqs.listen", "0.0.0.0:9324")]).is_err());
+    for (key, value) in
+        [("sqs.account_id", "123"), ("sqs.region", "US"), ("sqs.shards", "0"), ("sqs.pacing", "yes")]
+    {
+        assert!(sqs(&[("sqs.insecure", "true"), (key, value)]).unwrap_err().to_string().contains(key));
+    }
+}
+
+#[test]
+fn a_secret_is_in_no_message() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    for wrong in ["ONE:s3 cret", "s3cret", "ONE:s3cret,ONE:s3cret", ":s3cret"] {
+        let error = sqs(&[("sqs.access_keys", wrong)]).unwrap_err().to_string();
+        assert!(error.contains("sqs.access_keys") && !error.contains("s3"), "{error}");
+    }
+    let toml = write("node.toml", "name = \"a\"\n[sqs]\naccess_keys = [\"ONE:s3cret]\n");
+    let error = Config::load(Some(&toml), std::iter::empty(), &[]).unwrap_err().to_string();
+    assert!(error.contains("line 3") && !error.contains("s3cret"), "{error}");
+    let keys = write("keys", "# of the workers\n\nONE:s3cret\nTWO:other\n");
+    let config = sqs(&[("sqs.access_keys_file", keys.to_str().unwrap())]).unwrap();
+    assert_eq!(config.sqs.as_ref().unwrap().access_keys.len(), 2);
+    assert!(!format!("{config:?}").contains("s3cret"));
+    let keys = write("keys", "ONE:s3cret\nTWO s3cret\n");
+    let error = sqs(&[("sqs.access_keys_file", keys.to_str().unwrap())]).unwrap_err().to_string();
+    assert!(error.contains("line 2") && !error.contains("s3cret"), "{error}");
+}

@@ -33,14 +33,16 @@ pub async fn create(core: &Core, request: CreateQueueRequest, pause_ms: u64) -> 
 /// Changes the settings that are present, if the queue is of revision `if_revision`; 0 takes any.
 pub async fn set(core: &Core, name: &str, settings: QueueSettings, if_revision: u64) -> Result<(), Failure> {
     let (change, set, remove) = change(settings);
-    if change != QueueChange::default() || (set.is_empty() && remove.is_empty()) {
-        let set = SetQueue { name: name.to_owned(), change, wall_ms: wall_ms(), if_revision };
-        core.catalogue.propose(Kind::SetQueue(set)).await?;
-    }
-    if !set.is_empty() || !remove.is_empty() {
+    let has_tags = !set.is_empty() || !remove.is_empty();
+    if has_tags {
         let tag = TagQueue { name: name.to_owned(), set, remove, wall_ms: wall_ms() };
         core.catalogue.propose(Kind::TagQueue(tag)).await?;
     }
+    if has_tags && change == QueueChange::default() {
+        return Ok(());
+    }
+    let set = SetQueue { name: name.to_owned(), change, wall_ms: wall_ms(), if_revision };
+    core.catalogue.propose(Kind::SetQueue(set)).await?;
     // A command that does nothing makes each leader bring its shard up to date now.
     let info = lookup::queue(core, name).await?;
     for_each_shard(core, &info, |_| Command::Ack { queue: info.id, receipts: Vec::new() }, Repeat::Safe).await

@@ -22,6 +22,8 @@ pub const ACKS_LATE: &str = "leasehold_acks_late_total";
 pub const ACKS_LAST_TENTH: &str = "leasehold_acks_last_tenth_total";
 pub const SEND_LATENCY: &str = "leasehold_send_latency_seconds";
 pub const RECEIVE_LATENCY: &str = "leasehold_receive_latency_seconds";
+pub const SQS_REQUESTS: &str = "leasehold_sqs_requests_total";
+pub const SQS_LATENCY: &str = "leasehold_sqs_latency_seconds";
 pub const LOG_SYNCS: &str = "leasehold_log_syncs_total";
 pub const LOG_APPENDED_BYTES: &str = "leasehold_log_appended_bytes_total";
 pub const LEADERS: &str = "leasehold_leaders";
@@ -70,6 +72,8 @@ pub(super) const METRICS: &[Metric] = &[
     metric(ACKS_LAST_TENTH, Counter, Unit::Count, "Acknowledgements in the last tenth of their lease."),
     metric(SEND_LATENCY, Histogram(SEND_BUCKETS_S), Unit::Seconds, "From a send's arrival to its answer."),
     metric(RECEIVE_LATENCY, Histogram(RECEIVE_BUCKETS_S), Unit::Seconds, "From a receive's arrival to its answer, waiting included."),
+    metric(SQS_REQUESTS, Counter, Unit::Count, "Requests of SQS clients, by operation and by error code, which is OK for those that were done."),
+    metric(SQS_LATENCY, Histogram(RECEIVE_BUCKETS_S), Unit::Seconds, "From the arrival of an SQS client's request to its answer, by operation, waiting included."),
     metric(LOG_SYNCS, Counter, Unit::Count, "Syncs of the write-ahead log: one may carry entries of many partitions."),
     metric(LOG_APPENDED_BYTES, Counter, Unit::Bytes, "Bytes appended to the write-ahead log."),
     metric(LEADERS, Gauge, Unit::Count, "Partitions led by this node."),
