@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use futures::future::join_all;
 use leasehold_client::Client;
 use leasehold_client::v1::InitNode;
 use leasehold_node::Node;
@@ -11,7 +12,7 @@ use leasehold_node::telemetry::start_logging;
 use serde_json::json;
 
 use crate::output::{Failure, Output};
-use crate::server::Stop;
+use crate::server::{Stop, start_sqs};
 
 /// Between the ports for clients and those for nodes.
 const PEER_PORTS_AFTER: u16 = 100;
@@ -29,6 +30,9 @@ pub struct Arguments {
     /// Port of the first node for clients, the others follow; nodes use the hundred after that. 0 takes any, for new data only.
     #[arg(long, default_value_t = 7400)]
     port: u16,
+    /// Port of the first node for SQS clients, the others follow. 0 takes any.
+    #[arg(long, default_value_t = 9324)]
+    sqs_port: u16,
 }
 
 /// Runs the cluster until a signal comes.
@@ -40,16 +44,20 @@ pub async fn run(arguments: Arguments, output: Output) -> Result<(), Failure> {
     check(&arguments)?;
     let temporary = tempfile::tempdir()?;
     let dir = arguments.data.as_deref().unwrap_or(temporary.path());
-    let mut nodes = Vec::new();
+    let (mut nodes, mut sqs) = (Vec::new(), Vec::new());
     for number in 1..=arguments.nodes {
-        let (client, peer) = ports(arguments.port, number)?;
-        nodes.push(start(dir, &node_name(number), client, peer).await?);
+        let (node, server) = start(dir, number, &arguments).await?;
+        nodes.push(node);
+        sqs.extend(server);
     }
     let ended = tokio::select! {
-        ended = serve(&arguments, dir, &nodes, output) => ended,
+        ended = serve(&arguments, dir, &nodes, &sqs, output) => ended,
         () = stop.asked() => Ok(()),
     };
-    let stopped = futures::future::join_all(nodes.into_iter().map(Node::shutdown));
+    let stopped = async {
+        join_all(sqs.into_iter().map(leasehold_sqs::Server::shutdown)).await;
+        join_all(nodes.into_iter().map(Node::shutdown)).await;
+    };
     tokio::select! {
         _ = stopped => ended,
         () = stop.asked() => Err(Failure::new("stopped before everything was handed over")),
@@ -57,7 +65,13 @@ pub async fn run(arguments: Arguments, output: Output) -> Result<(), Failure> {
 }
 
 /// Founds the cluster where there is none, says that it is ready, and waits until a node cannot go on.
-async fn serve(arguments: &Arguments, dir: &Path, nodes: &[Node], output: Output) -> Result<(), Failure> {
+async fn serve(
+    arguments: &Arguments,
+    dir: &Path,
+    nodes: &[Node],
+    sqs: &[leasehold_sqs::Server],
+    output: Output,
+) -> Result<(), Failure> {
     let any_failed = futures::future::select_all(nodes.iter().map(|node| Box::pin(node.failed())));
     let endpoints = nodes.iter().map(|node| format!("http://{}", node.client_address())).collect::<Vec<_>>();
     let ready = async {
@@ -72,10 +86,12 @@ async fn serve(arguments: &Arguments, dir: &Path, nodes: &[Node], output: Output
         while !nodes.iter().all(Node::is_ready) {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        for (number, endpoint) in (1..).zip(&endpoints) {
-            let name = node_name(number);
-            output.line(format!("{name} {endpoint}"), &json!({ "node": name, "endpoint": endpoint }))?;
+        for ((number, endpoint), sqs) in (1..).zip(&endpoints).zip(sqs) {
+            let (name, sqs) = (node_name(number), format!("http://{}", sqs.address()));
+            let text = format!("{name} {endpoint}, for SQS clients {sqs}");
+            output.line(text, &json!({ "node": name, "endpoint": endpoint, "sqs": sqs }))?;
         }
+        output.line("SQS clients may give any credentials", &json!({ "sqs_credentials": "any" }))?;
         output.line("ready", &json!({ "ready": true, "data": dir }))?;
         std::future::pending().await
     };
@@ -128,13 +144,22 @@ fn ports(first: u16, number: u16) -> Result<(u16, u16), Failure> {
     both.ok_or_else(|| Failure::usage(format!("there are not enough ports from {first} on")))
 }
 
-async fn start(dir: &Path, name: &str, port: u16, peer_port: u16) -> Result<Node, Failure> {
+async fn start(
+    dir: &Path,
+    number: u16,
+    arguments: &Arguments,
+) -> Result<(Node, Option<leasehold_sqs::Server>), Failure> {
+    let name = node_name(number);
+    let (port, peer_port) = ports(arguments.port, number)?;
+    let (sqs_port, _) = ports(arguments.sqs_port, number)?;
     let settings = [
-        ("name", name.to_owned()),
-        ("data_dir", dir.join(name).display().to_string()),
+        ("name", name.clone()),
+        ("data_dir", dir.join(&name).display().to_string()),
         ("client_listen", format!("127.0.0.1:{port}")),
         ("peer_listen", format!("127.0.0.1:{peer_port}")),
         ("admin_listen", "127.0.0.1:0".to_owned()),
+        ("sqs.listen", format!("127.0.0.1:{sqs_port}")),
+        ("sqs.insecure", "true".to_owned()),
         ("logging.level", "warn".to_owned()),
     ];
     let settings = settings.map(|(key, value)| (key.to_owned(), value));
@@ -142,7 +167,10 @@ async fn start(dir: &Path, name: &str, port: u16, peer_port: u16) -> Result<Node
         .map_err(|error| Failure::usage(error.to_string()))?;
     // The first node of the process starts it.
     let _ = start_logging(config.logging.format, &config.logging.level);
-    Node::start(config).await.map_err(|error| Failure::new(format!("{name}: {error}")))
+    let (sqs, connections_max) = (config.sqs.clone(), config.limits.connections_max as usize);
+    let node = Node::start(config).await.map_err(|error| Failure::new(format!("{name}: {error}")))?;
+    let sqs = start_sqs(sqs.as_ref(), connections_max, &node).await?;
+    Ok((node, sqs))
 }
 
 #[cfg(test)]

@@ -77,6 +77,8 @@ pub struct NodeProcess {
     pub name: String,
     pub client_address: String,
     pub peer_address: String,
+    /// Where SQS clients reach it, if they do.
+    pub sqs_address: Option<String>,
     place: Place,
     child: Child,
 }
@@ -85,6 +87,8 @@ pub struct NodeProcess {
 pub struct Processes {
     program: PathBuf,
     dir: PathBuf,
+    /// Over the defaults, each as `key=value`, for every node at every start.
+    settings: Vec<String>,
     pub nodes: Vec<NodeProcess>,
 }
 
@@ -94,7 +98,20 @@ impl Processes {
     /// # Errors
     /// When a process does not start, or the cluster is not ready in time.
     pub async fn start(program: &Path, dir: &Path, partitions: u32) -> Result<Self, ProcessError> {
-        Self::start_in(program, dir, partitions, vec![Place::default(); NODES]).await
+        Self::start_all(program, dir, partitions, vec![Place::default(); NODES], &[]).await
+    }
+
+    /// As [`Processes::start`], with settings over the defaults, each as `key=value`.
+    ///
+    /// # Errors
+    /// As [`Processes::start`].
+    pub async fn start_with(
+        program: &Path,
+        dir: &Path,
+        partitions: u32,
+        settings: &[&str],
+    ) -> Result<Self, ProcessError> {
+        Self::start_all(program, dir, partitions, vec![Place::default(); NODES], settings).await
     }
 
     /// As [`Processes::start`], a node in each place; every partition has a replica on each.
@@ -107,14 +124,27 @@ impl Processes {
         partitions: u32,
         places: Vec<Place>,
     ) -> Result<Self, ProcessError> {
+        Self::start_all(program, dir, partitions, places, &[]).await
+    }
+
+    async fn start_all(
+        program: &Path,
+        dir: &Path,
+        partitions: u32,
+        places: Vec<Place>,
+        settings: &[&str],
+    ) -> Result<Self, ProcessError> {
         let replication = places.len() as u32;
         let mut nodes = Vec::new();
         for (at, place) in places.into_iter().enumerate() {
             let anywhere = SocketAddr::new(place.host, 0).to_string();
             let name = format!("n{}", at + 1);
-            nodes.push(NodeProcess::start(program, dir, &name, place, [&anywhere, &anywhere], &[]).await?);
+            nodes.push(
+                NodeProcess::start(program, dir, &name, place, [&anywhere, &anywhere], settings).await?,
+            );
         }
-        let processes = Self { program: program.to_owned(), dir: dir.to_owned(), nodes };
+        let settings = settings.iter().map(|setting| (*setting).to_owned()).collect();
+        let processes = Self { program: program.to_owned(), dir: dir.to_owned(), settings, nodes };
         let members = processes
             .nodes
             .iter()
@@ -197,10 +227,13 @@ impl Processes {
     /// # Errors
     /// As [`Processes::restart`].
     pub async fn restart_with(&mut self, at: usize, settings: &[&str]) -> Result<(), ProcessError> {
-        let NodeProcess { name, client_address, peer_address, place, .. } = &self.nodes[at];
+        let NodeProcess { name, client_address, peer_address, sqs_address, place, .. } = &self.nodes[at];
         let listen = [client_address.as_str(), peer_address];
+        let sqs_listen = sqs_address.as_ref().map(|address| format!("sqs.listen={address}"));
+        let own = self.settings.iter().chain(&sqs_listen).map(String::as_str);
+        let settings = own.chain(settings.iter().copied()).collect::<Vec<_>>();
         let started =
-            NodeProcess::start(&self.program, &self.dir, name, place.clone(), listen, settings).await?;
+            NodeProcess::start(&self.program, &self.dir, name, place.clone(), listen, &settings).await?;
         self.nodes[at] = started;
         Ok(())
     }
@@ -260,6 +293,7 @@ impl NodeProcess {
             name: name.to_owned(),
             client_address: address("client")?,
             peer_address: address("peer")?,
+            sqs_address: told["sqs"].as_str().map(str::to_owned),
             place,
             child,
         })

@@ -24,7 +24,9 @@ struct Dev {
 impl Dev {
     fn start() -> Self {
         let mut command = leasehold();
-        command.args(["dev", "--port", "0", "--partitions", "2", "--json"]).stdout(Stdio::piped());
+        command
+            .args(["dev", "--port", "0", "--sqs-port", "0", "--partitions", "2", "--json"])
+            .stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let mut endpoint = None;
         for line in BufReader::new(child.stdout.take().unwrap()).lines() {

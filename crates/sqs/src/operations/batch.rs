@@ -1,0 +1,101 @@
+//! What all batches have in common: their ids, their limits, and entries that fail one by one.
+
+use std::collections::BTreeSet;
+
+use serde::Serialize;
+
+use crate::error::{Error, Kind};
+use crate::limits::{BATCH_ENTRIES_MAX, BATCH_ID_CHARACTERS_MAX};
+
+/// Entries that were done, and those that were not.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Outcome<D> {
+    pub successful: Vec<D>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub failed: Vec<Failed>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Failed {
+    id: String,
+    sender_fault: bool,
+    code: &'static str,
+    message: String,
+}
+
+/// An entry that was done and has nothing else to say.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct DoneEntry {
+    pub id: String,
+}
+
+impl<D> Outcome<D> {
+    pub fn new() -> Self {
+        Self { successful: Vec::new(), failed: Vec::new() }
+    }
+
+    pub fn add(&mut self, id: String, outcome: Result<D, Error>) {
+        match outcome {
+            Ok(done) => self.successful.push(done),
+            Err(error) => self.failed.push(Failed {
+                id,
+                sender_fault: error.is_senders(),
+                code: error.code(),
+                message: error.message,
+            }),
+        }
+    }
+}
+
+/// Checks the ids of a batch.
+///
+/// # Errors
+/// The errors of a batch as a whole.
+pub fn check<'a>(ids: impl ExactSizeIterator<Item = Option<&'a str>>) -> Result<(), Error> {
+    let entries = ids.len();
+    if entries == 0 {
+        let message = "There should be at least one entry in the request.";
+        return Err(Error::new(Kind::EmptyBatchRequest, message));
+    }
+    if entries > BATCH_ENTRIES_MAX {
+        let message = format!(
+            "Maximum number of entries per request are {BATCH_ENTRIES_MAX}. You have sent {entries}."
+        );
+        return Err(Error::new(Kind::TooManyEntriesInBatchRequest, message));
+    }
+    let mut seen = BTreeSet::new();
+    for id in ids {
+        let id = id.ok_or_else(|| Error::missing("Id"))?;
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+        if !(1..=BATCH_ID_CHARACTERS_MAX).contains(&id.len()) || !id.bytes().all(allowed) {
+            let message = "A batch entry id can only contain alphanumeric characters, hyphens and underscores. It can be at most 80 letters long.";
+            return Err(Error::new(Kind::InvalidBatchEntryId, message));
+        }
+        if !seen.insert(id) {
+            return Err(Error::new(Kind::BatchEntryIdsNotDistinct, format!("Id {id} repeated.")));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_distinct_and_few() {
+        let check = |ids: &[&str]| check(ids.iter().map(|id| Some(*id))).map_err(|error| error.kind);
+        assert_eq!(check(&["a", "b_-9"]), Ok(()));
+        assert_eq!(check(&[]), Err(Kind::EmptyBatchRequest));
+        assert_eq!(check(&["a"; 11]), Err(Kind::TooManyEntriesInBatchRequest));
+        assert_eq!(check(&["a", "a"]), Err(Kind::BatchEntryIdsNotDistinct));
+        for wrong in ["", "a b", "ü", &"a".repeat(81)] {
+            assert_eq!(check(&[wrong]), Err(Kind::InvalidBatchEntryId), "{wrong}");
+        }
+        let none = super::check([None].into_iter()).unwrap_err();
+        assert_eq!(none.kind, Kind::MissingParameter);
+    }
+}

@@ -1,0 +1,86 @@
+//! DeleteMessage and DeleteMessageBatch.
+//!
+//! To delete twice is to delete once. A receipt whose lease ended deletes nothing: on a standard queue SQS says that all is well
+//! ("the request succeeds, but the message will not be deleted"), on a FIFO queue it says that the receipt is old.
+
+use bytes::Bytes;
+use leasehold_node::QueueInfo;
+use leasehold_proto::v1::{AckRequest, Reason, SettleOutcome};
+use serde::Deserialize;
+
+use super::Done;
+use super::batch::{self, DoneEntry, Outcome};
+use super::settle::{Entries, error_of, handle, result_of};
+use crate::error::Error;
+use crate::gateway::Call;
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Delete {
+    queue_url: Option<String>,
+    receipt_handle: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct DeleteBatch {
+    queue_url: Option<String>,
+    #[serde(default)]
+    entries: Vec<Entry>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Entry {
+    id: Option<String>,
+    receipt_handle: Option<String>,
+}
+
+pub async fn delete(call: Call<'_>, request: Delete) -> Result<Done, Error> {
+    let queue = call.queue(request.queue_url.as_deref()).await?;
+    let receipt = handle(request.receipt_handle.as_deref())?;
+    let outcomes = delete_all(call, &queue, vec![receipt]).await?;
+    outcomes.into_iter().collect::<Result<Vec<_>, _>>()?;
+    Ok(Done {})
+}
+
+pub async fn delete_batch(call: Call<'_>, request: DeleteBatch) -> Result<Outcome<DoneEntry>, Error> {
+    batch::check(request.entries.iter().map(|entry| entry.id.as_deref()))?;
+    let queue = call.queue(request.queue_url.as_deref()).await?;
+    let mut entries = Entries::read(
+        request
+            .entries
+            .into_iter()
+            .map(|entry| (entry.id.unwrap_or_default(), handle(entry.receipt_handle.as_deref()))),
+    );
+    let settled = delete_all(call, &queue, std::mem::take(&mut entries.receipts)).await?;
+    let mut outcome = Outcome::new();
+    for (id, settled) in entries.with(settled) {
+        outcome.add(id.clone(), settled.map(|()| DoneEntry { id }));
+    }
+    Ok(outcome)
+}
+
+async fn delete_all(
+    call: Call<'_>,
+    queue: &QueueInfo,
+    receipts: Vec<Bytes>,
+) -> Result<Vec<Result<(), Error>>, Error> {
+    if receipts.is_empty() {
+        return Ok(Vec::new());
+    }
+    let request = AckRequest { queue: queue.name().to_owned(), receipts, request: None };
+    let outcomes = call.service().ack(&request).await?;
+    Ok(outcomes.into_iter().map(|outcome| judged(queue, outcome)).collect())
+}
+
+fn judged(queue: &QueueInfo, outcome: SettleOutcome) -> Result<(), Error> {
+    result_of(outcome).or_else(|outcome| match outcome.reason() {
+        Reason::MessageGone => Ok(()),
+        Reason::ReceiptStale if queue.is_fifo() => {
+            Err(Error::value("ReceiptHandle", "given", "The receipt handle has expired."))
+        }
+        Reason::ReceiptStale => Ok(()),
+        _ => Err(error_of(outcome)),
+    })
+}

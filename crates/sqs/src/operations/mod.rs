@@ -1,0 +1,113 @@
+//! The operations: JSON in, JSON out, the node's service between.
+
+mod batch;
+mod delete;
+mod moves;
+mod permissions;
+mod queues;
+mod receive;
+mod send;
+mod settle;
+mod tags;
+mod visibility;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::error::{Error, Kind};
+use crate::gateway::Call;
+
+macro_rules! operations {
+    ($($operation:ident => $serve:path;)*) => {
+        /// Every operation that there is.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Operation {
+            $($operation,)*
+        }
+
+        impl Operation {
+            pub const ALL: &'static [Self] = &[$(Self::$operation,)*];
+
+            pub fn of_name(name: &str) -> Option<Self> {
+                match name {
+                    $(stringify!($operation) => Some(Self::$operation),)*
+                    _ => None,
+                }
+            }
+
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$operation => stringify!($operation),)*
+                }
+            }
+
+            /// Serves a request; the answer is a JSON object.
+            ///
+            /// # Errors
+            /// What the operation ended with.
+            pub async fn serve(self, call: Call<'_>, request: &[u8]) -> Result<Vec<u8>, Error> {
+                match self {
+                    $(Self::$operation => answer($serve(call, read(request)?).await?),)*
+                }
+            }
+        }
+    };
+}
+
+operations! {
+    AddPermission => permissions::add;
+    CancelMessageMoveTask => moves::cancel;
+    ChangeMessageVisibility => visibility::change;
+    ChangeMessageVisibilityBatch => visibility::change_batch;
+    CreateQueue => queues::create;
+    DeleteMessage => delete::delete;
+    DeleteMessageBatch => delete::delete_batch;
+    DeleteQueue => queues::delete;
+    GetQueueAttributes => queues::attributes;
+    GetQueueUrl => queues::url;
+    ListDeadLetterSourceQueues => queues::list_sources;
+    ListMessageMoveTasks => moves::list;
+    ListQueueTags => tags::list;
+    ListQueues => queues::list;
+    PurgeQueue => queues::purge;
+    ReceiveMessage => receive::receive;
+    RemovePermission => permissions::remove;
+    SendMessage => send::send;
+    SendMessageBatch => send::send_batch;
+    SetQueueAttributes => queues::set_attributes;
+    StartMessageMoveTask => moves::start;
+    TagQueue => tags::tag;
+    UntagQueue => tags::untag;
+}
+
+/// The answer of an operation that has nothing to say.
+#[derive(Debug, Serialize)]
+pub struct Done {}
+
+fn read<R: DeserializeOwned>(request: &[u8]) -> Result<R, Error> {
+    let request = if request.is_empty() { b"{}" } else { request };
+    serde_json::from_slice(request).map_err(|error| Error::new(Kind::Malformed, error.to_string()))
+}
+
+fn answer(answer: impl Serialize) -> Result<Vec<u8>, Error> {
+    serde_json::to_vec(&answer).map_err(|error| Error::new(Kind::InternalFailure, error.to_string()))
+}
+
+/// A parameter that must be there.
+fn required<T>(parameter: Option<T>, name: &str) -> Result<T, Error> {
+    parameter.ok_or_else(|| Error::missing(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn operations_are_found_by_their_names() {
+        for operation in Operation::ALL {
+            assert_eq!(Operation::of_name(operation.name()), Some(*operation));
+        }
+        assert_eq!(Operation::ALL.len(), 23);
+        assert_eq!(Operation::of_name("sendMessage"), None);
+    }
+}

@@ -1,0 +1,201 @@
+//! The listener: connections within their limits, HTTP/1.1 and HTTP/2 on one port, and an end in good order.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use leasehold_node::Service;
+use leasehold_node::config::Sqs;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::{JoinHandle, JoinSet};
+
+use crate::exchange::Exchange;
+use crate::gateway::Gateway;
+use crate::limits::{ACCEPT_PAUSE_MS, DRAIN_MS_MAX, HEAD_BYTES_MAX, IDLE_MS_MAX, STREAMS_MAX};
+use crate::signature::Signatures;
+
+/// What a client that speaks HTTP/2 from the start sends first (RFC 9113, 3.4).
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// Between two looks at a preface that comes in pieces.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+const HTTP2_ALIVE: Duration = Duration::from_secs(20);
+
+/// Why the gateway cannot start.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address} for SQS clients: {error}")]
+pub struct StartError {
+    address: SocketAddr,
+    error: io::Error,
+}
+
+/// A gateway that serves.
+pub struct Server {
+    address: SocketAddr,
+    stop: watch::Sender<bool>,
+    task: JoinHandle<()>,
+}
+
+impl Server {
+    /// Listens and serves, with at most `connections_max` connections at a time; further ones wait in the listener's queue.
+    ///
+    /// # Errors
+    /// When the address cannot be listened on.
+    pub async fn start(config: &Sqs, connections_max: usize, service: Service) -> Result<Self, StartError> {
+        let failed = |error| StartError { address: config.listen, error };
+        let listener = TcpListener::bind(config.listen).await.map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        let (stop, stopped) = watch::channel(false);
+        let gateway = Gateway::new(service, config, stopped.clone());
+        let exchange = Arc::new(Exchange::new(gateway, Signatures::new(&config.access_keys)));
+        tracing::info!(%address, "serves SQS clients");
+        let task = tokio::spawn(serve(listener, exchange, connections_max, stopped));
+        Ok(Self { address, stop, task })
+    }
+
+    /// Where clients reach it.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Lets go who waits for messages, answers what is under way, and ends.
+    pub async fn shutdown(self) {
+        self.stop.send_replace(true);
+        // A task that panicked has said so.
+        let _ = self.task.await;
+    }
+}
+
+async fn serve(
+    listener: TcpListener,
+    exchange: Arc<Exchange>,
+    connections_max: usize,
+    stop: watch::Receiver<bool>,
+) {
+    let mut stopped = stop.clone();
+    let room = Arc::new(Semaphore::new(connections_max));
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            _ = stopped.wait_for(|stop| *stop) => break,
+            (stream, permit) = accept(&listener, &room) => {
+                connections.spawn(connection(stream, exchange.clone(), permit, stop.clone()));
+            }
+            Some(_) = connections.join_next() => {}
+        }
+    }
+    drop(listener);
+    let finish = async { while connections.join_next().await.is_some() {} };
+    if tokio::time::timeout(Duration::from_millis(DRAIN_MS_MAX), finish).await.is_err() {
+        tracing::debug!("some SQS clients stayed connected until the end");
+        connections.shutdown().await;
+    }
+}
+
+/// The next connection, once there is room for it. Nothing is lost when it is dropped half-way.
+async fn accept(listener: &TcpListener, room: &Arc<Semaphore>) -> (TcpStream, OwnedSemaphorePermit) {
+    let Ok(permit) = Arc::clone(room).acquire_owned().await else {
+        // The semaphore is never closed.
+        return std::future::pending().await;
+    };
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => return (stream, permit),
+            Err(error) => {
+                tracing::warn!(%error, "an SQS client cannot be accepted");
+                tokio::time::sleep(Duration::from_millis(ACCEPT_PAUSE_MS)).await;
+            }
+        }
+    }
+}
+
+async fn connection(
+    stream: TcpStream,
+    exchange: Arc<Exchange>,
+    permit: OwnedSemaphorePermit,
+    mut stop: watch::Receiver<bool>,
+) {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "a connection stays slow for small answers");
+    }
+    let begins = tokio::time::timeout(Duration::from_millis(IDLE_MS_MAX), begins_as_http2(&stream));
+    let is_http2 = tokio::select! {
+        begun = begins => matches!(begun, Ok(Ok(true))),
+        _ = stop.wait_for(|stop| *stop) => return,
+    };
+    let service = service_fn(move |request: Request<Incoming>| {
+        let exchange = exchange.clone();
+        async move { Ok::<_, Infallible>(exchange.answer(request).await) }
+    });
+    let stream = TokioIo::new(stream);
+    let stopped = async { drop(stop.wait_for(|stop| *stop).await) };
+    let served = if is_http2 {
+        let mut connection = pin!(http2_builder().serve_connection(stream, service));
+        tokio::select! {
+            served = connection.as_mut() => served,
+            () = stopped => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        }
+    } else {
+        let mut connection = pin!(http1_builder().serve_connection(stream, service));
+        tokio::select! {
+            served = connection.as_mut() => served,
+            () = stopped => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        }
+    };
+    // What goes wrong here is the client's: it has gone, was too slow, or spoke no HTTP and has been told.
+    if let Err(error) = served {
+        tracing::debug!(%error, "an SQS connection failed");
+    }
+    drop(permit);
+}
+
+/// A connection that its client closes drops the request that it waits for: a receive then leaves no lease behind.
+fn http1_builder() -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .half_close(false)
+        .header_read_timeout(Duration::from_millis(IDLE_MS_MAX))
+        .max_buf_size(HEAD_BYTES_MAX);
+    builder
+}
+
+fn http2_builder() -> http2::Builder<TokioExecutor> {
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS_MAX)
+        .max_header_list_size(HEAD_BYTES_MAX as u32)
+        .keep_alive_interval(HTTP2_ALIVE)
+        .keep_alive_timeout(HTTP2_ALIVE);
+    builder
+}
+
+/// Looks at the first bytes without taking them.
+async fn begins_as_http2(stream: &TcpStream) -> io::Result<bool> {
+    let mut begin = [0; PREFACE.len()];
+    loop {
+        let len = stream.peek(&mut begin).await?;
+        if len == 0 || begin[..len] != PREFACE[..len] {
+            return Ok(false);
+        }
+        if len == PREFACE.len() {
+            return Ok(true);
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
