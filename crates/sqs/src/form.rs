@@ -36,6 +36,12 @@ const MAPS: &[(&str, &str, &str, &str)] = &[
     ("Tag", "Tags", "Key", "Value"),
 ];
 
+/// Lists and maps by either name: one without items comes as an empty value.
+fn is_collection(name: &str) -> bool {
+    LISTS.iter().any(|(form, json)| *form == name || *json == name)
+        || MAPS.iter().any(|(form, json, ..)| *form == name || *json == name)
+}
+
 /// A parameter: a value, or others under it.
 #[derive(Debug, Default)]
 struct Node {
@@ -99,6 +105,9 @@ impl Node {
         }
         let mut object = Map::new();
         for (name, node) in self.under {
+            if node.is_empty() && is_collection(&name) {
+                continue;
+            }
             if let Some((_, list)) = LISTS.iter().find(|(form, _)| *form == name) {
                 object.insert((*list).to_owned(), node.list());
             } else if let Some((_, map, key, value)) = MAPS.iter().find(|(form, ..)| *form == name) {
@@ -108,6 +117,10 @@ impl Node {
             }
         }
         Value::Object(object)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.under.is_empty() && self.value.as_ref().is_none_or(String::is_empty)
     }
 
     /// The items by their numbers. Clients leave the number away where there is one item.
@@ -172,6 +185,12 @@ mod tests {
         let (_, request) = read("Attribute.Name=DelaySeconds&Attribute.Value=5&AttributeName=All");
         assert_eq!(request["Attributes"], json!({ "DelaySeconds": "5" }));
         assert_eq!(request["AttributeNames"], json!(["All"]));
+    }
+
+    #[test]
+    fn a_list_without_items_comes_as_an_empty_value() {
+        assert_eq!(read("Action=UntagQueue&TagKeys=&Entries=&Tag=").1, json!({}));
+        assert_eq!(read("MessageBody=").1, json!({ "MessageBody": "" }));
     }
 
     #[test]

@@ -16,7 +16,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use leasehold_partition::{
-    BatchBuilder, Command, Deadline, Delivery, Effects, QueueId, Receipt, Reply, Request as PartitionRequest,
+    BatchBuilder, Command, Deadline, Delivery, Effects, Kind, QueueId, Receipt, Reply,
+    Request as PartitionRequest,
 };
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
@@ -194,9 +195,20 @@ impl Leadership {
         let may_be_retry = is_named && self.shared.machine.read().shard(receive.queue).is_some();
         if may_be_retry || self.shared.machine.read().has_ready(receive.queue) {
             self.add_receive(receive);
+        } else if !receive.may_wait() && self.is_over_limit(receive.queue) {
+            // Who does not wait shall not take it for an empty queue.
+            let _ = receive.reply.send(Err(receive_refused(&Reply::OverLimit)));
         } else {
             self.park(receive);
         }
+    }
+
+    /// Whether a standard queue has as many leases as it may have: a FIFO queue says nothing of it.
+    fn is_over_limit(&self, queue: QueueId) -> bool {
+        self.shared.machine.read().shard(queue).is_some_and(|shard| {
+            let leases_max = u64::from(shard.settings.in_flight_max);
+            shard.settings.kind == Kind::Standard && shard.counters.leased >= leases_max
+        })
     }
 
     /// Lets a receive wait that found nothing, or ends it.
