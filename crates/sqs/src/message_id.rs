@@ -1,8 +1,5 @@
 //! The id of a message in the form of a UUID, version 8 (RFC 9562): always the same for the same message.
-//!
-//! ```text
-//!   partition (32 bits), sequence (16, 12 and 36 bits around version and variant), cluster (26 bits)
-//! ```
+//! Its bits are the partition (32), the sequence (16, 12 and 36, around version and variant) and a part of the cluster's id (26).
 
 use leasehold_proto::v1::MessageId;
 
