@@ -70,12 +70,12 @@ async fn start(partitions: u32) -> (TempDir, Processes) {
     (dir, started.unwrap_or_else(|error| panic!("{error}")))
 }
 
-fn pids(processes: &Processes) -> Vec<u32> {
+pub fn pids(processes: &Processes) -> Vec<u32> {
     (0..processes.nodes.len()).filter_map(|at| processes.pid(at)).collect()
 }
 
 /// Processor time of a process so far, in seconds.
-fn cpu_s(pid: u32) -> f64 {
+pub fn cpu_s(pid: u32) -> f64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let after_name = stat.rsplit(')').next().unwrap_or_default();
     let ticks = after_name.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<f64>().ok());

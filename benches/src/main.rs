@@ -3,6 +3,7 @@
 
 mod failover;
 mod footprint;
+mod sqs;
 mod throughput;
 
 use clap::{Parser, Subcommand};
@@ -28,6 +29,8 @@ enum What {
     Queues(footprint::Queues),
     /// Memory and restart with a long backlog.
     Backlog(footprint::Backlog),
+    /// Requests of SQS clients a second, and what each costs.
+    Sqs(sqs::Requests),
 }
 
 fn main() {
@@ -42,6 +45,7 @@ fn main() {
             What::Idle(idle) => footprint::idle(&idle).await,
             What::Queues(queues) => footprint::queues(&queues).await,
             What::Backlog(backlog) => footprint::backlog(&backlog).await,
+            What::Sqs(requests) => sqs::measure(&requests).await,
         }
     });
     println!("{line}");
