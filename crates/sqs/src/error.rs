@@ -138,9 +138,11 @@ pub fn of_node(outcome: Outcome, reason: Reason, detail: String) -> Error {
         Reason::Busy => Kind::RequestThrottled,
         Reason::RedriveRunning => Kind::UnsupportedOperation,
         Reason::NoRedrive => Kind::ResourceNotFound,
-        Reason::UnknownNode | Reason::UnknownPartition | Reason::AlreadyInitialised | Reason::None => {
-            Kind::InternalFailure
-        }
+        Reason::UnknownNode
+        | Reason::UnknownPartition
+        | Reason::AlreadyInitialised
+        | Reason::NoDeadLetterQueue
+        | Reason::None => Kind::InternalFailure,
         Reason::NoLeader
         | Reason::DiskLow
         | Reason::NotInitialised
