@@ -15,6 +15,10 @@ pub const CONNECTION_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
 pub const CONNECT_TIMEOUT_MS: u64 = 500;
 pub const RECONNECT_PAUSE_MS_MIN: u64 = 20;
 pub const RECONNECT_PAUSE_MS_MAX: u64 = 500;
+/// A connection to a peer asks for a sign of life this often while a call is under way, and breaks when none comes for so long.
+/// Lanes notice a silent peer before that.
+pub const KEEP_ALIVE_INTERVAL_MS: u64 = 5_000;
+pub const KEEP_ALIVE_TIMEOUT_MS: u64 = 5_000;
 /// How often a node says that it lives.
 pub const LIVENESS_INTERVAL_MS: u64 = 200;
 

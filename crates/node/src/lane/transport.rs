@@ -14,7 +14,8 @@ use tonic::{Request, Status};
 
 use super::batch::Batches;
 use crate::limits::{
-    CONNECT_TIMEOUT_MS, CONNECTION_WINDOW_BYTES, PEER_MESSAGE_BYTES_MAX, STREAM_WINDOW_BYTES,
+    CONNECT_TIMEOUT_MS, CONNECTION_WINDOW_BYTES, KEEP_ALIVE_INTERVAL_MS, KEEP_ALIVE_TIMEOUT_MS,
+    PEER_MESSAGE_BYTES_MAX, STREAM_WINDOW_BYTES,
 };
 
 /// Frames of one direction of a lane; it ends with the connection.
@@ -81,7 +82,8 @@ impl Transport for Grpc {
     }
 }
 
-/// Opens an HTTP/2 connection to a peer's listener.
+/// Opens an HTTP/2 connection to a peer's listener. It breaks when the peer says nothing for a while, also when nobody asks: a
+/// snapshot whose receiver has lost power would be waited for without end.
 ///
 /// # Errors
 /// When the address is not one, or nobody answers there within the connect timeout.
@@ -89,6 +91,8 @@ pub async fn open_channel(address: &str) -> Result<Channel, tonic::transport::Er
     let endpoint = Endpoint::from_shared(format!("http://{address}"))?
         .connect_timeout(Duration::from_millis(CONNECT_TIMEOUT_MS))
         .tcp_nodelay(true)
+        .http2_keep_alive_interval(Duration::from_millis(KEEP_ALIVE_INTERVAL_MS))
+        .keep_alive_timeout(Duration::from_millis(KEEP_ALIVE_TIMEOUT_MS))
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
     endpoint.connect().await
