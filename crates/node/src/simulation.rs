@@ -25,6 +25,7 @@ use crate::services::{self, Counting, Settle};
 
 pub use crate::failure::Failure;
 pub use crate::lane::{Batches, FrameStream, Transport, TransportError};
+pub use crate::raft::{Calls, Claim};
 
 /// A node's place in the cluster.
 #[derive(Debug, Clone)]

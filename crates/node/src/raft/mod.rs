@@ -7,6 +7,8 @@
 //!                                                            lanes
 //! ```
 
+#[cfg(feature = "simulation")]
+mod claims;
 mod codec;
 mod election;
 mod group;
@@ -21,6 +23,8 @@ use leasehold_catalogue as catalogue;
 use leasehold_partition as partition;
 pub use leasehold_raft_log::{GroupId, Payload, ReplicaNode};
 
+#[cfg(feature = "simulation")]
+pub use claims::{Calls, Claim};
 pub use group::{Group, GroupOptions, Members, Proposal, ProposeError, Role};
 pub use machine::{Image, Machine, MachineError};
 pub use network::Network;
