@@ -13,6 +13,7 @@ use leasehold_raft_log::{Driver, Fault, Log, Options, SimulatedFileSystem, Survi
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::Instant;
 
+use crate::judge::{Judge, Witness};
 use crate::network::{Host, Network};
 use crate::random::Random;
 use crate::system::{self, Clock};
@@ -26,6 +27,12 @@ const SEGMENT_BYTES: u64 = 64 * 1024;
 /// How long a healthy disk takes for a batch at most.
 const SYNC_US_MAX: u64 = 2_000;
 const KEEPER_INTERVAL_US: u64 = 50_000;
+pub const LOG_DIR: &str = "/data/log";
+
+/// How every node keeps its log.
+pub fn log_options() -> Options {
+    Options { segment_bytes: SEGMENT_BYTES, cache_bytes: 256 * 1024, disk_low_bytes: 0, ..Options::default() }
+}
 
 /// A running node.
 pub struct Process {
@@ -39,6 +46,7 @@ pub struct Process {
     owed: Duration,
     started: Instant,
     started_us: u64,
+    witness: Witness,
 }
 
 pub struct Machine {
@@ -58,6 +66,7 @@ pub struct Machine {
     processes: u64,
     random: Random,
     network: Arc<Network>,
+    judge: Judge,
 }
 
 /// A single-threaded runtime whose time stands still unless it is told to go on.
@@ -84,6 +93,11 @@ impl Process {
     /// Why it did not start.
     pub fn refusal(&self) -> Option<&str> {
         self.node.get()?.as_ref().err().map(String::as_str)
+    }
+
+    /// Who watches what leaves it.
+    pub fn witness(&self) -> &Witness {
+        &self.witness
     }
 
     pub fn log(&self) -> &Log {
@@ -121,7 +135,7 @@ impl Process {
 }
 
 impl Machine {
-    pub fn new(at: usize, network: Arc<Network>, random: Random) -> Self {
+    pub fn new(at: usize, network: Arc<Network>, judge: Judge, random: Random) -> Self {
         let place = Place { name: format!("n{at}"), node_id: at as u64 + 1, address: address_of(at) };
         Self {
             place,
@@ -137,6 +151,7 @@ impl Machine {
             processes: 0,
             random,
             network,
+            judge,
         }
     }
 
@@ -147,13 +162,7 @@ impl Machine {
     pub fn start(&mut self, now_us: u64) -> Result<(), String> {
         self.set_clock(now_us);
         (self.is_off, self.start_at_us) = (false, None);
-        let options = Options {
-            segment_bytes: SEGMENT_BYTES,
-            cache_bytes: 256 * 1024,
-            disk_low_bytes: 0,
-            ..Options::default()
-        };
-        let opened = Log::open_driven(Arc::new(self.fs.clone()), Path::new("/data/log"), options);
+        let opened = Log::open_driven(Arc::new(self.fs.clone()), Path::new(LOG_DIR), log_options());
         let (log, driver) =
             opened.map_err(|error| format!("{} refuses to start: {error}", self.place.name))?;
         let config = Config::with_defaults(&self.place.name, Path::new("/data"));
@@ -177,6 +186,7 @@ impl Machine {
             owed: Duration::ZERO,
             started,
             started_us: now_us,
+            witness: self.judge.witness(self.at, self.fs.clone()),
         });
         self.processes += 1;
         self.show();

@@ -3,6 +3,7 @@
 
 mod client;
 mod faults;
+mod judge;
 mod machine;
 mod network;
 mod random;

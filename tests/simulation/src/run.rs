@@ -50,15 +50,21 @@ pub fn run(plan: &Plan, workload: Workload, seed: u64) -> Outcome {
     let mut faults = Faults::new(&plan.faults, seed);
     let end = phases(plan, &mut world, &mut faults);
     let mut violations = std::mem::take(&mut world.violations);
+    let lies = world.judge.found();
     // What was found on the way ends a run early.
-    violations.extend(end.err().filter(|_| violations.is_empty()));
+    violations.extend(end.err().filter(|_| violations.is_empty() && lies.is_empty()));
     let history = History { ops: std::mem::take(&mut *world.stage.ops()) };
-    let mut verdict = if violations.is_empty() { checkers::check(&history) } else { Verdict::default() };
+    let is_whole = violations.is_empty() && lies.is_empty();
+    let mut verdict = if is_whole { checkers::check(&history) } else { Verdict::default() };
     verdict.violations.insert("simulation", violations);
+    verdict.violations.insert("answer before its sync", lies);
     verdict.seed = Some(seed);
     verdict.faults = faults.count;
     verdict.counts.insert("packets", world.network.packets());
     verdict.counts.insert("snapshots_sent", world.network.snapshots());
+    let (claims, judged) = world.judge.counts();
+    verdict.counts.insert("claims", claims);
+    verdict.counts.insert("claims_judged", judged);
     verdict.counts.insert("starts", world.starts);
     verdict.counts.insert("virtual_ms", world.now_us / 1_000);
     Outcome { verdict, history, hash: trace::hash() }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::{Stream, StreamExt};
-use leasehold_node::simulation::{Batches, FrameStream, SimulatedNode, Transport, TransportError};
+use leasehold_node::simulation::{Batches, Calls, FrameStream, SimulatedNode, Transport, TransportError};
 use leasehold_proto::peer::{FrameBatch, SnapshotAnswer, SnapshotChunk};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
@@ -79,6 +79,11 @@ async fn pump(
     network.close(connection, direction);
 }
 
+fn hear(calls: &Mutex<Calls>, batch: &FrameBatch) {
+    let mut calls = calls.lock().unwrap_or_else(PoisonError::into_inner);
+    batch.frames.iter().for_each(|frame| calls.ask(frame));
+}
+
 impl Transport for SimulatedTransport {
     fn open_lane(
         &self,
@@ -94,33 +99,33 @@ impl Transport for SimulatedTransport {
             let (accept, accepted) = oneshot::channel();
             let connection = network.connect(End::Node(here), End::Node(to), Arc::new(back.clone()));
             network.keep_open(connection, Arc::new(forth.clone()));
+            let calls = Arc::new(Mutex::new(Calls::default()));
             let opening = {
-                let network = network.clone();
-                move |node: Option<&SimulatedNode>| {
+                let (network, calls) = (network.clone(), calls.clone());
+                move |process: Option<&Process>| {
                     let request = Request::from_parts(
                         metadata,
                         Default::default(),
                         UnboundedReceiverStream::new(served),
                     );
-                    let lane = node.and_then(|node| node.serve_lane(request).ok());
+                    let lane = process.and_then(|process| {
+                        let lane = process.node()?.serve_lane(request).ok()?;
+                        Some((lane, process.witness().clone()))
+                    });
                     let is_served = lane.is_some();
                     let answer: Effect = Box::new(move |_| {
                         // Who opens may have lost patience.
                         let _ = accept.send(is_served);
                     });
                     network.push(connection, Direction::Back, u64::from(is_served), answer);
-                    if let Some(lane) = lane {
+                    if let Some((lane, witness)) = lane {
                         let batches = lane.filter_map(|batch| std::future::ready(batch.ok()));
+                        let batches = batches.inspect(move |batch| witness.answers(&calls, batch));
                         tokio::spawn(pump(network, connection, Direction::Back, batches, back));
                     }
                 }
             };
-            network.push(
-                connection,
-                Direction::Forth,
-                0,
-                Box::new(move |process| opening(process.and_then(|process| process.node()))),
-            );
+            network.push(connection, Direction::Forth, 0, Box::new(opening));
             match timeout(CONNECT_TIMEOUT, accepted).await {
                 Ok(Ok(true)) => {}
                 Ok(_) => return Err(refused()),
@@ -129,6 +134,7 @@ impl Transport for SimulatedTransport {
                     return Err(TransportError::Silent);
                 }
             }
+            let batches = batches.inspect(move |batch| hear(&calls, batch));
             tokio::spawn(pump(network, connection, Direction::Forth, batches, forth));
             Ok(UnboundedReceiverStream::new(answers).boxed())
         })

@@ -11,6 +11,7 @@ use tokio::runtime::Runtime;
 
 use crate::client::Client;
 use crate::faults::Faults;
+use crate::judge::Judge;
 use crate::machine::{Machine, STEP, runtime};
 use crate::network::Network;
 use crate::random::Random;
@@ -33,6 +34,7 @@ pub mod streams {
     pub const FAULTS: u64 = 2;
     pub const ORDER: u64 = 3;
     pub const CONDUCTOR: u64 = 4;
+    pub const JUDGE: u64 = 5;
     pub const MACHINES: u64 = 100;
     pub const WORKERS: u64 = 200;
 }
@@ -45,6 +47,8 @@ pub struct World {
     pub stage: Arc<Stage>,
     /// What was found that no history shows.
     pub violations: Vec<String>,
+    /// Of what leaves the nodes.
+    pub judge: Judge,
     pub starts: u64,
     seed: u64,
     order: Random,
@@ -54,14 +58,29 @@ pub struct World {
 impl World {
     pub fn new(seed: u64, nodes: usize, workload: leasehold_histories::workload::Workload) -> Self {
         let network = Network::new(nodes, Random::new(seed, streams::NETWORK));
-        let machine =
-            |at| Machine::new(at, network.clone(), Random::new(seed, streams::MACHINES + at as u64));
+        let judge = Judge::new(Random::new(seed, streams::JUDGE));
+        let machine = |at| {
+            let random = Random::new(seed, streams::MACHINES + at as u64);
+            Machine::new(at, network.clone(), judge.clone(), random)
+        };
         let machines = (0..nodes).map(machine).collect();
         let clients = runtime();
         let stage = clients.block_on(async { Stage::new(workload) });
         let order = Random::new(seed, streams::ORDER);
         let (violations, hashes) = (Vec::new(), BTreeMap::new());
-        Self { now_us: 0, network, machines, clients, stage, violations, starts: 0, seed, order, hashes }
+        Self {
+            now_us: 0,
+            network,
+            machines,
+            clients,
+            stage,
+            violations,
+            judge,
+            starts: 0,
+            seed,
+            order,
+            hashes,
+        }
     }
 
     pub fn client(&self, stream: u64) -> Client {
@@ -82,7 +101,7 @@ impl World {
     /// Goes on until something holds, or for so long at most; says whether it holds.
     pub fn run_until(&mut self, limit_us: u64, faults: &mut Faults, holds: impl Fn(&Self) -> bool) -> bool {
         let end_us = self.now_us + limit_us;
-        while self.now_us < end_us && self.violations.is_empty() {
+        while self.now_us < end_us && self.violations.is_empty() && self.judge.is_content() {
             if holds(self) {
                 return true;
             }

@@ -21,6 +21,7 @@ fn run(arguments: &[&str]) -> Value {
 fn assert_it_proves_something(told: &Value) {
     let delivered = told["counts"]["delivered"].as_u64();
     assert!(told["faults"].as_u64() > Some(1) && delivered > Some(20), "{told:#}");
+    assert!(told["counts"]["claims_judged"].as_u64() > Some(5), "{told:#}");
 }
 
 #[test]
