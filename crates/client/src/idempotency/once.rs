@@ -20,7 +20,7 @@ const CLAIM_FOR: Duration = Duration::from_secs(5 * 60);
 
 type Key = dyn Fn(&Job) -> String + Send + Sync;
 
-/// Makes the effects of handlers happen once; see the [module](self) for what it promises with which store. Clones share the store.
+/// Makes the effects of handlers happen once; see the [module](crate::idempotency) for what it promises with which store. Clones share the store.
 pub struct Idempotent<S> {
     store: Arc<S>,
     key: Arc<Key>,
