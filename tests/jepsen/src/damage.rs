@@ -5,7 +5,7 @@ use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use crate::random::Random;
+use leasehold_histories::random::Random;
 
 const SEGMENT_HEADER_BYTES: usize = 64;
 const BATCH_HEADER_BYTES: usize = 32;

@@ -5,7 +5,6 @@ mod damage;
 mod faults;
 mod machine;
 mod network;
-mod random;
 mod run;
 mod workers;
 mod workload;

@@ -11,6 +11,7 @@ use leasehold::replicas::{Comparison, compare};
 use leasehold_client::v1::{QueueCounters, QueueSettings};
 use leasehold_histories::checkers::{self, Verdict, progress};
 use leasehold_histories::history::{History, Op, Recorder};
+use leasehold_histories::random::Random;
 use leasehold_histories::workload::{LEASE, Workload};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
@@ -18,7 +19,6 @@ use tokio::time::{Instant, sleep};
 use crate::faults::{Fault, Overlap, Planned, Scene, inject, schedule};
 use crate::machine::Machines;
 use crate::network::{self, Network};
-use crate::random::Random;
 use crate::workers::{
     REPEATED_QUEUE, Stage, consumer, lessee, list_queues, owner, read_dead_letters, repeater, sender,
 };

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use leasehold_histories::history::Outcome;
+use leasehold_histories::random::Random;
 use leasehold_node::simulation::{Failure, SimulatedNode};
 use leasehold_proto::v1::{self, Reason, RequestId};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::network::{End, Network};
-use crate::random::Random;
 use crate::transport::{Answer, Call};
 
 const CALL_TIME_MAX: Duration = Duration::from_secs(3);
@@ -43,7 +43,7 @@ pub struct Client {
 
 impl Client {
     pub fn new(network: Arc<Network>, nodes: usize, mut random: Random) -> Self {
-        let (session, nodes) = (random.next(), nodes as u64);
+        let (session, nodes) = (random.draw(), nodes as u64);
         let node = random.below(nodes) as usize;
         Self { network, nodes, random, node, session, sequence: 0, was_unknown: false }
     }
@@ -63,7 +63,7 @@ impl Client {
 
     /// It is started again, and remembers nothing.
     pub fn begin_again(&mut self) {
-        (self.session, self.sequence) = (self.random.next(), 0);
+        (self.session, self.sequence) = (self.random.draw(), 0);
     }
 
     /// The name of the next request, which all tries of it carry.

@@ -2,10 +2,10 @@
 
 use clap::ValueEnum;
 use leasehold_histories::history::Op;
+use leasehold_histories::random::Random;
 use leasehold_raft_log::Fault as DiskFault;
 
 use crate::network::{End, Link};
-use crate::random::Random;
 use crate::trace;
 use crate::world::{World, streams, survival};
 

@@ -11,12 +11,12 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use leasehold_histories::checkers::Violations;
+use leasehold_histories::random::Random;
 use leasehold_node::simulation::{Calls, Claim};
 use leasehold_proto::peer::FrameBatch;
 use leasehold_raft_log::{Log, SimulatedFileSystem, Survival};
 
 use crate::machine::{LOG_DIR, log_options};
-use crate::random::Random;
 
 /// Of so many batches of answers to appends, one is judged.
 const SAMPLE: u64 = 64;

@@ -13,9 +13,10 @@ use leasehold_raft_log::{Driver, Fault, Log, Options, SimulatedFileSystem, Survi
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::Instant;
 
+use leasehold_histories::random::Random;
+
 use crate::judge::{Judge, Witness};
 use crate::network::{Host, Network};
-use crate::random::Random;
 use crate::system::{self, Clock};
 use crate::transport::{SimulatedTransport, address_of};
 
@@ -257,7 +258,7 @@ impl Machine {
         let Some((_, survival)) = self.power.take() else { return };
         self.set_clock(now_us);
         self.process = None;
-        self.fs = self.fs.after_power_loss(survival, self.random.next());
+        self.fs = self.fs.after_power_loss(survival, self.random.draw());
         (self.paused_until_us, self.is_off) = (0, true);
         self.show();
     }

@@ -6,7 +6,6 @@ mod faults;
 mod judge;
 mod machine;
 mod network;
-mod random;
 mod run;
 mod seeds;
 mod system;

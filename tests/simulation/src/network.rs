@@ -10,8 +10,9 @@ use std::any::Any;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use leasehold_histories::random::Random;
+
 use crate::machine::Process;
-use crate::random::Random;
 use crate::trace;
 
 /// How long a lost packet is missed before it is sent again.

@@ -6,9 +6,9 @@
 use std::cell::Cell;
 use std::ffi::{c_int, c_uint, c_void};
 
-use crate::random::Random;
-
 /// Wall clocks begin here: milliseconds since 1970.
+use leasehold_histories::random::Random;
+
 const WALL_START_MS: i64 = 1_800_000_000_000;
 
 thread_local! {
@@ -42,7 +42,7 @@ fn draw() -> Option<[u8; 8]> {
     let drawn = DRAWN.get()?;
     let mut random = Random::new(drawn, 0);
     DRAWN.set(Some(drawn.wrapping_add(1)));
-    Some(random.next().to_le_bytes())
+    Some(random.draw().to_le_bytes())
 }
 
 /// As in the C library.

@@ -9,12 +9,13 @@ use leasehold_node::simulation::{Place, ReplicaState};
 use leasehold_raft_log::Survival;
 use tokio::runtime::Runtime;
 
+use leasehold_histories::random::Random;
+
 use crate::client::Client;
 use crate::faults::Faults;
 use crate::judge::Judge;
 use crate::machine::{Machine, STEP, runtime};
 use crate::network::Network;
-use crate::random::Random;
 use crate::system::{self, Clock};
 use crate::trace;
 use crate::workers::Stage;

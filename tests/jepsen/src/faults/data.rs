@@ -7,11 +7,12 @@ use leasehold_client::v1::{InitNode, Reason, StatusResponse};
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 use tokio::time::{Instant, sleep};
 
+use leasehold_histories::random::Random;
+
 use super::Scene;
 use super::process::restart;
 use super::schedule::Planned;
 use crate::damage::damage;
-use crate::random::Random;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Fault {

@@ -2,11 +2,12 @@
 
 use leasehold::processes::ProcessError;
 
+use leasehold_histories::random::Random;
+
 use super::Scene;
 use super::process::{restart, signal};
 use super::schedule::Planned;
 use crate::machine::Machines;
-use crate::random::Random;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Fault {

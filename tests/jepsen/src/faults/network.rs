@@ -7,10 +7,11 @@ use std::time::Duration;
 use leasehold_client::v1::StatusResponse;
 use tokio::time::sleep;
 
+use leasehold_histories::random::Random;
+
 use super::Scene;
 use super::schedule::Planned;
 use crate::network::{Disturbance, Effect, Link, Place, Switch};
-use crate::random::Random;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Fault {

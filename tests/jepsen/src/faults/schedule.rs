@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use leasehold_histories::random::Random;
+
 use super::Fault;
-use crate::random::Random;
 
 /// One fault of a schedule.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,7 +58,7 @@ pub fn schedule(
             number: planned.len(),
             fault,
             node: random.below(nodes as u64) as usize,
-            choice: random.next(),
+            choice: random.draw(),
             begins: calm_at,
             lasts: Duration::from_millis(shortest + random.below(longest - shortest)),
             pause: Duration::from_millis(calm_min + random.below(calm_max - calm_min)),

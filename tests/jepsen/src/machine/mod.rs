@@ -5,6 +5,8 @@
 //!                                                                                       takes back what no sync covered
 //! ```
 
+use leasehold_histories::random::Random;
+
 mod control;
 mod journal;
 mod power;
@@ -19,8 +21,6 @@ use leasehold::processes::Place;
 
 pub use control::Control;
 pub use power::Loss;
-
-use crate::random::Random;
 
 const SOURCE: &str = include_str!("../../shim/shim.c");
 

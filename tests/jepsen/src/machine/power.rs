@@ -7,8 +7,9 @@ use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use leasehold_histories::random::Random;
+
 use super::journal::{self, Change, ChangeKind, NameChange, NameKind, Unsynced};
-use crate::random::Random;
 
 /// What was lost.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::random::Random;
-
 /// Where packets come from and go to: a node by its number, from 0; the clients have the number after the last node.
+use leasehold_histories::random::Random;
+
 pub type Place = usize;
 
 /// One direction between two places.

@@ -5,11 +5,11 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use leasehold_client::ReceiveOptions;
+use leasehold_histories::random::Random;
 use leasehold_histories::workload::LEASE;
 use tokio::time::sleep;
 
 use super::{Settle, Stage, receive, settle};
-use crate::random::Random;
 
 /// Consumes until the queue is drained; misbehaves until the run is over.
 pub async fn consumer(stage: Arc<Stage>, mut random: Random) {

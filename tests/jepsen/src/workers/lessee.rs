@@ -7,8 +7,9 @@ use std::time::Duration;
 use leasehold_client::{Message, ReceiveOptions};
 use tokio::time::sleep;
 
+use leasehold_histories::random::Random;
+
 use super::{Settle, Stage, receive, settle};
-use crate::random::Random;
 
 /// From a lease that ends while its answer is handled to one that outlives most faults.
 const LEASES_MS: [u64; 4] = [200, 600, 1_500, 4_000];

@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 
 use leasehold_client::{Client, Error, Lease, Message, NewMessage, ReceiveOptions};
 use leasehold_histories::history::{Op, Outcome, Recorder};
+use leasehold_histories::random::Random;
 use leasehold_histories::workload::Workload;
 use tokio::time::sleep;
 
-use crate::random::Random;
 use crate::workload::{DEAD_LETTER_QUEUE, QUEUE, message};
 
 pub use consumer::consumer;

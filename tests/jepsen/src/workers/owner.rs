@@ -9,10 +9,10 @@ use std::time::Duration;
 use leasehold_client::v1::QueueSettings;
 use leasehold_client::{Client, Error, NewMessage, Reason};
 use leasehold_histories::history::{Op, Outcome, QueueStep};
+use leasehold_histories::random::Random;
 use tokio::time::{Instant, sleep};
 
 use super::{CALL_TIMEOUT, RETRY_PAUSE, Stage, outcome};
-use crate::random::Random;
 
 const PREFIX: &str = "owned-";
 /// What nodes that were cut off may take to hear of the last changes.

@@ -11,12 +11,12 @@ use leasehold_client::v1::{
     SettleResponse,
 };
 use leasehold_histories::history::Op;
+use leasehold_histories::random::Random;
 use tokio::time::{sleep, timeout};
 use tonic::transport::Channel;
 use tonic::{Response, Status};
 
 use super::{CALL_TIMEOUT, RECEIVE_WAIT, RETRY_PAUSE, Stage};
-use crate::random::Random;
 
 /// A queue of one shard: a receive of several may be answered by another one the second time.
 pub const REPEATED_QUEUE: &str = "jepsen-repeated";
@@ -31,7 +31,7 @@ struct Repeater {
 
 /// Sends, receives and acks until the run is over.
 pub async fn repeater(stage: Arc<Stage>, mut random: Random) {
-    let session = random.next();
+    let session = random.draw();
     let mut repeater = Repeater { stage, session, sequence: 0, random };
     while !repeater.stage.is_over.load(Ordering::Relaxed) {
         repeater.round().await;

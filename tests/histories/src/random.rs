@@ -10,7 +10,7 @@ impl Random {
         Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ stream.wrapping_mul(0xd1b5_4a32_d192_ed03))
     }
 
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -20,7 +20,7 @@ impl Random {
 
     /// 0 to `below`, exclusive.
     pub fn below(&mut self, below: u64) -> u64 {
-        self.next() % below.max(1)
+        self.draw() % below.max(1)
     }
 
     /// True in so many of a hundred cases.
@@ -37,7 +37,7 @@ mod tests {
     fn a_seed_gives_the_same_numbers_and_streams_differ() {
         let take = |seed, stream| {
             let mut random = Random::new(seed, stream);
-            (0..10).map(|_| random.next()).collect::<Vec<_>>()
+            (0..10).map(|_| random.draw()).collect::<Vec<_>>()
         };
         assert_eq!(take(1, 1), take(1, 1));
         assert_ne!(take(1, 1), take(1, 2));
