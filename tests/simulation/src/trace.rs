@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io::Write as _;
 
+use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::FormatTime;
 
@@ -26,13 +27,8 @@ thread_local! {
 pub fn start(telling: Telling) {
     TELLING.set(telling);
     if telling == Telling::Events {
-        // Another subscriber is only there when another run of this process has set it.
-        let _ = tracing_subscriber::fmt()
-            .with_env_filter("warn,leasehold_node=debug,leasehold_raft_log=debug,openraft=off")
-            .with_timer(VirtualTime)
-            .with_ansi(false)
-            .with_writer(std::io::stderr)
-            .try_init();
+        // On a thread of its own: its hash maps would draw numbers that the run without it does not draw.
+        let _ = std::thread::spawn(subscribe).join();
     }
     // A task that panics takes nobody with it: it has to be noticed here.
     std::panic::set_hook(Box::new(|panic| {
@@ -40,6 +36,20 @@ pub fn start(telling: Telling) {
         let _ = writeln!(std::io::stderr(), "{panic}\n{}", std::backtrace::Backtrace::capture());
         PANICS.with_borrow_mut(|panics| panics.push(panic.to_string().replace('\n', ": ")));
     }));
+}
+
+/// RUST_LOG says what is told, as everywhere.
+fn subscribe() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| {
+        EnvFilter::new("warn,leasehold_node=debug,leasehold_raft_log=debug,openraft=off")
+    });
+    // Another subscriber is only there when another run of this process has set it.
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_timer(VirtualTime)
+        .with_ansi(false)
+        .with_writer(std::io::stderr)
+        .try_init();
 }
 
 /// Panics so far, on this thread.
