@@ -9,7 +9,7 @@ use leasehold_node::simulation::{Batches, Calls, FrameStream, SimulatedNode, Tra
 use leasehold_proto::peer::{FrameBatch, SnapshotAnswer, SnapshotChunk};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_stream::wrappers::{ReceiverStream, UnboundedReceiverStream};
 use tonic::{Request, Status};
 
@@ -17,6 +17,9 @@ use crate::machine::Process;
 use crate::network::{Connection, Direction, Effect, End, Network};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
+/// As between real nodes.
+const PING_INTERVAL: Duration = Duration::from_secs(5);
+const PING_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The network as one node uses it.
 pub struct SimulatedTransport {
@@ -166,11 +169,36 @@ impl Transport for SimulatedTransport {
                 );
             }
             drop(forth);
-            match call.answer().await {
-                Answer::Came(answer) => answer.map_err(|status| TransportError::Refused(Box::new(status))),
-                Answer::Refused | Answer::Broken => Err(refused()),
+            let is_dead = silence(network, call.connection);
+            tokio::select! {
+                biased;
+                answer = call.answer() => match answer {
+                    Answer::Came(answer) => answer.map_err(|status| TransportError::Refused(Box::new(status))),
+                    Answer::Refused | Answer::Broken => Err(refused()),
+                },
+                () = is_dead => Err(TransportError::Silent),
             }
         })
+    }
+}
+
+/// Waits until the other end of a connection does not answer a ping in time, as HTTP/2 does while a call is under way.
+async fn silence(network: Arc<Network>, connection: Connection) {
+    loop {
+        sleep(PING_INTERVAL).await;
+        let (heard, pong) = oneshot::channel();
+        let back = network.clone();
+        let ping: Effect = Box::new(move |_| {
+            let pong: Effect = Box::new(move |_| {
+                // Who pinged may be gone.
+                let _ = heard.send(());
+            });
+            back.push(connection, Direction::Back, 2, pong);
+        });
+        network.push(connection, Direction::Forth, 2, ping);
+        if !matches!(timeout(PING_TIMEOUT, pong).await, Ok(Ok(()))) {
+            return;
+        }
     }
 }
 
