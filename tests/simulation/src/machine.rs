@@ -18,6 +18,7 @@ use leasehold_histories::random::Random;
 use crate::judge::{Judge, Witness};
 use crate::network::{Host, Network};
 use crate::system::{self, Clock};
+use crate::trace;
 use crate::transport::{SimulatedTransport, address_of};
 
 pub const CLUSTER: [u8; 16] = [7; 16];
@@ -29,6 +30,8 @@ const SEGMENT_BYTES: u64 = 64 * 1024;
 const SYNC_US_MAX: u64 = 2_000;
 const KEEPER_INTERVAL_US: u64 = 50_000;
 pub const LOG_DIR: &str = "/data/log";
+/// A node whose disk has failed ends by itself, and somebody starts it again.
+pub const FAILED_FOR_US: u64 = 300_000;
 
 /// How every node keeps its log.
 pub fn log_options() -> Options {
@@ -159,13 +162,21 @@ impl Machine {
     /// Starts the node from what the disk holds.
     ///
     /// # Errors
-    /// When it refuses.
+    /// When it refuses, unless the disk has failed just now: then somebody starts it again.
     pub fn start(&mut self, now_us: u64) -> Result<(), String> {
         self.set_clock(now_us);
         (self.is_off, self.start_at_us) = (false, None);
+        let awaits_fault = !self.fs.has_failed();
         let opened = Log::open_driven(Arc::new(self.fs.clone()), Path::new(LOG_DIR), log_options());
-        let (log, driver) =
-            opened.map_err(|error| format!("{} refuses to start: {error}", self.place.name))?;
+        let (log, driver) = match opened {
+            Ok(opened) => opened,
+            Err(error) if awaits_fault && self.fs.has_failed() => {
+                trace::event(&[self.at as u64, 4], format_args!("n{} cannot start: {error}", self.at));
+                self.start_at_us = Some(now_us + FAILED_FOR_US);
+                return Ok(());
+            }
+            Err(error) => return Err(format!("{} refuses to start: {error}", self.place.name)),
+        };
         let config = Config::with_defaults(&self.place.name, Path::new("/data"));
         let config = config.map_err(|error| error.to_string())?;
         let transport = Arc::new(SimulatedTransport::new(self.network.clone(), self.at));

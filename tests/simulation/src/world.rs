@@ -14,7 +14,7 @@ use leasehold_histories::random::Random;
 use crate::client::Client;
 use crate::faults::Faults;
 use crate::judge::Judge;
-use crate::machine::{Machine, STEP, runtime};
+use crate::machine::{FAILED_FOR_US, Machine, STEP, runtime};
 use crate::network::Network;
 use crate::system::{self, Clock};
 use crate::trace;
@@ -23,8 +23,6 @@ use crate::workers::Stage;
 const STEP_US: u64 = 1_000;
 /// How often the states of replicas are compared and recounted.
 const LOOK_INTERVAL_US: u64 = 250_000;
-/// A node whose disk has failed ends by itself, and somebody starts it again.
-const FAILED_FOR_US: u64 = 300_000;
 
 /// How far the run of this process is, for who watches it from outside.
 pub static NOW_US: AtomicU64 = AtomicU64::new(0);
@@ -145,11 +143,11 @@ impl World {
             machine.lose_power(now_us);
         }
         let Some(process) = &machine.process else { return };
-        if let Some(refusal) = process.refusal() {
-            self.violations.push(format!("n{node} refuses to start: {refusal}"));
-        } else if process.log().failure().is_some() {
+        if process.log().failure().is_some() {
             machine.kill(now_us);
             machine.start_at_us.get_or_insert(now_us + FAILED_FOR_US);
+        } else if let Some(refusal) = process.refusal() {
+            self.violations.push(format!("n{node} refuses to start: {refusal}"));
         }
     }
 
