@@ -39,7 +39,7 @@ pub enum Overlap {
     Two,
 }
 
-/// The faults of a run, in the order in which they begin.
+/// The faults of a run, in the order in which they begin. Each kind comes once before any comes again.
 pub fn schedule(
     faults: &[Fault],
     seed: u64,
@@ -50,8 +50,12 @@ pub fn schedule(
     let mut random = Random::new(seed, u64::MAX);
     let mut planned: Vec<Planned> = Vec::new();
     let mut calm_at = WARM_UP;
+    let mut awaited = Vec::new();
     while calm_at < time_limit && !faults.is_empty() {
-        let fault = faults[random.below(faults.len() as u64) as usize];
+        if awaited.is_empty() {
+            awaited.extend_from_slice(faults);
+        }
+        let fault = awaited.swap_remove(random.below(awaited.len() as u64) as usize);
         let [shortest, longest] = fault.lasts_ms();
         let [calm_min, calm_max] = fault.calm_ms();
         let mut next = Planned {
@@ -152,6 +156,16 @@ mod tests {
             }
         }
         assert!(meetings > 100, "{meetings}");
+    }
+
+    #[test]
+    fn every_kind_comes_before_any_comes_again() {
+        for seed in 0..50 {
+            let planned = plan(seed, Overlap::One);
+            for round in planned.chunks_exact(FAULTS.len()) {
+                assert!(FAULTS.iter().all(|fault| round.iter().any(|planned| planned.fault == *fault)));
+            }
+        }
     }
 
     #[test]
