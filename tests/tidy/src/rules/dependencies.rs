@@ -26,6 +26,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("leasehold-store-tests", &["leasehold-client"]),
     ("leasehold-examples", &["leasehold-client", "leasehold-cluster-tests"]),
     ("leasehold-benches", &["leasehold", "leasehold-client", "leasehold-node", "leasehold-cluster-tests"]),
+    ("leasehold-instructions", &["leasehold-partition", "leasehold-raft-log"]),
 ];
 
 /// Crates that decide, and what reads a clock, waits, draws or talks: they may not have it, not even in tests.
