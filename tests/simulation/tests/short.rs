@@ -31,6 +31,51 @@ fn the_same_seed_goes_the_same_way_and_another_does_not() {
     assert_ne!(traces[0], traces[2]);
 }
 
+#[test]
+fn who_looks_does_not_change_what_is_seen() {
+    let silent = ["--workload", "queue", "--seeds", "2", "--seconds", "1"];
+    let told = [&silent[..], &["--trace"]].concat();
+    assert_eq!(run(&silent)["trace"], run(&told)["trace"]);
+}
+
+#[test]
+fn a_snapshot_to_a_machine_without_power_is_sent_again() {
+    let told = run(&[
+        "--workload",
+        "queue",
+        "--seeds",
+        "1",
+        "--seconds",
+        "10",
+        "--senders",
+        "3",
+        "--consumers",
+        "5",
+        "--faults",
+        "kill,snapshot,partition-leader,power-loss",
+    ]);
+    assert!(told["counts"]["snapshots_sent"].as_u64() > Some(3), "{told:#}");
+}
+
+#[test]
+fn a_disk_that_fails_while_a_node_starts_is_no_refusal() {
+    let told = run(&[
+        "--workload",
+        "queue",
+        "--seeds",
+        "5",
+        "--seconds",
+        "8",
+        "--senders",
+        "3",
+        "--consumers",
+        "5",
+        "--faults",
+        "sync-error,power-loss,power-loss-all,kill,kill-all,disk-full,snapshot,partition-leader",
+    ]);
+    assert_it_proves_something(&told);
+}
+
 fn keeps_its_promises(workload: &str, seed: &str) {
     assert_it_proves_something(&run(&["--workload", workload, "--seeds", seed]));
 }
