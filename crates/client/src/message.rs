@@ -190,6 +190,13 @@ impl Message {
     }
 }
 
+/// A message as the protocol has it, whose lease begins now: for tests of what handles messages.
+impl From<v1::Delivery> for Message {
+    fn from(wire: v1::Delivery) -> Self {
+        Self::from_wire(wire, Instant::now())
+    }
+}
+
 /// What a receive asks for.
 ///
 /// ```no_run

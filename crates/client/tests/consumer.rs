@@ -35,6 +35,26 @@ async fn messages_are_pulled_against_credit_and_acked() {
 }
 
 #[tokio::test]
+async fn the_concurrency_of_a_stream_can_change() {
+    let node = Node::start().await;
+    let names: Vec<String> = (0..20).map(|number| format!("m{number}")).collect();
+    node.shared.offer(&names.iter().map(String::as_str).collect::<Vec<_>>(), LONG);
+    let mut consumer = node.client().queue("q").consumer().concurrency(2).buffer(1).start();
+    eventually("it has as many as it may", || node.shared.state().pushed == 3).await;
+    consumer.set_concurrency(6);
+    eventually("it has more", || node.shared.state().pushed == 7).await;
+    consumer.set_concurrency(1);
+    // Six are settled, and one is asked for: two in hand are as many as it may have now.
+    for _ in 0..6 {
+        consumer.next().await.unwrap().unwrap().ack().await.unwrap();
+    }
+    eventually("it asks for one more", || node.shared.state().pushed == 8).await;
+    let held = [consumer.next().await.unwrap().unwrap(), consumer.next().await.unwrap().unwrap()];
+    held[0].extend(LONG).await.unwrap();
+    assert_eq!(node.shared.state().pushed, 8);
+}
+
+#[tokio::test]
 async fn thousands_of_acks_at_once_all_have_their_answer() {
     let node = Node::start().await;
     let names: Vec<String> = (0..5_000).map(|number| format!("m{number}")).collect();

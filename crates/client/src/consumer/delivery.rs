@@ -24,6 +24,8 @@ pub(crate) enum Command {
         how: Settle,
         reply: Option<oneshot::Sender<Result<(), Error>>>,
     },
+    /// Messages that are handled at a time from now on.
+    Concurrency(u64),
     Stop,
     Close(oneshot::Sender<()>),
 }
@@ -100,8 +102,10 @@ impl Delivery {
         &self.queue
     }
 
-    /// The group within which order holds.
-    pub(crate) fn ordered_group(&self) -> Option<&str> {
+    /// The message group within which order holds; none on a standard queue. Settle a message before the next of its group is handled;
+    /// when one is released, release those behind it too.
+    #[must_use]
+    pub fn ordered_group(&self) -> Option<&str> {
         self.message.group.as_deref().filter(|_| self.is_ordered)
     }
 

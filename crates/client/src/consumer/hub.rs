@@ -175,6 +175,7 @@ impl Hub {
             match command {
                 Command::Begin(key) => self.begin(key),
                 Command::Settle { key, how, reply } => self.settle(key, how, reply),
+                Command::Concurrency(messages) => self.options.concurrency = messages,
                 Command::Stop => self.stop(),
                 Command::Close(done) => self.closes.push(done),
             }

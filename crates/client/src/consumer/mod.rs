@@ -171,10 +171,11 @@ impl ConsumerBuilder {
         let (commands, inbox) = mpsc::unbounded_channel();
         let (outbox, arriving) = mpsc::unbounded_channel();
         let (stop, lost) = (self.options.stop.clone(), CancellationToken::new());
+        let concurrency = self.options.concurrency;
         let stopped = Box::pin(stop.clone().cancelled_owned());
         let run = hub::run(self.client, self.options, commands.downgrade(), inbox, outbox, lost.clone());
         tokio::spawn(run);
-        Consumer { arriving, arrived: VecDeque::new(), commands, stopped, lost }
+        Consumer { arriving, arrived: VecDeque::new(), concurrency, commands, stopped, lost }
     }
 }
 
@@ -199,6 +200,7 @@ impl ConsumerBuilder {
 pub struct Consumer {
     arriving: mpsc::UnboundedReceiver<Outgoing>,
     arrived: VecDeque<Delivery>,
+    concurrency: u64,
     commands: mpsc::UnboundedSender<Command>,
     stopped: Pin<Box<dyn Future<Output = ()> + Send>>,
     /// Cancelled to tell everybody at work that time is over.
@@ -212,6 +214,16 @@ impl Consumer {
         self.arriving.close();
         self.arrived.clear();
         while self.arriving.try_recv().is_ok() {}
+    }
+
+    /// Changes [`ConsumerBuilder::concurrency`] from now on, for a consumer whose handlers turn out faster or slower. Fewer hold for what
+    /// is asked of the nodes next: what they were asked for already still comes.
+    pub fn set_concurrency(&mut self, messages: u32) {
+        let messages = u64::from(messages.max(1));
+        if messages != self.concurrency {
+            self.concurrency = messages;
+            let _ = self.commands.send(Command::Concurrency(messages));
+        }
     }
 
     /// Stops, and waits until every delivery is settled and answered: also those that are still held elsewhere.
