@@ -40,6 +40,19 @@ pub fn pair(text: &str) -> Result<(String, String), String> {
     }
 }
 
+/// Reads `name: value`, as a header is written.
+///
+/// # Errors
+/// When there is no `:` or no name.
+pub fn header(text: &str) -> Result<(String, String), String> {
+    match text.split_once(':') {
+        Some((name, value)) if !name.trim().is_empty() => {
+            Ok((name.trim().to_owned(), value.trim().to_owned()))
+        }
+        _ => Err("it is not of the form `name: value`".to_owned()),
+    }
+}
+
 /// Reads `partition:sequence`.
 ///
 /// # Errors
@@ -100,6 +113,8 @@ mod tests {
     fn pairs_and_ids_are_checked() {
         assert_eq!(pair("a=b=c"), Ok(("a".to_owned(), "b=c".to_owned())));
         assert!(pair("=b").is_err() && pair("ab").is_err());
+        assert_eq!(header("a: b:c "), Ok(("a".to_owned(), "b:c".to_owned())));
+        assert!(header(": b").is_err() && header("secret").is_err_and(|told| !told.contains("secret")));
         assert_eq!(message_id("3:42"), Ok(MessageId { partition: 3, sequence: 42 }));
         assert!(message_id("42").is_err() && message_id("a:1").is_err());
     }

@@ -4,6 +4,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod cluster;
+mod connect;
 mod demo;
 mod dev;
 mod headroom;
@@ -71,6 +72,9 @@ enum Command {
     Send(send::Arguments),
     /// Receives messages.
     Receive(receive::Arguments),
+    /// Hands messages to an HTTP endpoint.
+    #[command(subcommand)]
+    Connect(connect::Command),
     /// Looks at messages without leasing them.
     Peek(messages::Peek),
     /// Tells the life of one message.
@@ -118,6 +122,7 @@ async fn run(command: Command, global: &Global, output: Output) -> Result<(), Fa
         Command::Queue(command) => queue::run(command, &client()?, output).await,
         Command::Send(arguments) => send::run(arguments, &client()?, output).await,
         Command::Receive(arguments) => receive::run(arguments, &client()?, output).await,
+        Command::Connect(command) => connect::run(command, client()?, output).await,
         Command::Peek(arguments) => messages::peek(arguments, &client()?, output).await,
         Command::Why(arguments) => messages::why(arguments, &client()?, output).await,
     }
