@@ -64,6 +64,21 @@ pub fn message_id(text: &str) -> Result<MessageId, String> {
     numbers.ok_or_else(|| format!("{text:?} is no message id: give partition:sequence, as `send` printed it"))
 }
 
+/// Reads a receipt.
+///
+/// # Errors
+/// When it is not hexadecimal.
+pub fn receipt(text: &str) -> Result<Bytes, String> {
+    let wrong = || "it is no receipt: give the `receipt` that `receive --json` printed".to_owned();
+    let is_hex =
+        !text.is_empty() && text.len().is_multiple_of(2) && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if !is_hex {
+        return Err(wrong());
+    }
+    let byte = |at: usize| u8::from_str_radix(&text[at..at + 2], 16).map_err(|_| wrong());
+    (0..text.len()).step_by(2).map(byte).collect()
+}
+
 /// Lines, without what ends them. They need not be text.
 pub type Lines = Box<dyn Iterator<Item = io::Result<Bytes>> + Send>;
 
@@ -117,6 +132,8 @@ mod tests {
         assert!(header(": b").is_err() && header("secret").is_err_and(|told| !told.contains("secret")));
         assert_eq!(message_id("3:42"), Ok(MessageId { partition: 3, sequence: 42 }));
         assert!(message_id("42").is_err() && message_id("a:1").is_err());
+        assert_eq!(receipt("00fF"), Ok(Bytes::from_static(b"\x00\xff")));
+        assert!(["", "0", "0g", "€€€€", "+1"].iter().all(|wrong| receipt(wrong).is_err()));
     }
 
     #[test]

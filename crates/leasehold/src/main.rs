@@ -16,6 +16,7 @@ mod queue;
 mod receive;
 mod send;
 mod server;
+mod settle;
 
 use std::process::ExitCode;
 
@@ -72,6 +73,14 @@ enum Command {
     Send(send::Arguments),
     /// Receives messages.
     Receive(receive::Arguments),
+    /// Removes messages that are done from their queue.
+    Ack(settle::Ack),
+    /// Makes leases end later, or sooner.
+    Extend(settle::Extend),
+    /// Gives messages back, at once or after a delay.
+    Release(settle::Release),
+    /// Moves messages to the dead-letter queue, with a reason.
+    Reject(settle::Reject),
     /// Hands messages to an HTTP endpoint.
     #[command(subcommand)]
     Connect(connect::Command),
@@ -122,6 +131,10 @@ async fn run(command: Command, global: &Global, output: Output) -> Result<(), Fa
         Command::Queue(command) => queue::run(command, &client()?, output).await,
         Command::Send(arguments) => send::run(arguments, &client()?, output).await,
         Command::Receive(arguments) => receive::run(arguments, &client()?, output).await,
+        Command::Ack(arguments) => settle::ack(arguments, &client()?, output).await,
+        Command::Extend(arguments) => settle::extend(arguments, &client()?, output).await,
+        Command::Release(arguments) => settle::release(arguments, &client()?, output).await,
+        Command::Reject(arguments) => settle::reject(arguments, &client()?, output).await,
         Command::Connect(command) => connect::run(command, client()?, output).await,
         Command::Peek(arguments) => messages::peek(arguments, &client()?, output).await,
         Command::Why(arguments) => messages::why(arguments, &client()?, output).await,

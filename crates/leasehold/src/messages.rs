@@ -60,7 +60,7 @@ pub fn message_json(message: &Message) -> Value {
         (attribute.name.clone(), Value::from(String::from_utf8_lossy(&attribute.value).into_owned()))
     });
     let mut object = json!({
-        "id": id_text(message.id), "group": message.group,
+        "id": id_text(message.id), "receipt": hex(&message.receipt), "group": message.group,
         "attributes": attributes.collect::<serde_json::Map<_, _>>(), "receive_count": message.receive_count,
         "sent_wall_ms": sent_ms, "fencing_token": message.fencing_token,
     });
@@ -73,10 +73,13 @@ fn add_body(object: &mut Value, body: &[u8]) {
     match std::str::from_utf8(body) {
         Ok(text) => object["body"] = Value::from(text),
         Err(_) => {
-            object["body_hex"] =
-                Value::from(body.iter().map(|byte| format!("{byte:02x}")).collect::<String>());
+            object["body_hex"] = Value::from(hex(body));
         }
     }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -136,6 +136,49 @@ fn what_fails_says_why_in_text_and_in_json() {
     assert_eq!(dev.run(&["why", "jobs", "12"], "").status.code(), Some(2));
 }
 
+#[test]
+fn what_was_received_is_settled_by_its_receipt() {
+    let dev = Dev::start();
+    dev.done(&["queue", "create", "dead"]);
+    dev.done(&[
+        "queue",
+        "create",
+        "jobs",
+        "--lease",
+        "5m",
+        "--dead-letter-queue",
+        "dead",
+        "--receives-max",
+        "10",
+    ]);
+    for body in ["one", "two", "three"] {
+        dev.done(&["send", "jobs", body]);
+    }
+    let receive = |max: &str| {
+        let got = dev.objects(&["receive", "jobs", "--max", max, "--wait", "10s"]);
+        got.iter().map(|told| told["receipt"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let receipts = receive("3");
+    let [one, two, three] = &receipts[..] else { panic!("{receipts:?}") };
+    assert_eq!(dev.done(&["extend", "jobs", one, two, "--lease", "10m"]), "2 messages extended\n");
+    assert_eq!(dev.done(&["ack", "jobs", one]), "1 message acknowledged\n");
+    assert_eq!(dev.done(&["reject", "jobs", two, "--reason", "no picture"]), "1 message rejected\n");
+    assert_eq!(dev.objects(&["release", "jobs", three])[0]["released"], 1);
+    let dead = &dev.objects(&["receive", "dead", "--wait", "20s"])[0];
+    assert_eq!(dead["attributes"]["leasehold-rejected"], "no picture");
+    // A second time, and of a queue that has nowhere to put what is rejected.
+    let again = dev.run(&["ack", "jobs", one, "--json"], "");
+    let told: Value = serde_json::from_slice(&again.stderr).unwrap();
+    assert_eq!((again.status.code(), &told["reason"]), (Some(1), &Value::from("MESSAGE_GONE")));
+    let receipt = dead["receipt"].as_str().unwrap();
+    let rejected = dev.run(&["reject", "dead", receipt, "--reason", "x"], "");
+    assert!(text(&rejected.stderr).contains("NO_DEAD_LETTER_QUEUE"), "{}", text(&rejected.stderr));
+    let mixed = dev.run(&["ack", "jobs", &receive("1")[0], one], "");
+    assert_eq!((mixed.status.code(), text(&mixed.stdout)), (Some(1), "1 message acknowledged\n".to_owned()));
+    assert!(text(&mixed.stderr).contains("receipt 2: "), "{}", text(&mixed.stderr));
+    assert_eq!(dev.run(&["ack", "jobs", "12:7"], "").status.code(), Some(2));
+}
+
 fn refused(arguments: &[&str]) -> String {
     let output = leasehold().arg("server").args(arguments).output().unwrap();
     assert!(!output.status.success());
