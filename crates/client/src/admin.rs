@@ -20,6 +20,17 @@ use crate::{Client, Error};
 impl Client {
     /// Creates a queue over `shards` partitions (0 means 1); false when one with equal settings was there already.
     ///
+    /// ```no_run
+    /// use leasehold_client::QueueSettings;
+    ///
+    /// # async fn example(client: leasehold_client::Client) -> Result<(), leasehold_client::Error> {
+    /// let settings = QueueSettings { lease_ms: Some(60_000), ..QueueSettings::default() };
+    /// let is_new = client.create_queue("emails", settings, 4).await?;
+    /// println!("{is_new}");
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// `QueueExists` when its settings differ, `InvalidArgument`.
     pub async fn create_queue(
@@ -36,6 +47,14 @@ impl Client {
 
     /// Settings, counters, shards and the progress of a redrive.
     ///
+    /// ```no_run
+    /// # async fn example(client: leasehold_client::Client) -> Result<(), leasehold_client::Error> {
+    /// let described = client.describe_queue("emails").await?;
+    /// println!("{:?}", described.counters.unwrap_or_default().ready);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// When no answer came, or the queue is unknown.
     pub async fn describe_queue(&self, queue: &str) -> Result<DescribeQueueResponse, Error> {
@@ -44,6 +63,15 @@ impl Client {
     }
 
     /// Names from `after` on, up to `queues_max` (1 to 1,000; 0 means 1,000).
+    ///
+    /// ```no_run
+    /// # async fn example(client: leasehold_client::Client) -> Result<(), leasehold_client::Error> {
+    /// for name in client.list_queues("mail-", 0, "").await?.queues {
+    ///     println!("{name}");
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// When no answer came.
@@ -59,6 +87,16 @@ impl Client {
 
     /// Changes the settings that are present.
     ///
+    /// ```no_run
+    /// use leasehold_client::QueueSettings;
+    ///
+    /// # async fn example(client: leasehold_client::Client) -> Result<(), leasehold_client::Error> {
+    /// let longer = QueueSettings { lease_ms: Some(120_000), ..QueueSettings::default() };
+    /// client.set_queue("emails", longer).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// `InvalidArgument`, or when the queue is unknown.
     pub async fn set_queue(&self, queue: &str, settings: QueueSettings) -> Result<(), Error> {
@@ -69,6 +107,13 @@ impl Client {
 
     /// Removes every message of the queue, leased ones too.
     ///
+    /// ```no_run
+    /// # async fn example(client: leasehold_client::Client) -> Result<(), leasehold_client::Error> {
+    /// client.purge_queue("emails").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// When the queue is unknown. Not tried again after `Unknown`, since messages sent meanwhile would go too.
     pub async fn purge_queue(&self, queue: &str) -> Result<(), Error> {
@@ -78,6 +123,13 @@ impl Client {
     }
 
     /// Removes the queue and its messages.
+    ///
+    /// ```no_run
+    /// # async fn example(client: leasehold_client::Client) -> Result<(), leasehold_client::Error> {
+    /// client.delete_queue("emails").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// When the queue is unknown. Not tried again after `Unknown`.
@@ -90,6 +142,13 @@ impl Client {
 
     /// Moves the messages of a dead-letter queue to `target`, or each to where it came from; `rate_per_s` 0 means as fast as
     /// it goes.
+    ///
+    /// ```no_run
+    /// # async fn example(client: leasehold_client::Client) -> Result<(), leasehold_client::Error> {
+    /// client.start_redrive("dead-emails", None, 100).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// `RedriveRunning`, or when a queue is unknown. Not tried again after `Unknown`.
@@ -108,6 +167,13 @@ impl Client {
 
     /// Stops a redrive; what was moved stays moved.
     ///
+    /// ```no_run
+    /// # async fn example(client: leasehold_client::Client) -> Result<(), leasehold_client::Error> {
+    /// client.cancel_redrive("dead-emails").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// `NoRedrive`, or when the queue is unknown. Not tried again after `Unknown`.
     pub async fn cancel_redrive(&self, queue: &str) -> Result<(), Error> {
@@ -122,6 +188,17 @@ impl Client {
 impl Client {
     /// Founds a cluster of empty nodes and returns its id. `partitions` 0 means 16, `replication` 0 means 3, or 1 for fewer
     /// than three nodes.
+    ///
+    /// ```no_run
+    /// use leasehold_client::v1::InitNode;
+    ///
+    /// # async fn example(client: leasehold_client::Client) -> Result<(), leasehold_client::Error> {
+    /// let node = InitNode { name: "n1".into(), peer_address: "127.0.0.1:7500".into() };
+    /// let cluster_id = client.init_cluster(vec![node], 8, 1).await?;
+    /// println!("{cluster_id}");
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// `AlreadyInitialised`, `InvalidArgument`. Not tried again after `Unknown`.
@@ -138,6 +215,15 @@ impl Client {
 
     /// Nodes and partitions, as one node sees them.
     ///
+    /// ```no_run
+    /// # async fn example(client: leasehold_client::Client) -> Result<(), leasehold_client::Error> {
+    /// for node in client.cluster_status().await?.nodes {
+    ///     println!("{}: {}", node.name, node.reachable);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// When no answer came.
     pub async fn cluster_status(&self) -> Result<StatusResponse, Error> {
@@ -147,6 +233,13 @@ impl Client {
 
     /// What the replicas of the node that answers hold. Give the client one endpoint to ask that node.
     ///
+    /// ```no_run
+    /// # async fn example(client: leasehold_client::Client) -> Result<(), leasehold_client::Error> {
+    /// println!("{:?}", client.digests().await?);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// When no answer came.
     pub async fn digests(&self) -> Result<DigestsResponse, Error> {
@@ -155,6 +248,16 @@ impl Client {
     }
 
     /// Adds an empty node and returns its id.
+    ///
+    /// ```no_run
+    /// use leasehold_client::v1::InitNode;
+    ///
+    /// # async fn example(client: leasehold_client::Client) -> Result<(), leasehold_client::Error> {
+    /// let node = InitNode { name: "n4".into(), peer_address: "10.0.0.4:7500".into() };
+    /// println!("{}", client.add_node(node).await?);
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// `InvalidArgument`. Not tried again after `Unknown`.
@@ -167,6 +270,13 @@ impl Client {
 
     /// Moves every replica off the node, then forgets it.
     ///
+    /// ```no_run
+    /// # async fn example(client: leasehold_client::Client) -> Result<(), leasehold_client::Error> {
+    /// client.remove_node("n4").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// `UnknownNode`. Not tried again after `Unknown`.
     pub async fn remove_node(&self, name: &str) -> Result<(), Error> {
@@ -178,6 +288,13 @@ impl Client {
 
     /// Makes the named node lead a partition.
     ///
+    /// ```no_run
+    /// # async fn example(client: leasehold_client::Client) -> Result<(), leasehold_client::Error> {
+    /// client.transfer_leader(3, "n2").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// `UnknownNode`, `UnknownPartition`.
     pub async fn transfer_leader(&self, partition: u32, node: &str) -> Result<(), Error> {
@@ -188,6 +305,13 @@ impl Client {
     }
 
     /// Where the shards of a queue are led at this moment. Sends and receives look this up by themselves.
+    ///
+    /// ```no_run
+    /// # async fn example(client: leasehold_client::Client) -> Result<(), leasehold_client::Error> {
+    /// println!("{:?}", client.routes("emails").await?);
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// When no answer came, or the queue is unknown.

@@ -122,6 +122,15 @@ impl Client {
     /// A client with default settings. Endpoints are `host:port` or `http://host:port` of any nodes of the cluster; nothing
     /// is connected before the first call.
     ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), leasehold_client::Error> {
+    /// let client = leasehold_client::Client::connect(["127.0.0.1:7400"])?;
+    /// # let _ = client;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// As [`ClientBuilder::build`].
     pub fn connect(endpoints: impl IntoIterator<Item = impl Into<String>>) -> Result<Self, Error> {

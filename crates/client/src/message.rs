@@ -107,6 +107,18 @@ impl From<&str> for NewMessage {
 }
 
 /// A message that is on the disks of a quorum.
+///
+/// ```no_run
+/// use leasehold_client::{NewMessage, Sent};
+///
+/// # async fn example(client: leasehold_client::Client) -> Result<(), leasehold_client::Error> {
+/// for sent in client.send("emails", vec![NewMessage::new("hello").deduplication_id("42")]).await? {
+///     let Sent { id, duplicate } = sent?;
+///     println!("{id:?}, sent before: {duplicate}");
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sent {
     /// Names the message in its queue.
@@ -229,6 +241,14 @@ pub struct ReceiveOptions {
 }
 
 /// A lease to make longer or to end.
+///
+/// ```
+/// use std::time::Duration;
+/// use leasehold_client::Lease;
+///
+/// let lease = Lease::new(&b"receipt"[..], Duration::from_secs(60));
+/// assert_eq!(lease.duration.as_secs(), 60);
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lease {
     /// Of the delivery.

@@ -19,11 +19,32 @@ use crate::message::millis;
 use crate::{Client, Error, Lease, Message, NewMessage, ReceiveOptions, Rejection, Sent};
 
 /// Of each item of a request, in order.
+///
+/// ```
+/// use leasehold_client::{ItemResults, Sent};
+///
+/// fn all_sent(results: &ItemResults<Sent>) -> bool {
+///     results.iter().all(Result::is_ok)
+/// }
+/// assert!(all_sent(&Vec::new()));
+/// ```
 pub type ItemResults<T> = Vec<Result<T, Error>>;
 
 impl Client {
     /// Sends up to 1,000 messages, 4 MiB in all, and returns after a quorum has them on disk. Messages that are refused for a
     /// passing reason are tried again with the others, under the same request id: none is sent twice.
+    ///
+    /// ```no_run
+    /// use leasehold_client::NewMessage;
+    ///
+    /// # async fn example(client: leasehold_client::Client) -> Result<(), leasehold_client::Error> {
+    /// let batch = vec![NewMessage::new("one"), NewMessage::new("two")];
+    /// for sent in client.send("emails", batch).await? {
+    ///     println!("{:?}", sent?.id);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// When nothing is known of any message; those refused one by one are in the result.
@@ -48,6 +69,19 @@ impl Client {
     }
 
     /// Leases messages; an empty result after `options.wait` means that there were none.
+    ///
+    /// ```no_run
+    /// use std::time::Duration;
+    /// use leasehold_client::ReceiveOptions;
+    ///
+    /// # async fn example(client: leasehold_client::Client) -> Result<(), leasehold_client::Error> {
+    /// let options = ReceiveOptions { wait: Duration::from_secs(20), ..ReceiveOptions::default() };
+    /// for message in client.receive("emails", options).await? {
+    ///     println!("{:?}", message.body);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// When no messages could be leased. After `Unknown`, messages may be leased to nobody until their leases end.
@@ -83,6 +117,17 @@ impl Client {
 
     /// Removes messages that are done. At most 4,096 receipts.
     ///
+    /// ```no_run
+    /// # async fn example(client: leasehold_client::Client) -> Result<(), leasehold_client::Error> {
+    /// let messages = client.receive("emails", Default::default()).await?;
+    /// let receipts = messages.into_iter().map(|message| message.receipt).collect::<Vec<_>>();
+    /// for acked in client.ack("emails", &receipts).await? {
+    ///     acked?;
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// When nothing is known of any receipt. Of single ones: `ReceiptStale`, `MessageGone`, `ReceiptForged`.
     pub async fn ack(&self, queue: &str, receipts: &[Bytes]) -> Result<ItemResults<()>, Error> {
@@ -97,6 +142,19 @@ impl Client {
     }
 
     /// Makes leases end the given time from now, up to 12 h after their receive. At most 4,096.
+    ///
+    /// ```no_run
+    /// use std::time::Duration;
+    /// use leasehold_client::Lease;
+    ///
+    /// # async fn example(client: leasehold_client::Client) -> Result<(), leasehold_client::Error> {
+    /// let messages = client.receive("emails", Default::default()).await?;
+    /// let longer = |message: leasehold_client::Message| Lease::new(message.receipt, Duration::from_secs(60));
+    /// let leases = messages.into_iter().map(longer).collect::<Vec<_>>();
+    /// client.extend("emails", &leases).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// As [`Client::ack`], and `LeaseTooLong`.
@@ -118,6 +176,19 @@ impl Client {
 
     /// Gives messages back, ready again after the given time. At most 4,096.
     ///
+    /// ```no_run
+    /// use std::time::Duration;
+    /// use leasehold_client::Lease;
+    ///
+    /// # async fn example(client: leasehold_client::Client) -> Result<(), leasehold_client::Error> {
+    /// let messages = client.receive("emails", Default::default()).await?;
+    /// let in_a_minute = |message: leasehold_client::Message| Lease::new(message.receipt, Duration::from_secs(60));
+    /// let leases = messages.into_iter().map(in_a_minute).collect::<Vec<_>>();
+    /// client.release("emails", &leases).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// As [`Client::ack`].
     pub async fn release(&self, queue: &str, leases: &[Lease]) -> Result<ItemResults<()>, Error> {
@@ -137,6 +208,17 @@ impl Client {
     }
 
     /// Moves messages to the queue's dead-letter queue, each with a reason of at most 1,024 bytes. At most 4,096.
+    ///
+    /// ```no_run
+    /// use leasehold_client::Rejection;
+    ///
+    /// # async fn example(client: leasehold_client::Client) -> Result<(), leasehold_client::Error> {
+    /// let messages = client.receive("emails", Default::default()).await?;
+    /// let rejections = messages.into_iter().map(|message| Rejection::new(message.receipt, "no such address"));
+    /// client.reject("emails", &rejections.collect::<Vec<_>>()).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// As [`Client::ack`], and `NoDeadLetterQueue`: the lease stays as it was.
@@ -160,6 +242,15 @@ impl Client {
 
     /// Looks at up to 1,000 messages without leasing them; 0 means 10.
     ///
+    /// ```no_run
+    /// # async fn example(client: leasehold_client::Client) -> Result<(), leasehold_client::Error> {
+    /// for message in client.peek("emails", 10).await? {
+    ///     println!("{:?}: {:?}", message.id, message.body);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// When no answer came, or the queue is unknown.
     pub async fn peek(&self, queue: &str, messages_max: u32) -> Result<Vec<Peeked>, Error> {
@@ -174,6 +265,16 @@ impl Client {
     }
 
     /// The life of one message.
+    ///
+    /// ```no_run
+    /// use leasehold_client::MessageId;
+    ///
+    /// # async fn example(client: leasehold_client::Client) -> Result<(), leasehold_client::Error> {
+    /// let life = client.why("emails", MessageId { partition: 2, sequence: 17 }).await?;
+    /// println!("{}", life.state);
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// When no answer came, or the queue or partition is unknown.

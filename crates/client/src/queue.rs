@@ -5,6 +5,17 @@ use std::sync::Arc;
 use crate::{Client, ConsumerBuilder, ProducerBuilder};
 
 /// A queue by its name; nothing is asked of the cluster before it is used.
+///
+/// ```no_run
+/// # async fn example(client: leasehold_client::Client) -> Result<(), leasehold_client::Error> {
+/// let queue = client.queue("emails");
+/// let producer = queue.producer().start();
+/// producer.send(format!("to {}", queue.name())).await?;
+/// let deliveries = queue.consumer().start();
+/// # deliveries.close().await;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 pub struct Queue {
     client: Client,

@@ -18,7 +18,9 @@ const STATE_BYTES_MAX: usize = 512;
 ///
 /// let context: TraceContext = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".parse()?;
 /// assert!(context.is_sampled());
-/// let message = NewMessage::new("hello").trace_context(&context);
+/// assert_eq!((context.trace_id()[0], context.parent_id()[0], context.state()), (0x4b, 0x00, ""));
+/// let of_mine = context.of_span([7; 8]).expect("the id is not zero").with_state("vendor=1");
+/// let message = NewMessage::new("hello").trace_context(&of_mine);
 /// # let _ = message;
 /// # Ok::<(), leasehold_client::InvalidTraceContext>(())
 /// ```
@@ -31,6 +33,12 @@ pub struct TraceContext {
 }
 
 /// A `traceparent` that does not follow the recommendation: start a new trace instead.
+///
+/// ```
+/// use leasehold_client::{InvalidTraceContext, TraceContext};
+///
+/// assert_eq!("00".parse::<TraceContext>(), Err(InvalidTraceContext));
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "a traceparent is `00-`, 32 hexadecimal digits, `-`, 16 digits, `-`, 2 digits, in lower case and not all zero"

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 
 use leasehold_tidy::files::{TextFile, paths, root, texts};
 use leasehold_tidy::rules::{
-    dependencies, determinism, documents, licences, patches, settings, sources, words,
+    dependencies, determinism, documents, examples, licences, patches, settings, sources, words,
 };
 use leasehold_tidy::source::test_files;
 
@@ -98,6 +98,13 @@ fn files_open_with_their_idea() {
 fn code_does_not_panic_where_it_can_return() {
     let shipped = REPOSITORY.sources().filter(|file| !REPOSITORY.is_for_tests(file));
     none(shipped.flat_map(|file| sources::panics(&file.path, &file.text)));
+}
+
+#[test]
+fn what_the_client_offers_is_shown_in_examples() {
+    let of_client = |file: &&TextFile| file.path.starts_with("crates/client/src/");
+    let shipped = REPOSITORY.sources().filter(|file| !REPOSITORY.is_for_tests(file)).filter(of_client);
+    none(shipped.flat_map(|file| examples::missing(&file.path, &file.text)));
 }
 
 #[test]

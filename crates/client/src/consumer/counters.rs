@@ -3,6 +3,14 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Counts while handlers run; see [`crate::ConsumerBuilder::counters`].
+///
+/// ```
+/// use leasehold_client::{Counters, Counts};
+///
+/// let counters = Counters::default(); // or those of a consumer: `consumer.counters()`
+/// let Counts { acked, retried, rejected, .. } = counters.now();
+/// assert_eq!((acked, retried, rejected), (0, 0, 0));
+/// ```
 #[derive(Debug, Default)]
 pub struct Counters {
     started: AtomicU64,

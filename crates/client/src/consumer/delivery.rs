@@ -43,6 +43,30 @@ pub(crate) enum Settle {
 ///
 /// The lease is extended while this is held. Dropped without [`Delivery::ack`], [`Delivery::release`] or [`Delivery::reject`],
 /// the message goes back to the queue at once, as far as the connection allows.
+///
+/// ```no_run
+/// use std::time::Duration;
+/// use futures::TryStreamExt;
+///
+/// # async fn example(queue: leasehold_client::Queue) -> Result<(), leasehold_client::Error> {
+/// let mut deliveries = queue.consumer().start();
+/// while let Some(delivery) = deliveries.try_next().await? {
+///     println!("{} {:?} {:?}", delivery.queue(), delivery.ordered_group(), delivery.message().id);
+///     if delivery.lease_left() < Duration::from_secs(10) {
+///         delivery.extend(Duration::from_secs(60)).await?;
+///     }
+///     if delivery.lease_lost().is_cancelled() {
+///         continue; // another consumer may have it
+///     }
+///     match &delivery.body[..] {
+///         b"later" => delivery.release(Duration::from_secs(60)).await?,
+///         b"never" => delivery.reject("it said so").await?,
+///         _ => delivery.ack().await?,
+///     }
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Delivery {
     message: Message,
@@ -207,6 +231,16 @@ impl Drop for Delivery {
 }
 
 /// The result of an ack, release or rejection to come. Dropping it does not take the request back.
+///
+/// ```no_run
+/// use leasehold_client::Settling;
+///
+/// # async fn example(delivery: leasehold_client::Delivery) -> Result<(), leasehold_client::Error> {
+/// let settling: Settling = delivery.ack(); // the request is on its way
+/// settling.await?; // and now answered
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 #[must_use = "the message is settled without it, but whether that succeeded is in the result"]
 pub struct Settling {

@@ -19,9 +19,12 @@ use crate::session::random_u64;
 ///         return Err(Failure::retry_after(Duration::from_secs(60), "it said so"));
 ///     }
 ///     let number: u32 = text.parse()?;
-///     println!("{number}");
+///     if number == 0 {
+///         return Err(Failure::retry("it is not ready"));
+///     }
 ///     Ok(())
 /// }
+/// assert_eq!(Failure::reject("no such user").why(), "no such user");
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {

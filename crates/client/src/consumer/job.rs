@@ -11,6 +11,23 @@ use super::Delivery;
 use crate::{Error, Message};
 
 /// What a handler works on; its fields are those of [`Message`]. Clones share the lease, which is kept while the handler runs.
+///
+/// ```
+/// use std::time::Duration;
+/// use leasehold_client::{Failure, Job};
+///
+/// async fn handle(job: Job) -> Result<(), Failure> {
+///     println!("{} until {:?}", job.queue(), job.deadline());
+///     if job.body.len() > 1_000_000 {
+///         job.extend(Duration::from_secs(600)).await?;
+///     }
+///     tokio::select! {
+///         () = job.cancelled().cancelled() => Err(Failure::retry("there is no time left")),
+///         () = tokio::task::yield_now() => Ok(()),
+///     }
+/// }
+/// # let _ = handle;
+/// ```
 #[derive(Debug, Clone)]
 pub struct Job {
     delivery: Arc<Delivery>,

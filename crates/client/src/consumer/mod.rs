@@ -35,6 +35,36 @@ use delivery::Command;
 use hub::Outgoing;
 
 /// How a consumer is made.
+///
+/// ```no_run
+/// use std::time::Duration;
+/// use leasehold_client::{CancellationToken, RetryPolicy};
+///
+/// # async fn example(queue: leasehold_client::Queue) -> Result<(), leasehold_client::Error> {
+/// let stop = CancellationToken::new();
+/// let consumer = queue
+///     .consumer()
+///     .name("mailer@3")
+///     .concurrency(64)
+///     .buffer(16)
+///     .batch_max(32)
+///     .lease(Duration::from_secs(60))
+///     .keep_leases_for(Duration::from_secs(600))
+///     .handler_timeout(Duration::from_secs(300))
+///     .retry(RetryPolicy::new(Duration::from_secs(5), Duration::from_secs(600)))
+///     .stop_on(stop.clone())
+///     .stop_within(Duration::from_secs(10));
+/// let counters = consumer.counters();
+/// consumer
+///     .run(|job| async move {
+///         println!("{:?}", job.body);
+///         Ok(())
+///     })
+///     .await?;
+/// println!("{} messages are done", counters.now().acked);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 pub struct ConsumerBuilder {
     client: Client,
@@ -209,6 +239,14 @@ pub struct Consumer {
 
 impl Consumer {
     /// Takes no more messages; those that wait to be handed out go back to the queue.
+    ///
+    /// ```no_run
+    /// # async fn example(queue: leasehold_client::Queue) {
+    /// let mut deliveries = queue.consumer().start();
+    /// deliveries.stop();
+    /// deliveries.close().await;
+    /// # }
+    /// ```
     pub fn stop(&mut self) {
         let _ = self.commands.send(Command::Stop);
         self.arriving.close();
@@ -218,6 +256,13 @@ impl Consumer {
 
     /// Changes [`ConsumerBuilder::concurrency`] from now on, for a consumer whose handlers turn out faster or slower. Fewer hold for what
     /// is asked of the nodes next: what they were asked for already still comes.
+    ///
+    /// ```no_run
+    /// # async fn example(queue: leasehold_client::Queue) {
+    /// let mut deliveries = queue.consumer().concurrency(4).start();
+    /// deliveries.set_concurrency(64);
+    /// # }
+    /// ```
     pub fn set_concurrency(&mut self, messages: u32) {
         let messages = u64::from(messages.max(1));
         if messages != self.concurrency {

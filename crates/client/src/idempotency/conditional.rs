@@ -82,6 +82,13 @@ pub trait Table: Send + Sync + 'static {
 }
 
 /// A [`Store`] whose records are in a [`Table`], apart from the effects.
+///
+/// ```
+/// use leasehold_client::idempotency::{Conditional, MemoryTable};
+///
+/// let store = Conditional::new(MemoryTable::default());
+/// println!("{:?}", store.table());
+/// ```
 #[derive(Debug)]
 pub struct Conditional<T> {
     table: T,
@@ -89,6 +96,13 @@ pub struct Conditional<T> {
 }
 
 /// The right to run an effect whose record is in a [`Table`].
+///
+/// ```
+/// use leasehold_client::idempotency::{Claim, MemoryStore, Store};
+///
+/// fn is_a_claim<S: Store<Claim = Claim>>() {}
+/// is_a_claim::<MemoryStore>();
+/// ```
 #[derive(Debug)]
 pub struct Claim {
     key: String,
@@ -98,6 +112,15 @@ pub struct Claim {
 }
 
 /// Why a table-based store could not say.
+///
+/// ```
+/// use leasehold_client::idempotency::ConditionalError;
+///
+/// fn may_pass<E>(error: &ConditionalError<E>) -> bool {
+///     matches!(error, ConditionalError::Table(_))
+/// }
+/// assert!(!may_pass::<()>(&ConditionalError::Unreadable("a record of version 9".into())));
+/// ```
 #[derive(Debug, thiserror::Error)]
 pub enum ConditionalError<E> {
     /// The table failed.

@@ -15,6 +15,13 @@ const EXPIRED_MAX: usize = 16;
 
 /// A store that forgets everything with its process: redelivered messages that the process acked before it ended are recognised,
 /// those that outlive it are not.
+///
+/// ```
+/// use leasehold_client::idempotency::{Idempotent, MemoryStore};
+///
+/// let once = Idempotent::new(MemoryStore::default());
+/// # let _ = once;
+/// ```
 pub type MemoryStore = Conditional<MemoryTable>;
 
 impl Default for MemoryStore {
@@ -24,6 +31,20 @@ impl Default for MemoryStore {
 }
 
 /// Values in memory, each forgotten when its time is over.
+///
+/// ```
+/// use std::time::Duration;
+/// use bytes::Bytes;
+/// use leasehold_client::idempotency::{MemoryTable, Table};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), std::convert::Infallible> {
+/// let (table, value) = (MemoryTable::default(), Bytes::from("done"));
+/// assert!(table.replace("order 7", None, Some(&value), Duration::from_secs(60)).await?);
+/// assert_eq!(table.get("order 7").await?, Some(value));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Default)]
 pub struct MemoryTable {
     values: Mutex<Values>,

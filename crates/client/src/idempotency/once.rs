@@ -21,6 +21,30 @@ const CLAIM_FOR: Duration = Duration::from_secs(5 * 60);
 type Key = dyn Fn(&Job) -> String + Send + Sync;
 
 /// Makes the effects of handlers happen once; see the [module](crate::idempotency) for what it promises with which store. Clones share the store.
+///
+/// ```
+/// use std::time::Duration;
+/// use leasehold_client::Job;
+/// use leasehold_client::idempotency::{Idempotent, MemoryStore};
+///
+/// let once = Idempotent::new(MemoryStore::default())
+///     .key(|job: &Job| format!("order {}", String::from_utf8_lossy(&job.body)))
+///     .keep_for(Duration::from_secs(30 * 24 * 60 * 60))
+///     .claim_for(Duration::from_secs(60));
+/// let handler = once.handler(|job| async move {
+///     println!("{:?}", job.body);
+///     Ok(())
+/// });
+/// // With the claim, such as the transaction of a `PostgresStore`:
+/// let within = once.handler_within(|job, claim| {
+///     Box::pin(async move {
+///         println!("{:?} under {claim:?}", job.body);
+///         Ok(())
+///     })
+/// });
+/// println!("{:?}", once.store());
+/// # let _ = (handler, within);
+/// ```
 pub struct Idempotent<S> {
     store: Arc<S>,
     key: Arc<Key>,
@@ -105,6 +129,16 @@ impl<S: Store> Idempotent<S> {
     }
 
     /// What a job asks for.
+    ///
+    /// ```
+    /// use leasehold_client::Job;
+    /// use leasehold_client::idempotency::{Idempotent, MemoryStore, Operation};
+    ///
+    /// fn named(once: &Idempotent<MemoryStore>, job: &Job) -> Operation {
+    ///     once.operation(job)
+    /// }
+    /// # let _ = named;
+    /// ```
     #[must_use]
     pub fn operation(&self, job: &Job) -> Operation {
         Operation::new((self.key)(job), job)

@@ -54,6 +54,16 @@ pub struct PostgresStore {
 }
 
 /// An operation that is under way, and its transaction. Dropped, both are rolled back.
+///
+/// ```no_run
+/// use leasehold_client::idempotency::postgres::PostgresClaim;
+///
+/// async fn effect(claim: &mut PostgresClaim) -> Result<(), sqlx::Error> {
+///     sqlx::query("update stock set left = left - 1").execute(claim.connection()).await?;
+///     Ok(())
+/// }
+/// # let _ = effect;
+/// ```
 #[derive(Debug)]
 pub struct PostgresClaim {
     transaction: Transaction<'static, Postgres>,
@@ -105,6 +115,13 @@ impl PostgresStore {
 
     /// Removes up to so many records whose time is over, and says how many: call it from time to time. Records that are over count as
     /// missing also before.
+    ///
+    /// ```no_run
+    /// # async fn example(store: leasehold_client::idempotency::postgres::PostgresStore) -> Result<(), sqlx::Error> {
+    /// while store.remove_expired(1_000).await? > 0 {}
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// When the database cannot be reached.

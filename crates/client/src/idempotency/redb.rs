@@ -29,6 +29,17 @@ const EXPIRED_MAX: usize = 16;
 pub type RedbStore = Conditional<RedbTable>;
 
 /// Values in a file.
+///
+/// ```no_run
+/// use leasehold_client::idempotency::redb::{RedbError, RedbStore, RedbTable};
+///
+/// # fn example() -> Result<(), RedbError> {
+/// let store = RedbStore::open("operations.redb")?;
+/// let table: &RedbTable = store.table();
+/// # let _ = table;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 pub struct RedbTable {
     database: Arc<Database>,

@@ -33,6 +33,15 @@ const KEEP_MS_MAX: u64 = 100 * 365 * 24 * 60 * 60 * 1000;
 pub type RedisStore = Conditional<RedisTable>;
 
 /// Values in Redis, under keys that begin alike.
+///
+/// ```no_run
+/// use leasehold_client::idempotency::redis::{RedisStore, RedisTable};
+///
+/// fn table(store: &RedisStore) -> &RedisTable {
+///     store.table()
+/// }
+/// # let _ = table;
+/// ```
 #[derive(Clone)]
 pub struct RedisTable {
     connection: ConnectionManager,

@@ -10,6 +10,16 @@ use crate::Job;
 use crate::message::IdText;
 
 /// Who asks for an operation.
+///
+/// ```
+/// use leasehold_client::Job;
+/// use leasehold_client::idempotency::Operation;
+///
+/// fn of_order(job: &Job) -> Operation {
+///     Operation::new(format!("order {}", String::from_utf8_lossy(&job.body)), job)
+/// }
+/// # let _ = of_order;
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Operation {
     /// Names the operation.
@@ -64,6 +74,23 @@ pub enum Finished {
 }
 
 /// Remembers which operations are done.
+///
+/// ```
+/// use std::time::Duration;
+/// use bytes::Bytes;
+/// use leasehold_client::idempotency::{Begun, Finished, MemoryStore, Operation, Store, Times};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let store = MemoryStore::default();
+/// let operation = Operation { key: "order 7".into(), message: "orders/1-9".into(), fencing_token: 3 };
+/// let times = Times { keep_for: Duration::from_secs(60), claim_for: Duration::from_secs(5) };
+/// let Begun::Claimed(claim) = store.begin(&operation, times).await? else { panic!("nobody has it") };
+/// assert_eq!(store.finish(claim, Bytes::from("charged")).await?, Finished::Recorded);
+/// assert!(matches!(store.begin(&operation, times).await?, Begun::Done(result) if result == "charged"));
+/// # Ok(())
+/// # }
+/// ```
 pub trait Store: Send + Sync + 'static {
     /// Why the store could not say.
     type Error: Error + Send + Sync + 'static;

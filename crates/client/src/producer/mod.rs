@@ -28,6 +28,23 @@ const MESSAGE_OVERHEAD_BYTES: usize = 64;
 const BATCH_BYTES_MAX: usize = 3 * 1024 * 1024 - 4096;
 
 /// How a [`Producer`] is made.
+///
+/// ```no_run
+/// use std::time::Duration;
+///
+/// # async fn example(queue: leasehold_client::Queue) -> Result<(), leasehold_client::Error> {
+/// let producer = queue
+///     .producer()
+///     .linger(Duration::from_millis(5))
+///     .batch(1_000, 1024 * 1024)
+///     .batches_in_flight(4)
+///     .bytes_in_flight(64 * 1024 * 1024)
+///     .start();
+/// producer.send("hello").await?;
+/// producer.flush().await;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 pub struct ProducerBuilder {
     client: Client,
@@ -204,6 +221,16 @@ impl Producer {
 }
 
 /// The result of a message to come. The message is sent whether or not this is awaited.
+///
+/// ```no_run
+/// use leasehold_client::Pending;
+///
+/// # async fn example(producer: leasehold_client::Producer) -> Result<(), leasehold_client::Error> {
+/// let pending: Pending = producer.enqueue("hello").await?;
+/// println!("{:?}", pending.await?.id);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Pending {
     answer: oneshot::Receiver<Result<Sent, Error>>,

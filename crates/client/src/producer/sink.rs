@@ -15,6 +15,17 @@ use crate::{Error, NewMessage};
 const UNANSWERED_MAX: usize = 16 * 1024;
 
 /// A message of a [`ProducerSink`] that was not sent, or is not known to be.
+///
+/// ```no_run
+/// use futures::SinkExt;
+/// use leasehold_client::{ProducerSink, SinkError};
+///
+/// # async fn example(mut sink: ProducerSink) {
+/// while let Err(SinkError { position, error }) = sink.flush().await {
+///     println!("message {position}: {error}");
+/// }
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("message {position} of the sink: {error}")]
 pub struct SinkError {

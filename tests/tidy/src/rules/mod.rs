@@ -3,6 +3,7 @@
 pub mod dependencies;
 pub mod determinism;
 pub mod documents;
+pub mod examples;
 pub mod licences;
 pub mod patches;
 pub mod settings;
