@@ -7,13 +7,13 @@ use http::header::USER_AGENT;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::time::timeout;
 
 use crate::answer::{Answer, Failed};
 use crate::request::Request;
 use crate::settings::uri;
+use crate::tls::Dialer;
 use crate::{Invalid, Kind, Secrets, Settings};
 
 const AGENT: &str = concat!("leasehold-connect/", env!("CARGO_PKG_VERSION"));
@@ -24,7 +24,7 @@ const IDLE_TIME_MAX: Duration = Duration::from_secs(20);
 const ANSWER_BYTES_MAX: usize = 1024 * 1024;
 
 pub(crate) struct Endpoint {
-    client: Client<HttpConnector, Full<Bytes>>,
+    client: Client<Dialer, Full<Bytes>>,
     uri: Uri,
     headers: Vec<(HeaderName, HeaderValue)>,
     secrets: Option<Secrets>,
@@ -33,17 +33,17 @@ pub(crate) struct Endpoint {
 
 impl Endpoint {
     pub(crate) fn new(settings: &Settings) -> Result<Self, Invalid> {
-        let mut connector = HttpConnector::new();
-        connector.set_nodelay(true);
+        let uri = uri(&settings.url)?;
         // What takes all of the time would be told as slow, and not as away.
-        connector.set_connect_timeout(Some(CONNECT_TIME_MAX.min(settings.timeout / 2)));
+        let time_max = CONNECT_TIME_MAX.min(settings.timeout / 2);
+        let dialer = Dialer::new(&uri, settings.authorities.as_deref(), time_max)?;
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE_TIME_MAX)
-            .build(connector);
+            .build(dialer);
         Ok(Self {
             client,
-            uri: uri(&settings.url)?,
+            uri,
             headers: settings.headers()?,
             secrets: settings.secrets.clone(),
             timeout: settings.timeout,

@@ -24,6 +24,7 @@ mod settings;
 mod signature;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+mod tls;
 mod work;
 
 pub use connector::Connector;

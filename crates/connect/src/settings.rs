@@ -39,7 +39,7 @@ pub struct Invalid(pub(crate) String);
 pub struct Settings {
     /// Whose messages.
     pub queue: String,
-    /// Where they go: `http://host:port/path`.
+    /// Where they go: `http://host:port/path`, or `https`.
     pub url: String,
     /// How a request carries them.
     pub form: Form,
@@ -61,6 +61,8 @@ pub struct Settings {
     pub reject_statuses: Vec<u16>,
     /// Headers that every request has.
     pub headers: Vec<(String, String)>,
+    /// The certificate authorities that are trusted instead of the system's, as PEM; for `https`.
+    pub authorities: Option<Vec<u8>>,
     /// What requests are signed with.
     pub secrets: Option<Secrets>,
     /// How far leases reach; the queue's own when absent.
@@ -88,6 +90,7 @@ impl Settings {
             retry: RetryPolicy::default(),
             reject_statuses: Vec::new(),
             headers: Vec::new(),
+            authorities: None,
             secrets: None,
             lease: None,
             name: "leasehold-connect".to_owned(),
@@ -154,15 +157,11 @@ pub(crate) fn uri(url: &str) -> Result<Uri, Invalid> {
     let wrong = |why: &str| Err(Invalid(format!("{url:?} {why}: give http://host:port/path")));
     let Ok(uri) = url.parse::<Uri>() else { return wrong("is no URL") };
     match (uri.scheme_str(), uri.authority()) {
-        (Some("http"), Some(authority)) if authority.as_str().contains('@') => {
+        (Some("http" | "https"), Some(authority)) if authority.as_str().contains('@') => {
             wrong("names a user, which is not sent (use a header)")
         }
-        (Some("http"), Some(_)) => Ok(uri),
-        (Some("https"), _) => Err(Invalid(format!(
-            "{url:?} needs TLS, which the connector does not speak: put a proxy on this machine in front of the endpoint, and \
-             give http://127.0.0.1:port/path"
-        ))),
-        _ => wrong("does not begin with http://"),
+        (Some("http" | "https"), Some(_)) => Ok(uri),
+        _ => wrong("does not begin with http:// or https://"),
     }
 }
 
@@ -237,11 +236,10 @@ mod tests {
             ("/path", "http://"),
             ("ftp://host/", "http://"),
             ("http://user:secret@host/", "names a user"),
-            ("https://host/", "needs TLS"),
         ] {
             let refused = uri(url).unwrap_err().to_string();
             assert!(refused.contains(expected), "{refused}");
         }
-        assert!(uri("http://host").is_ok() && uri("http://[::1]:80/a?b=c").is_ok());
+        assert!(uri("http://host").is_ok() && uri("https://[::1]:80/a?b=c").is_ok());
     }
 }

@@ -1,6 +1,6 @@
 //! `leasehold connect`: hands the messages of a queue to something that is no consumer.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use leasehold_client::{CancellationToken, Client, RetryPolicy};
@@ -24,7 +24,7 @@ pub enum Command {
 pub struct Arguments {
     #[arg(long)]
     queue: String,
-    /// Where requests go: http://host:port/path.
+    /// Where requests go: http://host:port/path, or https.
     #[arg(long)]
     url: String,
     /// `batch` sends several messages as JSON, `raw` one with its body as it is.
@@ -60,6 +60,9 @@ pub struct Arguments {
     /// A header of every request, as `name: value`; repeat it for several.
     #[arg(long = "header", value_parser = header)]
     headers: Vec<(String, String)>,
+    /// A file with the certificate authorities (PEM) that an https endpoint is checked against, instead of the system's.
+    #[arg(long)]
+    ca_file: Option<PathBuf>,
     /// A file with what requests are signed with, one `whsec_...` a line.
     #[arg(long)]
     secrets_file: Option<PathBuf>,
@@ -88,9 +91,8 @@ impl Arguments {
         let defaults = Settings::new(&self.queue, &self.url);
         let concurrency = self.concurrency.unwrap_or(defaults.concurrency);
         let secrets = self.secrets_file.as_ref().map(|path| {
-            let told = |why: String| Failure::usage(format!("{}: {why}", path.display()));
-            let text = std::fs::read_to_string(path).map_err(|error| told(error.to_string()))?;
-            Secrets::parse(&text).map_err(|invalid| told(invalid.to_string()))
+            let told = |invalid| Failure::usage(format!("{}: {invalid}", path.display()));
+            Secrets::parse(&String::from_utf8_lossy(&read(path)?)).map_err(told)
         });
         Ok(Settings {
             form: match self.form {
@@ -106,6 +108,7 @@ impl Arguments {
             retry: RetryPolicy::new(self.retry_first, self.retry_longest),
             reject_statuses: self.reject_statuses.clone(),
             headers: self.headers.clone(),
+            authorities: self.ca_file.as_ref().map(|path| read(path)).transpose()?,
             secrets: secrets.transpose()?,
             lease: self.lease,
             name: self.name.clone().unwrap_or(defaults.name.clone()),
@@ -113,6 +116,10 @@ impl Arguments {
             ..defaults
         })
     }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, Failure> {
+    std::fs::read(path).map_err(|error| Failure::usage(format!("{}: {error}", path.display())))
 }
 
 /// Connects until a signal comes.

@@ -131,7 +131,7 @@ async fn what_cannot_be_connected_says_why() {
     std::fs::write(file.path(), "hunter2").unwrap();
     let secrets = file.path().to_str().unwrap();
     for (arguments, expected) in [
-        (&["--url", "https://127.0.0.1:1/"][..], "needs TLS"),
+        (&["--url", "https://127.0.0.1:1/", "--ca-file", secrets][..], "not readable as PEM"),
         (&["--url", "127.0.0.1:1"], "give http://host:port/path"),
         (&["--url", "http://127.0.0.1:1", "--batch-size", "0"], "it can be 1 to 1000"),
         (&["--url", "http://127.0.0.1:1", "--secrets-file", secrets], "whsec_"),

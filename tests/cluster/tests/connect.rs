@@ -10,7 +10,7 @@ use leasehold_client::{
     CancellationToken, Client, Error, NewMessage, QueueKind, Reason, ReceiveOptions, RetryPolicy,
 };
 use leasehold_cluster_tests::{PATIENCE, Plan, TestCluster, eventually};
-use leasehold_connect::testing::{Asked, Endpoint, Reply};
+use leasehold_connect::testing::{AUTHORITY, Asked, Endpoint, OTHER_AUTHORITY, Reply};
 use leasehold_connect::{Connector, Form, Kind, Numbers, Secrets, Settings, Tally};
 use serde_json::json;
 use tokio::task::JoinHandle;
@@ -397,6 +397,29 @@ async fn a_raw_request_is_one_message_signed_and_rejected_by_its_status() {
     assert!(image.header("webhook-signature").starts_with("v1,"));
     let keys = asked.iter().map(|asked| asked.header("idempotency-key")).collect::<HashSet<_>>();
     assert_eq!(keys.len(), 3);
+    scene.cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_an_endpoint_that_is_vouched_for_gets_messages() {
+    let scene = Scene::new(QueueSettings::default()).await;
+    let endpoint = Endpoint::start_secured(|_| Reply::status(200)).await;
+    scene.send(["1", "2"]).await;
+    // Of another authority; and of the right one, under a name that is not in the certificate.
+    let of_another = Some(OTHER_AUTHORITY.as_bytes().to_vec());
+    let settings_of = |authorities| Settings { authorities, ..settings(&endpoint) };
+    let url = endpoint.url().replace("127.0.0.1", "localhost");
+    let named_otherwise = Settings { url, ..settings_of(Some(AUTHORITY.as_bytes().to_vec())) };
+    for wrong in [settings_of(of_another), named_otherwise] {
+        let running = scene.connect(wrong);
+        eventually("it was tried", async || failed(&running.numbers.now(), Kind::Unreachable) >= 2).await;
+        running.stop().await;
+    }
+    assert!(endpoint.asked().is_empty());
+    let running = scene.connect(settings_of(Some(AUTHORITY.as_bytes().to_vec())));
+    scene.drained().await;
+    assert_eq!(running.stop().await.acked, 2);
+    assert_eq!(bodies(&endpoint.asked()).len(), 2);
     scene.cluster.end().await;
 }
 

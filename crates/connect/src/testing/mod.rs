@@ -16,8 +16,15 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+use crate::tls::Stream;
 
 /// A request that came.
 #[derive(Debug, Clone)]
@@ -90,11 +97,19 @@ impl Reply {
     }
 }
 
+/// Who vouches for the endpoint of [`Endpoint::start_secured`].
+pub const AUTHORITY: &str = include_str!("authority.pem");
+/// Who does not.
+pub const OTHER_AUTHORITY: &str = include_str!("other_authority.pem");
+const CERTIFICATE: &str = include_str!("endpoint.pem");
+const KEY: &str = include_str!("endpoint.key");
+
 type Answers = dyn Fn(&Asked) -> Reply + Send + Sync;
 
 /// A server; it ends, with its connections, when this is dropped.
 pub struct Endpoint {
     address: SocketAddr,
+    scheme: &'static str,
     shared: Arc<Shared>,
     tasks: JoinSet<()>,
 }
@@ -117,6 +132,25 @@ impl Endpoint {
         address: SocketAddr,
         answers: impl Fn(&Asked) -> Reply + Send + Sync + 'static,
     ) -> Self {
+        Self::listen(address, None, answers).await
+    }
+
+    /// A server that speaks TLS, with a certificate for 127.0.0.1 of [`AUTHORITY`].
+    pub async fn start_secured(answers: impl Fn(&Asked) -> Reply + Send + Sync + 'static) -> Self {
+        let chain = CertificateDer::pem_slice_iter(CERTIFICATE.as_bytes()).map(Result::unwrap).collect();
+        let key = PrivateKeyDer::from_pem_slice(KEY.as_bytes()).unwrap();
+        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()));
+        let config = config.with_safe_default_protocol_versions().unwrap();
+        let config = config.with_no_client_auth().with_single_cert(chain, key).unwrap();
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        Self::listen(SocketAddr::from(([127, 0, 0, 1], 0)), Some(acceptor), answers).await
+    }
+
+    async fn listen(
+        address: SocketAddr,
+        tls: Option<TlsAcceptor>,
+        answers: impl Fn(&Asked) -> Reply + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind(address).await.unwrap();
         let shared = Arc::new(Shared {
             answers: Box::new(answers),
@@ -126,8 +160,9 @@ impl Endpoint {
         });
         let address = listener.local_addr().unwrap();
         let mut tasks = JoinSet::new();
-        tasks.spawn(accept(listener, Arc::clone(&shared)));
-        Self { address, shared, tasks }
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        tasks.spawn(accept(listener, tls, Arc::clone(&shared)));
+        Self { address, scheme, shared, tasks }
     }
 
     /// Where it is.
@@ -139,7 +174,7 @@ impl Endpoint {
     /// Where requests go.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("http://{}/messages", self.address)
+        format!("{}://{}/messages", self.scheme, self.address)
     }
 
     /// What came so far, in order.
@@ -161,21 +196,31 @@ impl Endpoint {
     }
 }
 
-async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, shared: Arc<Shared>) {
     let mut connections = JoinSet::new();
     loop {
         let (stream, _) = listener.accept().await.unwrap();
-        connections.spawn(serve(stream, Arc::clone(&shared)));
+        let (tls, shared) = (tls.clone(), Arc::clone(&shared));
+        connections.spawn(async move {
+            // A client that does not trust it, or goes away, is no failure of the endpoint.
+            match tls {
+                None => serve(stream, shared).await,
+                Some(tls) => {
+                    if let Ok(stream) = tls.accept(stream).await {
+                        serve(stream, shared).await;
+                    }
+                }
+            }
+        });
         while connections.try_join_next().is_some() {}
     }
 }
 
-async fn serve(stream: TcpStream, shared: Arc<Shared>) {
+async fn serve(stream: impl Stream + 'static, shared: Arc<Shared>) {
     let service = service_fn(|request| {
         let shared = Arc::clone(&shared);
         async move { Ok::<_, Infallible>(shared.answer(request).await) }
     });
-    // A client that goes away is no failure of the endpoint.
     let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
 }
 
