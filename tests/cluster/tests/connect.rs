@@ -430,5 +430,12 @@ async fn a_connector_ends_when_its_queue_is_not_there() {
     let settings = Settings { queue: "nothing".to_owned(), ..settings(&endpoint) };
     let error = scene.connect(settings).task.await.unwrap().unwrap_err();
     assert_eq!(error.reason, Reason::UnknownQueue);
+    // Nor does it go on when the queue goes away.
+    let running = scene.connect(self::settings(&endpoint));
+    scene.send(["1"]).await;
+    scene.drained().await;
+    scene.client.delete_queue("q").await.unwrap();
+    let error = timeout(PATIENCE, running.task).await.unwrap().unwrap().unwrap_err();
+    assert_eq!(error.reason, Reason::UnknownQueue);
     scene.cluster.end().await;
 }

@@ -145,6 +145,20 @@ async fn without_a_dead_letter_queue_a_rejection_is_refused_and_the_lease_stays(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_ends_when_its_queue_is_deleted() {
+    let cluster = TestCluster::start(Plan::default()).await;
+    let client = cluster.client();
+    client.create_queue("q", QueueSettings::default(), 2).await.unwrap();
+    let mut deliveries = client.queue("q").consumer().start();
+    send(&client, "q", &["a"]).await;
+    deliveries.next().await.unwrap().unwrap().ack().await.unwrap();
+    client.delete_queue("q").await.unwrap();
+    let ended = tokio::time::timeout(PATIENCE, deliveries.next()).await.unwrap().unwrap().unwrap_err();
+    assert_eq!(ended.reason, Reason::UnknownQueue);
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn groups_are_handled_in_order_over_failures() {
     let cluster = TestCluster::start(Plan::default()).await;
     let client = cluster.client();

@@ -32,8 +32,8 @@ const BATCH_MAX: u32 = 256;
 /// More credit than this is of no use.
 const CREDIT_MAX: usize = 100_000;
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
-/// How often it is looked which shards this node leads.
-const LEADERS_INTERVAL: Duration = Duration::from_millis(500);
+/// How often it is looked which shards this node leads, and whether the queue is still there.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
 type Answers = mpsc::Sender<Result<PullResponse, Status>>;
 
@@ -58,10 +58,12 @@ async fn run(
     // Pumps and settlements end with the stream.
     let mut tasks = JoinSet::new();
     tasks.spawn(run_pumps(pull.clone()));
+    let mut gone = std::pin::pin!(pull.clone().gone());
     loop {
         let request = tokio::select! {
             request = requests.message() => request,
             () = answers.closed() => return Ok(()),
+            () = &mut gone => return Ok(()),
         };
         let Ok(Some(request)) = request else { return Ok(()) };
         match request.kind {
@@ -125,6 +127,14 @@ impl Pull {
         let is_ours =
             |shard: &PartitionId| !self.local_shards_only || self.core.router.leader_of(*shard) == Some(here);
         self.queue.shards.iter().copied().filter(is_ours).collect()
+    }
+
+    /// Waits until the queue is deleted, even if another has its name then: the client asks by the name again, and learns what is there.
+    async fn gone(self: Arc<Self>) {
+        let mut look = interval(LOOK_INTERVAL);
+        while self.core.view.queue_by_id(self.queue.id).is_some() {
+            look.tick().await;
+        }
     }
 
     async fn settle(self: Arc<Self>, request: PullSettle) {
@@ -229,7 +239,7 @@ impl Pull {
 async fn run_pumps(pull: Arc<Pull>) {
     let mut pumps = JoinSet::new();
     let mut running: BTreeMap<PartitionId, AbortHandle> = BTreeMap::new();
-    let mut look = interval(LEADERS_INTERVAL);
+    let mut look = interval(LOOK_INTERVAL);
     loop {
         look.tick().await;
         let shards = pull.shards();
