@@ -25,7 +25,7 @@ pub const HELD_MESSAGES_MAX: usize = 20_000;
 #[error("{0}")]
 pub struct Invalid(pub(crate) String);
 
-/// How messages are brought to an endpoint.
+/// How messages are brought to an endpoint. It cannot be printed whole: headers may hold what is nobody's business.
 ///
 /// ```
 /// use leasehold_connect::Settings;
@@ -35,7 +35,7 @@ pub struct Invalid(pub(crate) String);
 /// let error = Settings::new("thumbnails", "127.0.0.1:8080").check().unwrap_err();
 /// assert!(error.to_string().contains("http://"));
 /// ```
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Settings {
     /// Whose messages.
     pub queue: String,
