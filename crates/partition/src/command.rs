@@ -6,7 +6,7 @@ use crate::limits::{
     CONSUMER_BYTES_MAX, LEASE_MS_MAX, RECEIVE_MESSAGES_MAX, REJECT_REASON_BYTES_MAX, RELEASE_DELAY_MS_MAX,
     SEND_MESSAGES_MAX, SETTLE_ITEMS_MAX,
 };
-use crate::settings::Settings;
+use crate::settings::{RetryBudget, Settings};
 use crate::wire::{DecodeError, Reader, Span, Wire, wire_enum};
 
 const WIRE_VERSION: u8 = 1;
@@ -60,6 +60,10 @@ pub enum Command<'a> {
     SetVersion { version: u32 },
     /// Moves messages to the queue's dead-letter queue whatever their receive counts, each with the reason that its consumer gave.
     Reject { queue: QueueId, items: Vec<(Receipt, &'a [u8])> },
+    /// Gives a shard a retry budget, or takes it away. A FIFO shard gets none: what is held would hold back first deliveries.
+    SetRetryBudget { queue: QueueId, budget: Option<RetryBudget>, revision: u64 },
+    /// Ends leases of messages that no consumer has worked on: they are ready again, and nothing has failed.
+    GiveBack { queue: QueueId, receipts: Vec<Receipt> },
 }
 wire_enum!('a Command {
     1 => Configure { queue, settings, revision },
@@ -80,6 +84,8 @@ wire_enum!('a Command {
     16 => RedriveStep { queue, items_max },
     17 => SetVersion { version },
     18 => Reject { queue, items },
+    19 => SetRetryBudget { queue, budget, revision },
+    20 => GiveBack { queue, receipts },
 });
 
 /// A command, perhaps under a client's request name.
@@ -156,7 +162,10 @@ impl<'a> Command<'a> {
                 range(lease_ms.is_none_or(|lease_ms| lease_ms <= LEASE_MS_MAX), "lease_ms")?;
                 range(consumer.len() <= CONSUMER_BYTES_MAX, "consumer")
             }
-            Self::Ack { receipts, .. } => count_in_range(receipts.len(), SETTLE_ITEMS_MAX, "receipts"),
+            Self::Ack { receipts, .. } | Self::GiveBack { receipts, .. } => {
+                count_in_range(receipts.len(), SETTLE_ITEMS_MAX, "receipts")
+            }
+            Self::SetRetryBudget { budget, .. } => budget.map_or(Ok(()), |budget| budget.validate()),
             Self::Extend { items, .. } => count_in_range(items.len(), SETTLE_ITEMS_MAX, "items"),
             Self::Release { items, .. } => {
                 count_in_range(items.len(), SETTLE_ITEMS_MAX, "items")?;

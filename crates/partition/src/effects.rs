@@ -70,6 +70,10 @@ pub enum EventKind {
         grant: u64,
         why: Arc<[u8]>,
     },
+    /// It waits for the queue's retry budget.
+    Held,
+    /// Its receive limit is met, and it does not die of it, because most messages fail.
+    Spared,
     /// The receive limit was met, or it was rejected: it waits for its transfer.
     Dead {
         number: u64,

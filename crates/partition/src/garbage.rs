@@ -62,6 +62,9 @@ impl Garbage {
         shard.lanes = Lanes::default();
         shard.turns = List::default();
         shard.tenants = Tenants::default();
+        if let Some(damping) = &mut shard.damping {
+            damping.forget();
+        }
         let counters = &mut shard.counters;
         (counters.ready, counters.leased, counters.delayed, counters.bytes) = (0, 0, 0, 0);
         self.keep(remains);
@@ -137,7 +140,7 @@ pub(crate) fn disarm(store: &mut Store, slot: u32) {
     let timers = match store.messages[slot].state {
         State::Leased => &mut store.leases,
         State::Delayed => &mut store.delays,
-        State::Ready | State::Dead => return,
+        State::Ready | State::Dead | State::Held => return,
     };
     let side = store.messages[slot].side;
     let deadline_ms = store.sides[side].deadline_ms;

@@ -128,6 +128,8 @@ impl Partition {
         assert_eq!(self.retention, retained.collect(), "the retention index");
         let measured = self.shards.values().filter_map(|shard| Some((shard.headroom_due_ms?, shard.queue)));
         assert_eq!(self.headrooms, measured.collect(), "the headroom index");
+        let held = self.shards.values().filter_map(|shard| Some((shard.damping_due_ms?, shard.queue)));
+        assert_eq!(self.dampings, held.collect(), "the index of the held");
         let waiting = self.shards.values().filter(|shard| !shard.outboxes.is_empty());
         assert_eq!(self.outboxes, waiting.map(|shard| shard.queue).collect(), "the outbox index");
         let running = self.shards.values().filter(|shard| shard.redrive_is_running());
@@ -154,6 +156,7 @@ impl Partition {
         let outdated_ms = shard.headroom.as_ref().map(|headroom| headroom.outdated_ms());
         assert_eq!(shard.headroom_due_ms, outdated_ms, "a headroom is forgotten in time");
         shard.headroom.iter().for_each(|headroom| headroom.check_invariants());
+        self.check_held(shard);
         match shard.settings.kind {
             Kind::Standard => {
                 self.check_lanes(shard);
@@ -161,6 +164,25 @@ impl Partition {
             }
             Kind::Fifo => self.check_turns(shard),
         }
+    }
+
+    /// What is held is under its own time, and the shard is looked at when it lets the first go.
+    fn check_held(&self, shard: &Shard) {
+        let store = &self.store;
+        let due_ms = shard.damping.as_ref().and_then(|damping| damping.due_ms());
+        assert_eq!(shard.damping_due_ms, due_ms, "held messages are let go in time");
+        let of_shard = |message: &&Message| message.queue == shard.queue && self.alive(message);
+        let all = store.messages.iter().map(|(_, message)| message).filter(of_shard);
+        let held = all.filter(|message| message.state == State::Held).count() as u64;
+        assert_eq!(held, shard.damping.as_ref().map_or(0, |damping| damping.held_len), "the held");
+        let Some(damping) = &shard.damping else { return };
+        damping.check_invariants();
+        let listed = damping.held.iter(&store.sides).inspect(|(until_ms, side)| {
+            let record = &store.sides[*side];
+            assert_eq!(record.deadline_ms, *until_ms, "a held message is under its time");
+            assert_eq!(store.messages[record.message].state, State::Held, "who is listed is held");
+        });
+        assert_eq!(listed.count() as u64, held, "every held message is listed");
     }
 
     fn check_outboxes(&self, shard: &Shard) {
@@ -254,7 +276,7 @@ fn count(counters: &mut Counters, state: State, len: u64) {
     match state {
         State::Ready => counters.ready += 1,
         State::Leased => counters.leased += 1,
-        State::Delayed => counters.delayed += 1,
+        State::Delayed | State::Held => counters.delayed += 1,
         State::Dead => counters.dead += 1,
     }
     match state {

@@ -20,6 +20,7 @@ mod batch;
 mod buckets;
 mod command;
 mod content;
+mod damping;
 mod effects;
 mod entries;
 mod garbage;
@@ -54,7 +55,10 @@ pub use histogram::Histogram;
 pub use ids::{ContentRef, MessageKey, Origin, QueueId, Receipt, RequestId, Source};
 pub use partition::Partition;
 pub use reply::{Delivery, Outcome, RedriveProgress, RedriveState, Refusal, Reply, SendOutcome};
-pub use settings::{DeadLetter, Kind, Settings};
+pub use settings::{DeadLetter, Kind, RetryBudget, Settings};
 pub use snapshot::SnapshotError;
-pub use view::{Counters, Deadline, MessageView, OutboxItem, OutboxReason, Peek, ShardView, State, Totals};
+pub use view::{
+    Counters, DampingView, Deadline, MessageView, Mood, OutboxItem, OutboxReason, Peek, ShardView, State,
+    Totals,
+};
 pub use wire::DecodeError;

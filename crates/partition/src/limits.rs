@@ -81,6 +81,19 @@ pub const HEADROOM_WINDOW_MS: u64 = 60 * 60 * 1000;
 /// Versions of consumers whose processing times a shard keeps apart.
 pub const HEADROOM_VERSIONS_MAX: usize = 4;
 
+/// The largest share of a retry budget: redeliveries for a hundred first deliveries.
+pub const RETRY_PERCENT_MAX: u32 = 1_000;
+/// The largest floor of a retry budget: redeliveries a second.
+pub const RETRY_FLOOR_PER_S_MAX: u32 = 10_000;
+/// So many seconds of its floor a retry budget saves up at most.
+pub const RETRY_SAVED_S_MAX: u64 = 10;
+/// What is added to the time of a message that waits for the retry budget is below this, by lot.
+pub const RETRY_JITTER_MS_MAX: u64 = 5_000;
+/// Outcomes of messages after which older ones count half.
+pub const OUTCOMES_MAX: u32 = 64;
+/// Failed messages below which nothing is called a storm.
+pub const STORM_MESSAGES_MIN: u32 = 16;
+
 /// Slots in one page of an arena.
 pub(crate) const PAGE_SLOTS: usize = 1024;
 /// The highest machine version this code can execute.
@@ -95,6 +108,7 @@ const _: () = {
     assert!((RECEIVE_MESSAGES_MAX as usize) <= SETTLE_ITEMS_MAX);
     assert!(SESSION_IDLE_MS_MAX > STAMP_STEP_MS_MAX);
     assert!(HEADROOM_WINDOW_MS >= STAMP_STEP_MS_MAX);
+    assert!(STORM_MESSAGES_MIN * 2 <= OUTCOMES_MAX);
     assert!(PAGE_SLOTS.is_multiple_of(64));
     assert!(REDRIVE_STEP_MAX <= TRANSFER_MAX);
 };

@@ -10,7 +10,7 @@ use crate::list::{Links, linked};
 use crate::view::{OutboxReason, State};
 use crate::wire::{wire_enum, wire_struct};
 
-wire_enum!(State { 0 => Ready {}, 1 => Leased {}, 2 => Delayed {}, 3 => Dead {} });
+wire_enum!(State { 0 => Ready {}, 1 => Leased {}, 2 => Delayed {}, 3 => Dead {}, 4 => Held {} });
 wire_enum!(OutboxReason { 0 => Dead {}, 1 => Redrive {}, 2 => Rejected { why } });
 
 /// Which of a shard's age lists holds a message.
@@ -83,7 +83,7 @@ pub(crate) struct Side {
     pub receive_count: u32,
     /// Of the latest grant or extension.
     pub lease_ms: u32,
-    /// The end of the lease or delay, in log time.
+    /// The end of the lease or delay, or before when it is held for certain, in log time.
     pub deadline_ms: u64,
     /// When the latest grant was made, in log time.
     pub granted_ms: u64,
@@ -102,7 +102,9 @@ pub(crate) struct Side {
     pub reason: OutboxReason,
     /// The version of the consumer with the latest lease, in `Shard::headroom`.
     pub version: u32,
-    /// In the timers of its lease or delay.
+    /// The generation of `Shard::damping` in which its failure was counted; 0 before the first.
+    pub failed_in: u32,
+    /// In the timers of its lease or delay, or among the held.
     pub timer: Links,
     /// In the timers of times to live.
     pub expiry: Links,
@@ -126,6 +128,8 @@ wire_struct!(Side {
     expiry,
 } since 2 {
     version,
+} since 3 {
+    failed_in,
 });
 linked!(Side, Timer, timer);
 linked!(Side, Expiry, expiry);
@@ -148,6 +152,7 @@ impl Side {
             target: QueueId(0),
             reason: OutboxReason::Dead,
             version: 0,
+            failed_in: 0,
             timer: Links::OFF,
             expiry: Links::OFF,
         }

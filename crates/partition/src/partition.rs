@@ -47,6 +47,8 @@ pub struct Partition {
     pub(crate) garbage: Garbage,
     /// Every shard with a headroom, by the time at which all of it is outdated, in log time.
     pub(crate) headrooms: BTreeSet<(u64, QueueId)>,
+    /// Every shard that holds messages back, by the time at which it lets the first go, in log time.
+    pub(crate) dampings: BTreeSet<(u64, QueueId)>,
 }
 wire_struct!(Partition {
     applied_index,
@@ -63,6 +65,8 @@ wire_struct!(Partition {
     garbage,
 } since 2 {
     headrooms,
+} since 3 {
+    dampings,
 });
 
 impl Default for Partition {
@@ -96,6 +100,7 @@ impl Partition {
             sessions: Sessions::default(),
             garbage: Garbage::default(),
             headrooms: BTreeSet::new(),
+            dampings: BTreeSet::new(),
         }
     }
 
@@ -171,6 +176,10 @@ impl Partition {
             Command::Extend { queue, items } => self.extend(*queue, items, notes),
             Command::Release { queue, items } => self.release(*queue, items, notes),
             Command::Reject { queue, items } => self.reject(*queue, items, notes),
+            Command::SetRetryBudget { queue, budget, revision } => {
+                self.set_retry_budget(*queue, *budget, *revision)
+            }
+            Command::GiveBack { queue, receipts } => self.give_back(*queue, receipts, notes),
             Command::Mark => Ok(Reply::Done),
             Command::Expire { leases_as_of_ms, items_max } => {
                 Ok(self.expire(*leases_as_of_ms, *items_max, notes))
@@ -218,6 +227,8 @@ impl Partition {
         move_in(&mut self.retention, queue, &mut shard.retention_due_ms, due_ms);
         let outdated_ms = shard.headroom.as_ref().map(|headroom| headroom.outdated_ms());
         move_in(&mut self.headrooms, queue, &mut shard.headroom_due_ms, outdated_ms);
+        let held_ms = shard.damping.as_ref().and_then(|damping| damping.due_ms());
+        move_in(&mut self.dampings, queue, &mut shard.damping_due_ms, held_ms);
         set_membership(&mut self.outboxes, queue, !shard.outboxes.is_empty());
         set_membership(&mut self.redrives, queue, shard.redrive_is_running());
     }
@@ -229,6 +240,9 @@ impl Partition {
         }
         if let Some(due_ms) = shard.headroom_due_ms {
             self.headrooms.remove(&(due_ms, shard.queue));
+        }
+        if let Some(due_ms) = shard.damping_due_ms {
+            self.dampings.remove(&(due_ms, shard.queue));
         }
         self.outboxes.remove(&shard.queue);
         self.redrives.remove(&shard.queue);

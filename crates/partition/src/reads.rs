@@ -50,6 +50,7 @@ impl Partition {
             totals: shard.totals,
             oldest_sent_wall_ms: shard.age.front().map(|slot| self.store.sent_wall_ms(slot)),
             redrive: shard.redrive.as_ref().map(|redrive| redrive.progress),
+            damping: shard.damping.as_ref().map(|damping| damping.view()),
         })
     }
 
@@ -78,11 +79,12 @@ impl Partition {
         let windows =
             [self.dedup.first_ms(), self.attempts.first_ms(), self.sessions.first_ms(), headroom_ms];
         let window = windows.into_iter().flatten().min();
+        let held_ms = self.dampings.first().map(|(due_ms, _)| *due_ms);
         let retention = self.retention.first().map(|(due_ms, _)| *due_ms);
         let deadline = Deadline {
             garbage: !self.garbage.is_empty(),
             lease_log_ms: store.leases.first_key(),
-            delay_log_ms: store.delays.first_key(),
+            delay_log_ms: [store.delays.first_key(), held_ms].into_iter().flatten().min(),
             window_log_ms: window.map(|until_ms| until_ms.saturating_add(WINDOW_SLACK_MS)),
             wall_ms: [retention, store.expiries.first_key()].into_iter().flatten().min(),
         };
@@ -211,7 +213,7 @@ impl Partition {
     fn message_view(&self, slot: u32) -> MessageView {
         let message = &self.store.messages[slot];
         let side = self.store.side(slot);
-        let timed = side.filter(|_| matches!(message.state, State::Leased | State::Delayed));
+        let timed = side.filter(|_| matches!(message.state, State::Leased | State::Delayed | State::Held));
         MessageView {
             key: message.key(slot),
             queue: message.queue,

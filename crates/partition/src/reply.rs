@@ -10,7 +10,7 @@ const WIRE_VERSION: u8 = 1;
 pub enum Reply {
     /// The command did nothing, for this reason.
     Refused { reason: Refusal },
-    /// Answers `Configure`, `Delete`, `Purge`, `Mark`, `RedriveStart`, `RedriveCancel` and `SetVersion`.
+    /// Answers `Configure`, `Delete`, `Purge`, `Mark`, `RedriveStart`, `RedriveCancel`, `SetVersion` and `SetRetryBudget`.
     Done,
     /// Answers `Send`, one outcome for each message.
     Sent { outcomes: Vec<SendOutcome> },
@@ -21,9 +21,9 @@ pub enum Reply {
     Received { deliveries: Vec<Delivery> },
     /// Answers `Receive` on a standard queue whose leases are at `in_flight_max`.
     OverLimit,
-    /// Answers `Ack`, `Extend`, `Release` and `Reject`, one outcome for each receipt.
+    /// Answers `Ack`, `Extend`, `Release`, `Reject` and `GiveBack`, one outcome for each receipt.
     Settled { outcomes: Vec<Outcome> },
-    /// Answers `Expire`: leases and delays ended, messages dropped (retention, time to live, or swept garbage), and
+    /// Answers `Expire`: leases and delays ended, held messages let go among them, messages dropped (retention, time to live, or swept garbage), and
     /// remembered ids and sessions forgotten. `more` says that more is due now.
     Expired { leases: u32, delays: u32, dropped: u32, forgotten: u32, more: bool },
     /// Answers `TransferDone` and `TransferReturn`: items that left the outbox, and those left in it for that target.

@@ -3,6 +3,7 @@
 use crate::ids::QueueId;
 use crate::limits::{
     DEDUP_WINDOW_MS_MAX, DELAY_MS_MAX, LEASE_MS_MAX, RECEIVES_MAX, RETENTION_MS_MAX, RETENTION_MS_MIN,
+    RETRY_FLOOR_PER_S_MAX, RETRY_PERCENT_MAX,
 };
 use crate::wire::{DecodeError, wire_enum, wire_struct};
 
@@ -24,6 +25,29 @@ pub struct DeadLetter {
     pub receives_max: u32,
 }
 wire_struct!(DeadLetter { queue, receives_max });
+
+/// How many redeliveries a standard queue's shard allows; what is beyond it waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RetryBudget {
+    /// Redeliveries for a hundred first deliveries.
+    pub percent: u32,
+    /// Redeliveries a second that are allowed whatever else happens.
+    pub floor_per_s: u32,
+}
+wire_struct!(RetryBudget { percent, floor_per_s });
+
+impl RetryBudget {
+    /// Checks every field against `limits`.
+    pub fn validate(&self) -> Result<(), DecodeError> {
+        if !(1..=RETRY_PERCENT_MAX).contains(&self.percent) {
+            return Err(DecodeError::OutOfRange("percent"));
+        }
+        match (1..=RETRY_FLOOR_PER_S_MAX).contains(&self.floor_per_s) {
+            true => Ok(()),
+            false => Err(DecodeError::OutOfRange("floor_per_s")),
+        }
+    }
+}
 
 /// The settings of a queue, the same on all its shards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

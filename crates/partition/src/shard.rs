@@ -4,9 +4,10 @@
 //!                 +----------------------- delay ends ----------------------+
 //!                 v                                                         |
 //!   send ----> READY ---- grant ----> LEASED ---- release with delay ----> DELAYED <---- send with delay
-//!                 ^                    |  |  |
+//!                 ^                    |  |  |                                |
 //!                 +-- release, expiry -+  |  +-- receive limit met, rejected --> DEAD --> transferred, gone
-//!                                         +-- ack --> gone
+//!                 |                    |  +-- ack --> gone                    |
+//!                 +--- budget --- HELD +<--- release, expiry, delay ends: the retry budget is used up
 //! ```
 //!
 //! A standard shard keeps its ready messages in lanes: those without a group in `lanes`, those of a group in the group's own.
@@ -21,6 +22,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::arena::{Arena, NONE};
+use crate::damping::Damping;
 use crate::headroom::{Headroom, Measure};
 use crate::ids::{QueueId, Source};
 use crate::lanes::{Lane, Lanes};
@@ -81,6 +83,10 @@ pub(crate) struct Shard {
     pub headroom: Option<Box<Headroom>>,
     /// The shard's place in `Partition::headrooms`.
     pub headroom_due_ms: Option<u64>,
+    /// None without a retry budget.
+    pub damping: Option<Box<Damping>>,
+    /// The shard's place in `Partition::dampings`.
+    pub damping_due_ms: Option<u64>,
 }
 wire_struct!(Shard {
     queue,
@@ -103,6 +109,9 @@ wire_struct!(Shard {
     tenants,
     headroom,
     headroom_due_ms,
+} since 3 {
+    damping,
+    damping_due_ms,
 });
 
 impl Shard {
@@ -127,6 +136,8 @@ impl Shard {
             tenants: Tenants::default(),
             headroom: None,
             headroom_due_ms: None,
+            damping: None,
+            damping_due_ms: None,
         }
     }
 
@@ -154,7 +165,7 @@ impl Shard {
         self.redrive.as_ref().is_some_and(|redrive| redrive.progress.state == RedriveState::Running)
     }
 
-    /// Ready, leased and delayed messages.
+    /// Ready, leased, delayed and held messages.
     pub fn length(&self) -> u64 {
         self.counters.ready + self.counters.leased + self.counters.delayed
     }
@@ -250,6 +261,7 @@ impl Shard {
                 store.delays.remove(&mut store.sides, deadline_ms, side);
             }
             State::Dead => self.leave_outbox(store, slot),
+            State::Held => self.leave_held(store, slot),
         }
     }
 

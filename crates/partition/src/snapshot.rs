@@ -8,8 +8,8 @@
 use crate::partition::Partition;
 use crate::wire::{DecodeError, Reader, Wire};
 
-/// What is written. Version 2 added the tenants of standard queues, and the headroom.
-const SNAPSHOT_VERSION: u8 = 2;
+/// What is written. Version 2 added the tenants of standard queues, and the headroom; version 3 the retry budget.
+const SNAPSHOT_VERSION: u8 = 3;
 /// The oldest that is read.
 const SNAPSHOT_VERSION_MIN: u8 = 1;
 const HASH_BYTES: usize = 8;
@@ -35,7 +35,7 @@ impl std::fmt::Display for SnapshotError {
 impl std::error::Error for SnapshotError {}
 
 impl Partition {
-    /// The whole state as bytes: 67 for each message, 96 more (128 with an origin) for each that was granted, delayed or
+    /// The whole state as bytes: 67 for each message, 100 more (132 with an origin) for each that was granted, delayed or
     /// transferred, 52 for each log entry with live contents.
     pub fn snapshot(&self) -> Vec<u8> {
         let mut bytes = vec![SNAPSHOT_VERSION];

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use crate::ids::{ContentRef, MessageKey, Origin, QueueId};
 use crate::reply::RedriveProgress;
-use crate::settings::Settings;
-use crate::wire::wire_struct;
+use crate::settings::{RetryBudget, Settings};
+use crate::wire::{wire_enum, wire_struct};
 
 /// A shard at a glance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,17 +18,50 @@ pub struct ShardView {
     pub oldest_sent_wall_ms: Option<u64>,
     /// The current or the last redrive.
     pub redrive: Option<RedriveProgress>,
+    /// None without a retry budget.
+    pub damping: Option<DampingView>,
 }
+
+/// What a retry budget does at this moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DampingView {
+    /// None once it is switched off, while what was held is let go.
+    pub budget: Option<RetryBudget>,
+    pub mood: Mood,
+    /// When the mood changed last; 0 for never.
+    pub since_wall_ms: u64,
+    /// Messages that wait.
+    pub held: u64,
+    /// Redeliveries that are allowed now.
+    pub allowed: u64,
+    /// Of the messages handled last, `OUTCOMES_MAX` at most: those that failed, each once.
+    pub failed: u32,
+    /// Those that were acknowledged.
+    pub acked: u32,
+    /// Failures of those that had failed already.
+    pub repeated: u32,
+}
+
+/// What the outcomes of a queue's messages are like.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mood {
+    #[default]
+    Calm,
+    /// Most messages fail.
+    Storm,
+}
+wire_enum!(Mood { 0 => Calm {}, 1 => Storm {} });
 
 /// What a shard holds now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     pub ready: u64,
     pub leased: u64,
+    /// The held among them.
     pub delayed: u64,
     /// Waiting in the outbox, for a dead-letter queue or a redrive.
     pub dead: u64,
-    /// Content bytes of the ready, leased and delayed.
+    /// Content bytes of the ready, leased, delayed and held.
     pub bytes: u64,
     /// Content bytes of the dead.
     pub dead_bytes: u64,
@@ -57,6 +90,10 @@ pub struct Totals {
     pub late: u64,
     /// Acks in the last tenth of their lease.
     pub last_tenth: u64,
+    /// Messages that came back and had to wait for the retry budget.
+    pub held: u64,
+    /// Messages whose receive limit was met in a storm, and that were held instead of being dead.
+    pub spared: u64,
 }
 
 wire_struct!(Counters { ready, leased, delayed, dead, bytes, dead_bytes });
@@ -77,6 +114,9 @@ wire_struct!(Totals {
 } since 2 {
     late,
     last_tenth,
+} since 3 {
+    held,
+    spared,
 });
 
 /// The next moments at which something is due. The leader proposes an `Expire` (or, for `garbage`, any command) then.
@@ -86,7 +126,7 @@ pub struct Deadline {
     pub garbage: bool,
     /// The first lease ends, in log time.
     pub lease_log_ms: Option<u64>,
-    /// The first delay ends, in log time.
+    /// The first delay ends, or the first held message is let go, in log time.
     pub delay_log_ms: Option<u64>,
     /// Something remembered (deduplication id, attempt, session, headroom) may be forgotten, in log time. Never urgent.
     pub window_log_ms: Option<u64>,
@@ -102,6 +142,8 @@ pub enum State {
     Delayed,
     /// In the outbox.
     Dead,
+    /// It came back and waits for the queue's retry budget.
+    Held,
 }
 
 /// One message, as `find` and `peek` show it.
@@ -114,7 +156,7 @@ pub struct MessageView {
     pub sent_wall_ms: u64,
     pub receive_count: u32,
     pub first_received_wall_ms: Option<u64>,
-    /// The end of its lease or delay, in log time.
+    /// The end of its lease or delay, or before when it is held for certain, in log time.
     pub deadline_log_ms: Option<u64>,
     /// The latest grant, 0 before the first.
     pub grant: u64,

@@ -238,20 +238,20 @@ macro_rules! wire_struct {
             $crate::wire::wire_struct!(@body $life { $($field),* });
         }
     };
-    ($name:ident { $($field:ident),* $(,)? } $(since $version:literal { $($new:ident),* $(,)? })?) => {
+    ($name:ident { $($field:ident),* $(,)? } $(since $version:literal { $($new:ident),* $(,)? })*) => {
         impl<'a> $crate::wire::Wire<'a> for $name {
-            $crate::wire::wire_struct!(@body 'a { $($field),* } $($version { $($new),* })?);
+            $crate::wire::wire_struct!(@body 'a { $($field),* } $($version { $($new),* })*);
         }
     };
-    (@body $life:lifetime { $($field:ident),* } $($version:literal { $($new:ident),* })?) => {
+    (@body $life:lifetime { $($field:ident),* } $($version:literal { $($new:ident),* })*) => {
         fn put(&self, out: &mut Vec<u8>) {
             $($crate::wire::Wire::put(&self.$field, out);)*
-            $($($crate::wire::Wire::put(&self.$new, out);)*)?
+            $($($crate::wire::Wire::put(&self.$new, out);)*)*
         }
         fn take(reader: &mut $crate::wire::Reader<$life>) -> Result<Self, $crate::wire::DecodeError> {
             Ok(Self {
                 $($field: $crate::wire::Wire::take(reader)?,)*
-                $($($new: reader.take_since($version)?,)*)?
+                $($($new: reader.take_since($version)?,)*)*
             })
         }
     };

@@ -43,7 +43,7 @@ fn settings(random: &mut Random) -> Settings {
 fn command<'a>(random: &mut Random, pool: &'a [u8]) -> Command<'a> {
     let (queue, target) = (QueueId(random.next()), QueueId(random.next()));
     let (number, small) = (random.next(), random.below(1000) as u32);
-    match random.below(18) {
+    match random.below(20) {
         0 => Command::Configure { queue, settings: settings(random), revision: number },
         1 => Command::Delete { queue, revision: number },
         2 => Command::Purge { queue },
@@ -79,6 +79,11 @@ fn command<'a>(random: &mut Random, pool: &'a [u8]) -> Command<'a> {
         13 => Command::RedriveStart { queue, target: Some(target), rate_per_s: small, id: number },
         14 => Command::RedriveCancel { queue, id: number },
         15 => Command::RedriveStep { queue, items_max: small },
+        17 => {
+            let budget = RetryBudget { percent: 1 + small, floor_per_s: 1 + random.below(10_000) as u32 };
+            Command::SetRetryBudget { queue, budget: random.one_in(2).then_some(budget), revision: number }
+        }
+        18 => Command::GiveBack { queue, receipts: (0..random.below(5)).map(|_| receipt(random)).collect() },
         _ => Command::SetVersion { version: small },
     }
 }

@@ -8,6 +8,7 @@ mod rig;
 mod slow_model;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use leasehold_partition::*;
 use rig::{Random, Rig, for_seeds};
@@ -19,12 +20,16 @@ struct Twin {
     model: Model,
     random: Random,
     receipts: Vec<(u64, Receipt)>,
+    /// The queue that most steps are about, if one is.
+    focus: Option<u64>,
 }
 
 const STANDARD: u64 = 1;
 const FIFO: u64 = 2;
 pub const DEAD: u64 = 3;
-const QUEUES: [u64; 4] = [STANDARD, FIFO, DEAD, 4];
+const DAMPED: u64 = 5;
+const QUEUES: [u64; 5] = [STANDARD, FIFO, DEAD, 4, DAMPED];
+const BUDGET: RetryBudget = RetryBudget { percent: 40, floor_per_s: 1 };
 
 fn settings_of(queue: u64) -> Settings {
     let limit = |receives_max| Some(DeadLetter { queue: QueueId(DEAD), receives_max });
@@ -33,14 +38,16 @@ fn settings_of(queue: u64) -> Settings {
         STANDARD => Settings { dead_letter: limit(3), in_flight_max: 12, ..settings },
         FIFO => Settings { kind: Kind::Fifo, dead_letter: limit(2), in_flight_max: 9, ..settings },
         DEAD => Settings { length_max: 40, ..settings },
+        DAMPED => Settings { dead_letter: limit(2), ..settings },
         _ => Settings { kind: Kind::Fifo, delay_ms: 300, length_max: 30, ..settings },
     }
 }
 
 impl Twin {
-    fn new(seed: u64) -> Self {
+    fn new(seed: u64, focus: Option<u64>) -> Self {
         let (rig, model) = (Rig::new(), Model::default());
-        let mut twin = Self { rig, model, random: Random::new(seed), receipts: Vec::new() };
+        let mut twin = Self { rig, model, random: Random::new(seed), receipts: Vec::new(), focus };
+        (twin.model.now_ms, twin.model.wall_ms) = (twin.rig.now_ms, twin.rig.wall_ms);
         QUEUES.iter().for_each(|queue| twin.configure(*queue));
         twin
     }
@@ -48,10 +55,24 @@ impl Twin {
     fn configure(&mut self, queue: u64) {
         self.rig.configure(queue, settings_of(queue));
         self.model.configure(queue, settings_of(queue));
+        if queue == DAMPED {
+            self.set_budget(Some(BUDGET));
+        }
+    }
+
+    fn set_budget(&mut self, budget: Option<RetryBudget>) {
+        let revision = self.rig.partition.revision_min() + 1;
+        let command = Command::SetRetryBudget { queue: QueueId(DAMPED), budget, revision };
+        assert_eq!(self.rig.apply(command), Reply::Done);
+        self.model.set_budget(DAMPED, budget);
     }
 
     fn queue(&mut self) -> u64 {
-        QUEUES[self.random.below(4) as usize]
+        let random = &mut self.random;
+        match self.focus {
+            Some(focus) if !random.one_in(5) => focus,
+            _ => QUEUES[random.below(QUEUES.len() as u64) as usize],
+        }
     }
 
     fn step(&mut self) {
@@ -68,6 +89,11 @@ impl Twin {
             94..95 => self.purge(),
             95..96 => self.delete(),
             96..97 => self.give_up(),
+            97..98 => {
+                let other = RetryBudget { percent: 1_000, floor_per_s: 9 };
+                let budget = [None, Some(other), Some(BUDGET), Some(BUDGET)][self.random.below(4) as usize];
+                self.set_budget(budget);
+            }
             _ => self.snapshot(),
         }
         self.compare();
@@ -134,12 +160,13 @@ impl Twin {
         let ms = self.random.below(1500) as u32;
         let items = receipts.iter().map(|receipt| (*receipt, ms)).collect();
         let id = QueueId(queue);
-        let which = self.random.below(6);
+        let which = self.random.below(7);
         let rejected = receipts.iter().map(|receipt| (*receipt, b"no".as_slice())).collect();
         let command = match which {
             0..3 => Command::Ack { queue: id, receipts: receipts.clone() },
             3 => Command::Extend { queue: id, items },
             5 => Command::Reject { queue: id, items: rejected },
+            6 => Command::GiveBack { queue: id, receipts: receipts.clone() },
             _ => Command::Release { queue: id, items },
         };
         let expected = receipts.iter().map(|receipt| self.model.settle(queue, receipt, which, ms));
@@ -224,6 +251,7 @@ impl Twin {
         dead.for_each(|item| item.purged = true);
         let state = self.model.queues.get_mut(&queue).unwrap();
         (state.tenants, state.prefers_ungrouped) = (BTreeMap::new(), false);
+        state.damped.forget();
         self.model.refresh_turns(queue);
     }
 
@@ -259,11 +287,24 @@ impl Twin {
             let shard = partition.shard(QueueId(queue)).unwrap();
             assert_eq!(shard.counters, self.model.counters(queue), "counters of queue {queue}");
             assert_eq!(partition.has_ready(QueueId(queue)), self.model.has_ready(queue), "queue {queue}");
+            let damping = shard.damping.map(|damping| {
+                let numbers = (damping.failed.into(), damping.acked.into(), damping.mood == Mood::Storm);
+                (numbers, damping.held, damping.budget)
+            });
+            let damped = &self.model.queues[&queue].damped;
+            let expected = damped.knows_messages.then(|| {
+                let numbers = (damped.failed, damped.acked, damped.storm);
+                (numbers, self.model.is_held(queue), damped.budget)
+            });
+            assert_eq!(damping, expected, "the retry budget of queue {queue}");
         }
         let deadline = partition.next_deadline().unwrap_or_default();
         if !deadline.garbage {
             assert_eq!(deadline.lease_log_ms, self.model.first_ms(State::Leased));
-            assert_eq!(deadline.delay_log_ms, self.model.first_ms(State::Delayed));
+            // When the budget lets go what is held is checked by letting it go.
+            if self.model.is_held(DAMPED) == 0 {
+                assert_eq!(deadline.delay_log_ms, self.model.first_ms(State::Delayed));
+            }
             let live: u64 = partition.live_contents().map(|(_, bytes)| bytes).sum();
             assert_eq!(live, self.model.items.iter().map(|item| item.len).sum::<u64>());
         }
@@ -316,10 +357,28 @@ fn length(content: Content<'_>) -> u64 {
 #[test]
 fn random_logs_agree_with_the_model() {
     for_seeds("model", 60, |seed| {
-        let mut twin = Twin::new(seed);
+        let mut twin = Twin::new(seed, None);
         (0..500).for_each(|_| twin.step());
         twin.replay();
         twin.drain();
         twin.replay();
     });
+}
+
+/// Nearly everything happens to the queue with a retry budget: storms come and go.
+#[test]
+fn random_logs_of_a_queue_with_a_retry_budget_agree_with_the_model() {
+    let (held, spared) = (AtomicU64::new(0), AtomicU64::new(0));
+    for_seeds("model", 30, |seed| {
+        let mut twin = Twin::new(seed, Some(DAMPED));
+        (0..600).for_each(|_| twin.step());
+        let totals = twin.rig.partition.shard(QueueId(DAMPED)).unwrap().totals;
+        held.fetch_add(totals.held, Ordering::Relaxed);
+        spared.fetch_add(totals.spared, Ordering::Relaxed);
+        twin.replay();
+        twin.drain();
+        twin.replay();
+    });
+    let (held, spared) = (held.into_inner(), spared.into_inner());
+    assert!(held > 0 && spared > 0, "{held} held and {spared} spared: the budget was never used up");
 }

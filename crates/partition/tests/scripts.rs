@@ -73,6 +73,7 @@ impl Script {
             "deadline" => format!("{:?}", self.rig.partition.next_deadline().unwrap_or_default()),
             "ready" => format!("{}", self.rig.partition.has_ready(line.queue())),
             "headroom" => self.headroom(line.queue()),
+            "damping" => self.damping(line.queue()),
             "outbox" => self.outbox(&line),
             "peek" => self.peek(&line),
             "snapshot" => {
@@ -121,6 +122,16 @@ impl Script {
                     .map(|text| (self.receipt(text), b"no good".as_slice()))
                     .collect(),
             },
+            "giveback" => Command::GiveBack {
+                queue: line.queue(),
+                receipts: line.words[2..].iter().map(|text| self.receipt(text)).collect(),
+            },
+            "budget" => {
+                let floor_per_s = line.option("floor").unwrap_or(1);
+                let budget = line.option("percent").map(|percent| RetryBudget { percent, floor_per_s });
+                let revision = self.rig.partition.revision_min() + 1;
+                Command::SetRetryBudget { queue: line.queue(), budget, revision }
+            }
             "mark" => Command::Mark,
             "expire" => Command::Expire {
                 leases_as_of_ms: line.option("as_of").unwrap_or(self.rig.now_ms),
@@ -201,6 +212,17 @@ impl Script {
         let Some(shard) = self.rig.partition.shard(queue) else { return "no such queue".into() };
         let Counters { ready, leased, delayed, dead, .. } = shard.counters;
         format!("ready={ready} leased={leased} delayed={delayed} dead={dead}")
+    }
+
+    fn damping(&self, queue: QueueId) -> String {
+        let shard = self.rig.partition.shard(queue).unwrap();
+        let Some(damping) = shard.damping else { return "no budget".into() };
+        let DampingView { mood, since_wall_ms, held, allowed, failed, acked, repeated, .. } = damping;
+        let Totals { held: held_in_all, spared, .. } = shard.totals;
+        format!(
+            "{mood:?} since={since_wall_ms} held={held} allowed={allowed} failed={failed} acked={acked} repeated={repeated} \
+             held_in_all={held_in_all} spared={spared}"
+        )
     }
 
     fn headroom(&self, queue: QueueId) -> String {

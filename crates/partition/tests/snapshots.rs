@@ -49,6 +49,38 @@ fn rig() -> Rig {
     rig
 }
 
+/// The same with what version 2 knew beside it: tenants, and measures by version of the consumers.
+fn rig_of_version_2() -> Rig {
+    let mut rig = rig();
+    rig.configure(4, Settings::default());
+    for group in [b"t1" as &[u8], b"t1", b"t2", b"t1"] {
+        let content = Content { group: Some(group), ..Content::of_body(b"tenant") };
+        let messages = vec![NewMessage { content, ..NewMessage::default() }];
+        rig.apply(Command::Send { queue: QueueId(4), messages });
+    }
+    let receipts = [10_001, 10_002].map(|lease_ms| rig.receive(4, 1, lease_ms)[0].receipt);
+    rig.pass(300);
+    rig.apply(Command::Ack { queue: QueueId(4), receipts: receipts[..1].to_vec() });
+    rig.apply(Command::Extend { queue: QueueId(4), items: vec![(receipts[1], 20_000)] });
+    rig.receive(4, 1, 10_003);
+    rig
+}
+
+#[test]
+fn a_snapshot_of_version_2_is_what_a_replay_gives() {
+    let copy = Partition::restore(include_bytes!("snapshots/version-2.bin")).unwrap();
+    copy.check_invariants();
+    let mut rig = rig_of_version_2();
+    assert_eq!(copy.state_hash(), rig.partition.state_hash());
+    rig.partition = copy;
+    rig.pass(100_000);
+    rig.expire();
+    let measured = rig.partition.headroom(QueueId(4));
+    let expired = measured.iter().map(|(version, measure)| (&version[..], measure.expired));
+    assert_eq!(expired.collect::<Vec<_>>(), [(&b""[..], 1), (b"v5", 0), (b"v1", 1)]);
+    assert_eq!(rig.receive(4, 10, 1_000).len(), 3);
+}
+
 #[test]
 fn a_snapshot_of_version_1_is_what_a_replay_gives() {
     let copy = Partition::restore(include_bytes!("snapshots/version-1.bin")).unwrap();

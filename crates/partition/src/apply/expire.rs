@@ -5,13 +5,14 @@
 
 use crate::effects::EventKind;
 use crate::garbage;
+use crate::lanes::Lane;
 use crate::limits::EXPIRE_MAX;
 use crate::notes::Notes;
 use crate::partition::Partition;
 use crate::reply::Reply;
-use crate::view::State;
+use crate::view::{OutboxReason, State};
 
-use super::settle::{drop_message, end_lease};
+use super::settle::{End, die, drop_message, end_lease};
 
 impl Partition {
     /// O(items * log(deadlines + queues)).
@@ -19,7 +20,8 @@ impl Partition {
         let leases_to_ms = leases_as_of_ms.min(self.store.log_time_ms);
         let mut left = items_max.min(EXPIRE_MAX);
         let leases = repeat(&mut left, || self.expire_lease(leases_to_ms, notes));
-        let delays = repeat(&mut left, || self.expire_delay(notes));
+        let mut delays = repeat(&mut left, || self.expire_delay(notes));
+        delays += repeat(&mut left, || self.let_go(notes));
         let mut dropped = repeat(&mut left, || self.expire_message(notes));
         dropped += repeat(&mut left, || self.expire_retention(notes));
         let forgotten = repeat(&mut left, || self.forget_one());
@@ -33,6 +35,7 @@ impl Partition {
         let due = |first: Option<u64>, now: u64| first.is_some_and(|first| first <= now);
         due(self.store.leases.first_key(), leases_to_ms)
             || due(self.store.delays.first_key(), now_ms)
+            || due(self.dampings.first().map(|(due_ms, _)| *due_ms), now_ms)
             || due(self.store.expiries.first_key(), wall_ms)
             || due(self.retention.first().map(|(due_ms, _)| *due_ms), wall_ms)
             || due(self.dedup.first_ms(), now_ms)
@@ -56,7 +59,7 @@ impl Partition {
         shard.totals.expired += 1;
         let measure = shard.measure(&self.store, slot);
         measure.expired = measure.expired.saturating_add(1);
-        end_lease(shard, &mut self.store, slot, 0, notes);
+        end_lease(shard, &mut self.store, slot, End::Failed { delay_ms: 0 }, notes);
         self.reindex(queue);
         Some(())
     }
@@ -71,8 +74,14 @@ impl Partition {
         let (queue, lane) = (self.store.messages[slot].queue, self.store.messages[slot].lane);
         let shard = self.shards.get_mut(&queue).expect("an alive message has its shard");
         shard.leave_state(&mut self.store, slot, notes);
-        shard.enter_ready(&mut self.store, slot, lane, notes);
+        match lane {
+            Lane::Fresh => shard.enter_ready(&mut self.store, slot, lane, notes),
+            Lane::Returned => shard.come_back(&mut self.store, slot, notes),
+        }
         shard.refresh_group_of(&mut self.store, slot, notes);
+        if shard.damping.is_some() {
+            self.reindex(queue);
+        }
         Some(())
     }
 
@@ -99,13 +108,19 @@ impl Partition {
         Some(())
     }
 
-    /// Drops a message whose time is over, or leaves it to the end of its lease.
+    /// Drops a message whose time is over, or leaves it to the end of its lease. One that a storm has spared is dead now.
     fn outlive(&mut self, slot: u32, notes: &mut Notes) {
         let queue = self.store.messages[slot].queue;
         let shard = self.shards.get_mut(&queue).expect("an alive message has its shard");
-        match self.store.messages[slot].state {
-            State::Leased => shard.mark_overdue(&mut self.store, slot),
-            _ => drop_message(shard, &mut self.store, slot, notes),
+        let limit = shard.limit_met(&self.store, slot).filter(|_| shard.damping.is_some());
+        match (self.store.messages[slot].state, limit) {
+            (State::Leased, _) => shard.mark_overdue(&mut self.store, slot),
+            (_, Some(dead)) => {
+                shard.leave_state(&mut self.store, slot, notes);
+                die(shard, &mut self.store, slot, dead.queue, OutboxReason::Dead, notes);
+                shard.refresh_group_of(&mut self.store, slot, notes);
+            }
+            (_, None) => drop_message(shard, &mut self.store, slot, notes),
         }
         self.reindex(queue);
     }

@@ -55,7 +55,7 @@ impl Partition {
             Kind::Standard => receive_standard(shard, &mut self.store, &mut budget, notes),
             Kind::Fifo => receive_fifo(shard, &mut self.store, &mut budget, notes),
         };
-        if version > 0 {
+        if version > 0 || shard.damping.is_some() {
             self.reindex(*queue);
         }
         if let Some(attempt) = attempt
@@ -153,6 +153,11 @@ fn grant(
         side.first_received_wall_ms = wall_ms;
     }
     let (receive_count, lease_ms) = (side.receive_count, side.lease_ms);
+    if receive_count == 1
+        && let Some(damping) = &mut shard.damping
+    {
+        damping.first_delivery(now_ms);
+    }
     shard.enter_leased(store, slot, now_ms.saturating_add(u64::from(lease_ms)));
     budget.messages -= 1;
     budget.bytes = budget.bytes.saturating_sub(u64::from(store.messages[slot].len));

@@ -8,13 +8,13 @@ use crate::effects::EventKind;
 use crate::ids::{QueueId, Receipt};
 use crate::lanes::Lane;
 use crate::limits::LEASE_MS_MAX;
-use crate::message::{Aged, holds, slot_or_none};
+use crate::message::{Aged, holds};
 use crate::notes::Notes;
 use crate::partition::{Partition, owns};
 use crate::reply::{Outcome, Refusal, Reply};
 use crate::shard::Shard;
 use crate::store::Store;
-use crate::view::OutboxReason;
+use crate::view::{Mood, OutboxReason};
 
 impl Partition {
     /// O(receipts * log deadlines).
@@ -75,6 +75,27 @@ impl Partition {
         Ok(Reply::Settled { outcomes })
     }
 
+    /// O(receipts * log deadlines).
+    pub(crate) fn give_back(
+        &mut self,
+        queue: QueueId,
+        receipts: &[Receipt],
+        notes: &mut Notes,
+    ) -> Result<Reply, Refusal> {
+        let shard = self.shards.get_mut(&queue).ok_or(Refusal::UnknownQueue)?;
+        let store = &mut self.store;
+        let outcomes = receipts.iter().map(|receipt| {
+            judge(shard, store, receipt, |shard, store| {
+                note_release(shard, receipt, 0, notes);
+                end_lease(shard, store, receipt.slot, End::GivenBack, notes);
+                Outcome::Done
+            })
+        });
+        let outcomes = outcomes.collect();
+        self.reindex(queue);
+        Ok(Reply::Settled { outcomes })
+    }
+
     /// O(items * log targets).
     pub(crate) fn reject(
         &mut self,
@@ -124,6 +145,7 @@ fn judge(
 fn ack_one(shard: &mut Shard, store: &mut Store, receipt: &Receipt, notes: &mut Notes) -> Outcome {
     notes.event(shard.queue, receipt.sequence, || EventKind::Acked { grant: receipt.grant });
     measure_ack(shard, store, receipt.slot);
+    shard.note_success(store, receipt.slot);
     shard.totals.acked += 1;
     shard.remove(store, receipt.slot, notes);
     Outcome::Done
@@ -187,11 +209,15 @@ fn release_one(
     delay_ms: u32,
     notes: &mut Notes,
 ) -> Outcome {
+    note_release(shard, receipt, delay_ms, notes);
+    end_lease(shard, store, receipt.slot, End::Failed { delay_ms }, notes);
+    Outcome::Done
+}
+
+fn note_release(shard: &mut Shard, receipt: &Receipt, delay_ms: u32, notes: &mut Notes) {
     let grant = receipt.grant;
     notes.event(shard.queue, receipt.sequence, || EventKind::Released { grant, delay_ms });
     shard.totals.released += 1;
-    end_lease(shard, store, receipt.slot, delay_ms, notes);
-    Outcome::Done
 }
 
 fn reject_one(
@@ -211,7 +237,7 @@ fn reject_one(
 }
 
 /// Puts a message that is in no state's list into the outbox of its dead-letter queue.
-fn die(
+pub(crate) fn die(
     shard: &mut Shard,
     store: &mut Store,
     slot: u32,
@@ -226,26 +252,43 @@ fn die(
     notes.event(shard.queue, sequence, || EventKind::Dead { number, target });
 }
 
-/// What becomes of a message whose lease ended without an acknowledgement: dead when its receive limit is met, dropped when
-/// its retention ended meanwhile, else ready again, after a delay perhaps. O(log deadlines).
-pub(crate) fn end_lease(shard: &mut Shard, store: &mut Store, slot: u32, delay_ms: u32, notes: &mut Notes) {
-    let receive_count = store.side(slot).map_or(0, |side| side.receive_count);
-    let dead_letter = shard.settings.dead_letter.filter(|dead| receive_count >= dead.receives_max);
+/// How a lease ends that ends without an acknowledgement.
+#[derive(Clone, Copy)]
+pub(crate) enum End {
+    /// By itself, or its consumer gave up; the message may come back after so long.
+    Failed { delay_ms: u32 },
+    /// No consumer has worked on the message.
+    GivenBack,
+}
+
+/// What becomes of a message whose lease ended without an acknowledgement: dead when its receive limit is met, except in a
+/// storm; dropped when its retention ended meanwhile; else it comes back, after a delay perhaps. O(log deadlines).
+pub(crate) fn end_lease(shard: &mut Shard, store: &mut Store, slot: u32, end: End, notes: &mut Notes) {
+    let mood = match end {
+        End::Failed { .. } => shard.note_failure(store, slot),
+        End::GivenBack => Mood::Calm,
+    };
     let overdue = store.messages[slot].aged == Aged::Overdue;
+    let limit = shard.limit_met(store, slot);
+    let dead_letter = limit.filter(|_| mood == Mood::Calm || overdue);
     if dead_letter.is_none() && overdue {
         return drop_message(shard, store, slot, notes);
     }
     shard.leave_state(store, slot, notes);
     if let Some(dead) = dead_letter {
         die(shard, store, slot, dead.queue, OutboxReason::Dead, notes);
-    } else if delay_ms > 0 {
-        shard.enter_delayed(store, slot, Lane::Returned, delay_ms);
     } else {
-        shard.enter_ready(store, slot, Lane::Returned, notes);
+        if limit.is_some() {
+            shard.totals.spared += 1;
+            notes.event(shard.queue, store.messages[slot].sequence, || EventKind::Spared);
+        }
+        match end {
+            End::GivenBack => shard.enter_ready(store, slot, Lane::Returned, notes),
+            End::Failed { delay_ms: 0 } => shard.come_back(store, slot, notes),
+            End::Failed { delay_ms } => shard.enter_delayed(store, slot, Lane::Returned, delay_ms),
+        }
     }
-    if let Some(group) = slot_or_none(store.messages[slot].group) {
-        shard.refresh_group(store, group, notes);
-    }
+    shard.refresh_group_of(store, slot, notes);
 }
 
 /// Removes a message whose time is over.

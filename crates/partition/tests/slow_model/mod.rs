@@ -1,6 +1,6 @@
 //! The slow model: flat vectors, scanned for everything.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use leasehold_partition::*;
 
@@ -25,6 +25,8 @@ pub struct Item {
     pub granted_ms: u64,
     pub sent_wall_ms: u64,
     pub expiry_wall_ms: u64,
+    /// When it got its time to live: orders equal ends.
+    pub expiry_stamp: u64,
     pub overdue: bool,
     pub purged: bool,
     pub number: u64,
@@ -46,8 +48,69 @@ pub struct Tenant {
 
 pub const NEW_TENANT: Tenant = Tenant { prefers_returned: true, turn: None };
 
+/// What a retry budget knows, counted the slow way.
+#[derive(Clone, Debug, Default)]
+pub struct Damped {
+    pub budget: Option<RetryBudget>,
+    /// Thousandths of a redelivery.
+    pub tokens: u64,
+    pub counted_ms: u64,
+    /// The messages that are counted as failed since counts were halved.
+    pub failed_now: BTreeSet<u64>,
+    pub failed: u64,
+    pub acked: u64,
+    pub storm: bool,
+    /// Whether there ever was a budget.
+    pub knows_messages: bool,
+}
+
+impl Damped {
+    /// Millisecond by millisecond.
+    pub fn count_time(&mut self, now_ms: u64) {
+        let floor = self.budget.map_or(0, |budget| u64::from(budget.floor_per_s));
+        let saved = floor * 10 * 1_000;
+        while self.counted_ms < now_ms && self.budget.is_some() {
+            self.counted_ms += 1;
+            if self.counted_ms.is_multiple_of(1_000) && self.tokens > saved {
+                self.tokens -= (self.tokens - saved).div_ceil(8);
+            }
+            if self.tokens < saved {
+                self.tokens = saved.min(self.tokens + floor);
+            }
+        }
+        self.counted_ms = now_ms;
+    }
+
+    fn judge(&mut self) {
+        if self.failed + self.acked >= 64 {
+            (self.failed, self.acked) = (self.failed / 2, self.acked / 2);
+            self.failed_now.clear();
+        }
+        let begins = !self.storm && self.failed >= 16 && self.failed >= self.acked;
+        let is_over = self.storm && self.failed * 3 <= self.acked;
+        if begins {
+            self.tokens = self.tokens.min(1_000);
+        }
+        self.storm = (self.storm || begins) && !is_over;
+    }
+
+    pub fn forget(&mut self) {
+        (self.failed, self.acked, self.storm) = (0, 0, false);
+        self.failed_now.clear();
+    }
+}
+
+/// The same lot as the partition draws: it is part of what replicas agree on.
+fn lot(sequence: u64, receives: u32) -> u64 {
+    let seed = sequence.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ u64::from(receives);
+    let mixed = (seed ^ (seed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    (mixed ^ (mixed >> 31)) % 5_000
+}
+
 #[derive(Clone, Debug)]
 pub struct Queue {
+    pub damped: Damped,
     pub settings: Settings,
     pub tenants: BTreeMap<u8, Tenant>,
     pub prefers_ungrouped: bool,
@@ -79,6 +142,7 @@ impl Model {
 
     pub fn configure(&mut self, queue: u64, settings: Settings) {
         let new = Queue {
+            damped: Damped { counted_ms: self.now_ms, ..Damped::default() },
             settings,
             tenants: BTreeMap::new(),
             prefers_ungrouped: false,
@@ -87,6 +151,69 @@ impl Model {
             dedup: Vec::new(),
         };
         self.queues.entry(queue).or_insert(new).settings = settings;
+    }
+
+    pub fn set_budget(&mut self, queue: u64, budget: Option<RetryBudget>) {
+        let now_ms = self.now_ms;
+        let damped = &mut self.queues.get_mut(&queue).unwrap().damped;
+        damped.count_time(now_ms);
+        if budget.is_none() || damped.budget.is_none() {
+            damped.tokens = 0;
+            damped.forget();
+        }
+        damped.budget = budget;
+        damped.knows_messages |= budget.is_some();
+    }
+
+    /// What a queue's budget knows now, if it has one.
+    pub fn damped(&mut self, queue: u64) -> Option<&mut Damped> {
+        let now_ms = self.now_ms;
+        let damped = &mut self.queues.get_mut(&queue).unwrap().damped;
+        damped.count_time(now_ms);
+        damped.budget.is_some().then_some(damped)
+    }
+
+    pub fn is_held(&self, queue: u64) -> u64 {
+        self.items.iter().filter(|item| item.queue == queue && item.state == State::Held).count() as u64
+    }
+
+    /// A message that was granted before, or a budget that has nothing for it.
+    pub fn come_back(&mut self, at: usize) {
+        let Item { queue, sequence, receives, .. } = self.items[at];
+        let held = self.is_held(queue);
+        match self.damped(queue) {
+            Some(damped) if damped.tokens / 1_000 <= held => {
+                self.until(at, State::Held, lot(sequence, receives));
+                self.items[at].lane = 1;
+            }
+            Some(damped) => {
+                damped.tokens -= 1_000;
+                self.ready(at, 1);
+            }
+            None => self.ready(at, 1),
+        }
+    }
+
+    /// Lets go what is held and may be tried.
+    pub fn let_go(&mut self, queue: u64) {
+        let held = |item: &Item| item.queue == queue && item.state == State::Held;
+        let now_ms = self.now_ms;
+        loop {
+            let all = (0..self.items.len()).filter(|at| held(&self.items[*at]));
+            let Some(first) = all.min_by_key(|at| (self.items[*at].deadline_ms, self.items[*at].stamp))
+            else {
+                return;
+            };
+            let is_due = self.items[first].deadline_ms <= now_ms;
+            if let Some(damped) = self.damped(queue) {
+                if !is_due || damped.tokens < 1_000 {
+                    return;
+                }
+                damped.tokens -= 1_000;
+            }
+            self.ready(first, 1);
+            self.refresh_turns(queue);
+        }
     }
 
     pub fn fifo(&self, queue: u64) -> bool {
@@ -174,6 +301,7 @@ impl Model {
     ) {
         let expiry_wall_ms = expiry_ms.map_or(0, |ms| self.wall_ms + ms);
         self.last_sequence = sequence;
+        self.stamp();
         self.items.push(Item {
             sequence,
             order: sequence as i64,
@@ -188,6 +316,7 @@ impl Model {
             granted_ms: 0,
             sent_wall_ms: self.wall_ms,
             expiry_wall_ms,
+            expiry_stamp: self.stamp,
             overdue: false,
             purged: false,
             number: 0,
@@ -249,6 +378,10 @@ impl Model {
         item.grant = grant;
         item.granted_ms = now_ms;
         item.receives += 1;
+        let (queue, is_first) = (item.queue, item.receives == 1);
+        if let Some(damped) = self.damped(queue).filter(|damped| is_first && !damped.storm) {
+            damped.tokens += u64::from(damped.budget.unwrap().percent) * 10;
+        }
         self.until(at, State::Leased, lease_ms);
         let item = &self.items[at];
         (item.sequence, item.receives, item.deadline_ms)
@@ -299,18 +432,40 @@ impl Model {
         (item.state, item.number, item.target, item.overdue) = (State::Dead, number, target, false);
     }
 
+    /// Where a message goes whose receive limit is met.
+    pub fn limit_met(&self, at: usize) -> Option<u64> {
+        let dead = self.queues[&self.items[at].queue].settings.dead_letter;
+        dead.filter(|dead| self.items[at].receives >= dead.receives_max).map(|dead| dead.queue.0)
+    }
+
     pub fn end_lease(&mut self, at: usize, delay_ms: u64) {
-        let queue = self.items[at].queue;
-        let dead = self.queues[&queue].settings.dead_letter;
-        match dead.filter(|dead| self.items[at].receives >= dead.receives_max) {
-            Some(dead) => self.kill(at, dead.queue.0),
-            None if self.items[at].overdue => {
-                self.items.remove(at);
+        let Item { queue, sequence, overdue, .. } = self.items[at];
+        let mut storm = false;
+        if let Some(damped) = self.damped(queue) {
+            if damped.failed_now.insert(sequence) {
+                damped.failed += 1;
+                damped.judge();
             }
+            storm = damped.storm;
+        }
+        match self.limit_met(at).filter(|_| overdue || !storm) {
+            Some(dead) => self.kill(at, dead),
+            None if overdue => drop(self.items.remove(at)),
             None if delay_ms > 0 => {
                 self.until(at, State::Delayed, delay_ms);
                 self.items[at].lane = 1;
             }
+            None => self.come_back(at),
+        }
+        self.refresh_turns(queue);
+    }
+
+    /// Nobody has worked on it.
+    pub fn give_back(&mut self, at: usize) {
+        let Item { queue, overdue, .. } = self.items[at];
+        match self.limit_met(at) {
+            Some(dead) => self.kill(at, dead),
+            None if overdue => drop(self.items.remove(at)),
             None => self.ready(at, 1),
         }
         self.refresh_turns(queue);
@@ -328,9 +483,14 @@ impl Model {
         }
         while let Some(at) = self.due(State::Delayed) {
             let (queue, lane) = (self.items[at].queue, self.items[at].lane);
-            self.ready(at, lane);
+            match lane {
+                0 => self.ready(at, lane),
+                _ => self.come_back(at),
+            }
             self.refresh_turns(queue);
         }
+        let queues: Vec<u64> = self.queues.keys().copied().collect();
+        queues.into_iter().for_each(|queue| self.let_go(queue));
         let mut over = Vec::new();
         for item in &mut self.items {
             let retention_ms = self.queues[&item.queue].settings.retention_ms;
@@ -340,14 +500,19 @@ impl Model {
             }
             match item.state {
                 State::Leased => item.overdue = true,
-                _ if ttl_over => over.push(((0, item.expiry_wall_ms, 0), item.sequence)),
+                _ if ttl_over => over.push(((0, item.expiry_wall_ms, item.expiry_stamp), item.sequence)),
                 _ => over.push(((1, item.sent_wall_ms, item.queue), item.sequence)),
             }
         }
         over.sort();
         for (_, sequence) in over {
             let at = self.items.iter().position(|item| item.sequence == sequence).unwrap();
-            let queue = self.items.remove(at).queue;
+            let queue = self.items[at].queue;
+            let knew_a_budget = self.queues[&queue].damped.knows_messages;
+            match self.limit_met(at).filter(|_| knew_a_budget) {
+                Some(dead) => self.kill(at, dead),
+                None => drop(self.items.remove(at)),
+            }
             self.refresh_turns(queue);
         }
     }
@@ -371,9 +536,16 @@ impl Model {
         };
         match which {
             0..3 => {
-                self.items.remove(at);
+                let Item { sequence, receives, .. } = self.items.remove(at);
+                if let Some(damped) = self.damped(queue) {
+                    damped.tokens += if receives > 1 { 1_500 } else { 0 };
+                    damped.failed -= u64::from(damped.failed_now.contains(&sequence));
+                    damped.acked += 1;
+                    damped.judge();
+                }
                 self.refresh_turns(queue);
             }
+            6 => self.give_back(at),
             3 if ms > 0 => self.until(at, State::Leased, u64::from(ms)),
             5 => match self.queues[&queue].settings.dead_letter {
                 Some(dead) => {
@@ -454,9 +626,10 @@ impl Model {
                 continue;
             }
             self.front -= 1;
+            let expiry_stamp = self.stamp();
             let retained_to_ms = self.items[at].sent_wall_ms + self.queues[&queue].settings.retention_ms;
             let item = &mut self.items[at];
-            item.order = self.front;
+            (item.order, item.expiry_stamp) = (self.front, expiry_stamp);
             let ends = [item.expiry_wall_ms, retained_to_ms];
             item.expiry_wall_ms = ends.into_iter().filter(|end| *end > 0).min().unwrap();
             self.ready(at, 1);
@@ -478,7 +651,7 @@ impl Model {
             match item.state {
                 State::Ready => counters.ready += 1,
                 State::Leased => counters.leased += 1,
-                State::Delayed => counters.delayed += 1,
+                State::Delayed | State::Held => counters.delayed += 1,
                 State::Dead => counters.dead += 1,
             }
             match item.state {
