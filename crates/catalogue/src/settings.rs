@@ -10,6 +10,10 @@ const DAY_MS: u64 = 24 * HOUR_MS;
 pub const LEASE_MS: RangeInclusive<u64> = 0..=12 * HOUR_MS;
 /// The ceiling of adaptive leases; 0 switches them off.
 pub const ADAPTIVE_LEASE_MS: RangeInclusive<u64> = 0..=12 * HOUR_MS;
+/// Redeliveries for a hundred first deliveries; 0 switches the retry budget off.
+pub const RETRY_PERCENT: RangeInclusive<u64> = 0..=1_000;
+/// Redeliveries a second that a retry budget always allows.
+pub const RETRY_FLOOR_PER_S: RangeInclusive<u64> = 1..=10_000;
 pub const DELAY_MS: RangeInclusive<u64> = 0..=15 * MINUTE_MS;
 pub const RETENTION_MS: RangeInclusive<u64> = MINUTE_MS..=14 * DAY_MS;
 pub const RECEIVES: RangeInclusive<u64> = 1..=1_000;
@@ -17,6 +21,8 @@ pub const DEDUPLICATION_WINDOW_MS: RangeInclusive<u64> = 0..=DAY_MS;
 pub const IN_FLIGHT: RangeInclusive<u64> = 1..=1_000_000;
 pub const MESSAGE_BYTES: RangeInclusive<u64> = 1..=1_048_576;
 pub const WAIT_MS: RangeInclusive<u64> = 0..=20_000;
+/// The floor of a retry budget where the user gave none.
+const RETRY_FLOOR_PER_S_USUAL: u64 = 10;
 /// Queues that `redrive_allow` may name.
 pub const REDRIVE_SOURCES_MAX: usize = 10;
 pub const LABELS_MAX: usize = 32;
@@ -117,6 +123,12 @@ pub struct QueueSettings {
     /// How long leases may become when the work takes longer than they last; 0 means that they stay as they are.
     #[prost(uint64, tag = "20")]
     pub adaptive_lease_ms_max: u64,
+    /// Redeliveries for a hundred first deliveries; 0 means that they are not limited.
+    #[prost(uint64, tag = "21")]
+    pub retry_percent: u64,
+    /// Redeliveries a second that are allowed whatever the share; 0 where the user gave none.
+    #[prost(uint64, tag = "22")]
+    pub retry_floor_per_s: u64,
     /// How long a receive waits that names no time, where its interface can leave it out.
     #[prost(uint64, tag = "12")]
     pub wait_ms: u64,
@@ -138,6 +150,14 @@ impl QueueSettings {
             in_flight_max: 120_000,
             message_bytes_max: *MESSAGE_BYTES.end(),
             ..Self::default()
+        }
+    }
+
+    /// The floor of the retry budget, if the queue has one.
+    pub fn retry_floor_per_s(&self) -> u64 {
+        match self.retry_floor_per_s {
+            0 => RETRY_FLOOR_PER_S_USUAL,
+            floor_per_s => floor_per_s,
         }
     }
 }
@@ -172,6 +192,10 @@ pub struct QueueChange {
     pub message_bytes_max: Option<u64>,
     #[prost(uint64, optional, tag = "20")]
     pub adaptive_lease_ms_max: Option<u64>,
+    #[prost(uint64, optional, tag = "21")]
+    pub retry_percent: Option<u64>,
+    #[prost(uint64, optional, tag = "22")]
+    pub retry_floor_per_s: Option<u64>,
     #[prost(uint64, optional, tag = "13")]
     pub wait_ms: Option<u64>,
     #[prost(message, optional, tag = "14")]
@@ -195,6 +219,11 @@ pub fn merge(settings: &mut QueueSettings, change: &QueueChange) -> Result<(), S
     let ceiling = &mut settings.adaptive_lease_ms_max;
     set("adaptive_lease_ms_max", ceiling, change.adaptive_lease_ms_max, ADAPTIVE_LEASE_MS)?;
     if let Some(fault) = ceiling_fault(settings) {
+        return Err(fault);
+    }
+    set("retry_percent", &mut settings.retry_percent, change.retry_percent, RETRY_PERCENT)?;
+    set("retry_floor_per_s", &mut settings.retry_floor_per_s, change.retry_floor_per_s, RETRY_FLOOR_PER_S)?;
+    if let Some(fault) = retry_fault(settings) {
         return Err(fault);
     }
     set("delay_ms", &mut settings.delay_ms, change.delay_ms, DELAY_MS)?;
@@ -248,6 +277,16 @@ fn merge_labels(
         return Err(format!("the labels of a queue have {bytes} bytes: they can have {LABELS_BYTES_MAX}"));
     }
     Ok(())
+}
+
+/// What is held back in a message group holds back first deliveries behind it, which a budget never does.
+fn retry_fault(settings: &QueueSettings) -> Option<String> {
+    (settings.retry_percent > 0 && settings.kind() == QueueKind::Fifo).then(|| {
+        format!(
+            "retry_percent is {}: a FIFO queue has no retry budget (0), because a message that waits holds back its group",
+            settings.retry_percent
+        )
+    })
 }
 
 /// Leases are only ever lengthened, so a ceiling below the lease would be none.

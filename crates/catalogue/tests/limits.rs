@@ -108,6 +108,9 @@ fn the_ends_of_every_range_are_inside_it() {
         QueueChange { adaptive_lease_ms_max: Some(43_200_000), ..change() },
         QueueChange { lease_ms: Some(7), adaptive_lease_ms_max: Some(7), ..change() },
         QueueChange { adaptive_lease_ms_max: Some(0), ..change() },
+        QueueChange { retry_percent: Some(1), retry_floor_per_s: Some(1), ..change() },
+        QueueChange { retry_percent: Some(1_000), retry_floor_per_s: Some(10_000), ..change() },
+        QueueChange { retry_percent: Some(0), kind: Some(1), ..change() },
     ] {
         assert!(matches!(apply(&mut founded(), create("q", settings)), Reply::Queue { created: true, .. }));
     }
@@ -150,6 +153,14 @@ fn one_beyond_a_range_is_refused_by_creating_and_by_changing() {
             QueueChange { lease_ms: Some(8), adaptive_lease_ms_max: Some(7), ..change() },
             "adaptive_lease_ms_max is 7: it can be 0 (off), or lease_ms (8) to 43200000",
         ),
+        (
+            QueueChange { retry_percent: Some(1_001), ..change() },
+            "retry_percent is 1001: it can be 0 to 1000",
+        ),
+        (
+            QueueChange { retry_floor_per_s: Some(0), ..change() },
+            "retry_floor_per_s is 0: it can be 1 to 10000",
+        ),
     ];
     let mut catalogue = founded();
     apply(&mut catalogue, create("there", change()));
@@ -159,6 +170,21 @@ fn one_beyond_a_range_is_refused_by_creating_and_by_changing() {
         let set = SetQueue { name: "there".to_owned(), change, wall_ms: 1, ..SetQueue::default() };
         assert_eq!(refused(&mut catalogue, Kind::SetQueue(set)), expected);
     }
+}
+
+#[test]
+fn a_fifo_queue_has_no_retry_budget() {
+    let mut catalogue = founded();
+    let expected = "retry_percent is 20: a FIFO queue has no retry budget (0), because a message that waits holds back \
+                    its group";
+    let expected = (Refusal::InvalidArgument, expected.to_owned());
+    let fifo = QueueChange { kind: Some(1), ..QueueChange::default() };
+    let budget = QueueChange { retry_percent: Some(20), ..QueueChange::default() };
+    let both = QueueChange { retry_percent: Some(20), ..fifo.clone() };
+    assert_eq!(refused(&mut catalogue, create("q", both)), expected);
+    apply(&mut catalogue, create("q", fifo));
+    let set = SetQueue { name: "q".to_owned(), change: budget, wall_ms: 1, ..SetQueue::default() };
+    assert_eq!(refused(&mut catalogue, Kind::SetQueue(set)), expected);
 }
 
 #[test]
