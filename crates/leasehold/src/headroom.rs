@@ -4,15 +4,19 @@ use leasehold_client::v1::{DescribeQueueResponse, Headroom};
 use serde_json::{Value, json};
 
 /// For programs; null while nothing was measured.
-pub fn objects(described: &DescribeQueueResponse) -> (Value, Value, Value) {
+pub fn objects(described: &DescribeQueueResponse) -> (Value, Value) {
     let measured = described.headroom.as_ref().filter(|headroom| !is_empty(headroom));
     let versions = described.versions.iter().map(|version| {
         let mut object = object(version);
         object["version"] = json!(version.version);
         object
     });
-    let advice = described.advice.iter().map(|advice| json!({ "code": advice.code, "text": advice.text }));
-    (measured.map_or(Value::Null, object), versions.collect(), advice.collect())
+    (measured.map_or(Value::Null, object), versions.collect())
+}
+
+/// Everything that is advised, for programs.
+pub fn advice(described: &DescribeQueueResponse) -> Value {
+    described.advice.iter().map(|advice| json!({ "code": advice.code, "text": advice.text })).collect()
 }
 
 fn object(headroom: &Headroom) -> Value {
@@ -48,7 +52,6 @@ pub fn lines(described: &DescribeQueueResponse) -> Vec<String> {
     lines.extend(named.map(|version| {
         format!("  version {}: {}, {} ended by themselves", version.version, times(version), version.expired)
     }));
-    lines.extend(described.advice.iter().map(|advice| format!("  advice: {}", advice.text)));
     lines
 }
 
@@ -88,7 +91,7 @@ mod tests {
         for headroom in [None, Some(Headroom::default())] {
             let described = DescribeQueueResponse { headroom, ..DescribeQueueResponse::default() };
             assert!(lines(&described).is_empty());
-            assert_eq!(objects(&described), (Value::Null, json!([]), json!([])));
+            assert_eq!(objects(&described), (Value::Null, json!([])));
         }
     }
 
@@ -108,12 +111,11 @@ mod tests {
                 "  the lease of 3000 ms is 1.2 times p99",
                 "  3 acks in the last tenth of their lease, 2 late; 1 leases extended, 4 ended by themselves",
                 "  version mailer-1: no acks, 4 ended by themselves",
-                "  advice: raise it",
             ]
         );
-        let (all, versions, advice) = objects(&described);
+        let (all, versions) = objects(&described);
         assert_eq!((&all["p99_ms"], &all["ratio"]), (&json!(2_559), &json!(1.172)));
         assert_eq!((&versions[1]["version"], &versions[1]["ratio"]), (&json!("mailer-1"), &Value::Null));
-        assert_eq!(advice, json!([{ "code": "raise-lease", "text": "raise it" }]));
+        assert_eq!(super::advice(&described), json!([{ "code": "raise-lease", "text": "raise it" }]));
     }
 }

@@ -17,6 +17,7 @@ mod receive;
 mod send;
 mod server;
 mod settle;
+mod storms;
 
 use std::process::ExitCode;
 

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use crate::headroom;
 use crate::input::{duration, pair};
 use crate::output::{Failure, Output};
+use crate::storms;
 
 #[derive(clap::Subcommand)]
 pub enum Command {
@@ -67,6 +68,12 @@ pub struct Settings {
     /// Up to where leases grow when the work takes longer than they last: up to 12h; 0 switches it off.
     #[arg(long, value_parser = duration)]
     adaptive_lease_max: Option<Duration>,
+    /// Redeliveries for a hundred first deliveries, beyond which messages that come back wait: up to 1000; 0 switches it off.
+    #[arg(long, value_name = "PERCENT")]
+    retry_budget: Option<u64>,
+    /// Redeliveries a second that the retry budget always allows: 1 to 10000.
+    #[arg(long, value_name = "PER_SECOND")]
+    retry_floor: Option<u64>,
     /// How long a new message waits: up to 15m.
     #[arg(long, value_parser = duration)]
     delay: Option<Duration>,
@@ -125,6 +132,8 @@ impl Settings {
             bytes_max: self.bytes_max,
             message_bytes_max: self.message_bytes_max,
             adaptive_lease_ms_max: ms(self.adaptive_lease_max),
+            retry_percent: self.retry_budget,
+            retry_floor_per_s: self.retry_floor,
             wait_ms: ms(self.wait),
             labels: self.label.iter().cloned().collect(),
             tags: self.tag.iter().cloned().collect(),
@@ -217,8 +226,8 @@ fn settings_json(settings: &QueueSettings) -> Value {
         "deduplication_window_ms": settings.deduplication_window_ms, "in_flight_max": settings.in_flight_max,
         "length_max": settings.length_max, "bytes_max": settings.bytes_max,
         "message_bytes_max": settings.message_bytes_max, "adaptive_lease_ms_max": settings.adaptive_lease_ms_max,
-        "wait_ms": settings.wait_ms, "labels": settings.labels,
-        "tags": settings.tags,
+        "retry_percent": settings.retry_percent, "retry_floor_per_s": settings.retry_floor_per_s,
+        "wait_ms": settings.wait_ms, "labels": settings.labels, "tags": settings.tags,
     })
 }
 
@@ -231,12 +240,13 @@ fn describe(described: &DescribeQueueResponse, output: Output) -> Result<(), Fai
         .redrive
         .as_ref()
         .map(|redrive| json!({ "running": redrive.running, "moved": redrive.moved, "total": redrive.total }));
-    let (headroom, versions, advice) = headroom::objects(described);
+    let (headroom, versions) = headroom::objects(described);
     let object = json!({
         "queue": described.queue, "settings": settings, "ready": counters.ready, "leased": counters.leased,
         "delayed": counters.delayed, "dead": counters.dead, "bytes": counters.bytes,
         "oldest_age_ms": counters.oldest_age_ms, "shards": shards.collect::<Vec<_>>(), "redrive": redrive,
-        "created_wall_ms": described.created_wall_ms, "headroom": headroom, "versions": versions, "advice": advice,
+        "created_wall_ms": described.created_wall_ms, "headroom": headroom, "versions": versions,
+        "retry_budget": storms::object(described), "advice": headroom::advice(described),
     });
     output.line(describe_text(described, &settings), &object)
 }
@@ -254,6 +264,8 @@ fn describe_text(described: &DescribeQueueResponse, settings: &Value) -> String 
         lines.push(format!("  redrive {state}, {} of {} moved", redrive.moved, redrive.total));
     }
     lines.extend(headroom::lines(described));
+    lines.extend(storms::lines(described));
+    lines.extend(described.advice.iter().map(|advice| format!("  advice: {}", advice.text)));
     let given = settings.as_object().into_iter().flatten().filter(|(_, value)| !value.is_null());
     lines.extend(given.map(|(name, value)| format!("  {name:<24} {value}")));
     for shard in &described.shards {

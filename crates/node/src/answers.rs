@@ -27,6 +27,7 @@ use crate::limits::{RECEIVE_BYTES_MAX, RECEIVE_WAIT_MS_MAX};
 use crate::receipt_token::{self, ReceiptToken};
 use crate::redrive_id::RedriveId;
 use crate::replica::{QueueSource as _, Receive, ReceiveOptions, Replica, Request, group_of, wall_ms};
+use crate::storms;
 
 /// Attributes as they lie in the log, opaque to the partition.
 #[derive(Clone, PartialEq, Message)]
@@ -149,6 +150,7 @@ impl LocalAnswers {
             counters: Some(counters),
             redrive,
             headroom,
+            retry_budget: shard.as_ref().and_then(storms::shown),
         })
     }
 
@@ -167,6 +169,7 @@ impl LocalAnswers {
             Some(State::Ready) => "ready",
             Some(State::Leased) => "leased",
             Some(State::Delayed) => "delayed",
+            Some(State::Held) => "held",
             Some(State::Dead) => "dead",
             None if was_sent => "gone",
             None => "never-sent",
@@ -285,6 +288,7 @@ fn peeked(replica: &Replica, view: &MessageView, bytes: &Bytes) -> Result<Peeked
         State::Ready => MessageState::Ready,
         State::Leased => MessageState::Leased,
         State::Delayed => MessageState::Delayed,
+        State::Held => MessageState::Held,
         State::Dead => MessageState::Dead,
     };
     Ok(Peeked {

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 
 use bytes::Bytes;
 use leasehold_catalogue::{Catalogue, Command, Kind, NodeId, PartitionId, Queue, QueueKind};
-use leasehold_partition::{self as partition, QueueId, Settings};
+use leasehold_partition::{self as partition, QueueId, RetryBudget, Settings};
 use prost::Message as _;
 use tokio::sync::watch;
 
@@ -23,6 +23,8 @@ pub struct QueueInfo {
     pub(crate) message_bytes_max: usize,
     /// Up to where leases grow; 0 for not at all.
     pub(crate) adaptive_lease_ms_max: u64,
+    /// Of each shard.
+    retry_budget: Option<RetryBudget>,
     wait_ms: u64,
     labels: BTreeMap<String, String>,
     /// In the order in which message groups are dealt to them.
@@ -41,6 +43,7 @@ impl QueueInfo {
             content_deduplication: settings.content_deduplication,
             message_bytes_max: settings.message_bytes_max as usize,
             adaptive_lease_ms_max: settings.adaptive_lease_ms_max,
+            retry_budget: shard_budget(settings, queue.partitions().count() as u64),
             wait_ms: settings.wait_ms,
             labels: settings.labels.clone(),
             shards: queue.partitions().collect(),
@@ -82,9 +85,19 @@ impl QueueInfo {
     }
 }
 
+/// A shard's part of the retry budget: its own share, and of the floor an equal part, rounded up so that none is without.
+fn shard_budget(settings: &leasehold_catalogue::QueueSettings, shards: u64) -> Option<RetryBudget> {
+    let floor_per_s = settings.retry_floor_per_s().div_ceil(shards.max(1));
+    (settings.retry_percent > 0)
+        .then(|| RetryBudget { percent: narrow(settings.retry_percent), floor_per_s: narrow(floor_per_s) })
+}
+
+/// The catalogue's limits are below what these types hold.
+fn narrow(value: u64) -> u32 {
+    u32::try_from(value).unwrap_or(u32::MAX)
+}
+
 fn partition_settings(settings: &leasehold_catalogue::QueueSettings) -> Settings {
-    // The catalogue's limits are below what these types hold.
-    let narrow = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
     Settings {
         kind: match settings.kind() {
             QueueKind::Standard => partition::Kind::Standard,
@@ -239,7 +252,12 @@ impl QueueSource for ClusterView {
         let copy = self.read();
         let info = copy.by_id.get(&queue).filter(|info| info.shards.contains(&partition))?;
         let catalogue_revision = copy.catalogue.revision();
-        Some(WantedShard { settings: info.settings, changed: info.revision, revision: catalogue_revision })
+        Some(WantedShard {
+            settings: info.settings,
+            retry_budget: info.retry_budget,
+            changed: info.revision,
+            revision: catalogue_revision,
+        })
     }
 
     fn adaptive_lease_ms_max(&self, queue: QueueId) -> u64 {

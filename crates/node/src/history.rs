@@ -262,6 +262,14 @@ fn describe(kind: &EventKind) -> (&'static str, String, u64) {
         EventKind::Released { grant, delay_ms } => ("released", format!("ready after {delay_ms} ms"), *grant),
         EventKind::Expired { grant } => ("expired", "the lease ended without an ack".to_owned(), *grant),
         EventKind::Rejected { grant, why } => ("rejected", String::from_utf8_lossy(why).into_owned(), *grant),
+        EventKind::Held => {
+            ("held", "too many messages come back: it waits for the retry budget".to_owned(), 0)
+        }
+        EventKind::Spared => (
+            "spared",
+            "its receive limit is met, and most messages fail: it does not die of it".to_owned(),
+            0,
+        ),
         EventKind::Dead { number, target } => {
             ("dead", format!("outbox number {number}, for queue {}", target.0), 0)
         }

@@ -40,6 +40,7 @@ mod service;
 mod services;
 #[cfg(feature = "simulation")]
 pub mod simulation;
+mod storms;
 pub mod telemetry;
 
 pub use cluster::QueueInfo;

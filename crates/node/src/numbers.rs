@@ -4,14 +4,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::Ordering;
 
 use leasehold_catalogue::PartitionId;
-use leasehold_partition::{Measure, QueueId, ShardView, Totals};
+use leasehold_partition::{Measure, Mood, QueueId, ShardView, Totals};
 use metrics::{Label, counter, gauge};
 
 use crate::core::Core;
 use crate::headroom;
 use crate::raft::Role;
 use crate::replica::wall_ms;
-use crate::telemetry::{self, Processing, QueueSample, names};
+use crate::telemetry::{self, Damping, Processing, QueueSample, names};
 
 /// What was seen of each shard the last time, to count what happened since.
 #[derive(Default)]
@@ -28,6 +28,7 @@ struct QueueSum {
     oldest_sent_wall_ms: Option<u64>,
     floor_ms: u64,
     measure: Measure,
+    damping: Option<Damping>,
 }
 
 impl Numbers {
@@ -75,6 +76,11 @@ impl QueueSum {
         let oldest = [self.oldest_sent_wall_ms, shard.oldest_sent_wall_ms].into_iter().flatten().min();
         self.oldest_sent_wall_ms = oldest;
         self.floor_ms = u64::from(shard.settings.lease_ms);
+        if let Some(damping) = shard.damping {
+            let storms = u64::from(damping.mood == Mood::Storm);
+            let of_shard = Damping { held: damping.held, storms };
+            self.damping = Some(self.damping.unwrap_or_default().plus(of_shard));
+        }
     }
 
     fn processing(&self, ceiling_ms: u64) -> Option<Processing> {
@@ -106,6 +112,8 @@ fn add_since(sum: &mut Totals, before: &Totals, now: &Totals) -> u64 {
     add(&mut sum.extended, before.extended, now.extended);
     add(&mut sum.late, before.late, now.late);
     add(&mut sum.last_tenth, before.last_tenth, now.last_tenth);
+    add(&mut sum.held, before.held, now.held);
+    add(&mut sum.spared, before.spared, now.spared);
     activity
 }
 
@@ -120,6 +128,8 @@ fn count(node: &str, happened: &Totals) {
         (names::LEASES_EXTENDED, happened.extended),
         (names::ACKS_LATE, happened.late),
         (names::ACKS_LAST_TENTH, happened.last_tenth),
+        (names::REDELIVERIES_HELD, happened.held),
+        (names::MESSAGES_SPARED, happened.spared),
     ];
     for (name, since) in counts {
         counter!(name, vec![Label::new(names::NODE, node.to_owned())]).increment(since);
@@ -140,6 +150,7 @@ fn publish_queues(core: &Core, node: &str, sums: &BTreeMap<QueueId, QueueSum>) {
             delayed: sum.delayed,
             oldest_age_ms: sum.oldest_sent_wall_ms.map_or(0, |sent| now_ms.saturating_sub(sent)),
             processing: sum.processing(info.adaptive_lease_ms_max),
+            damping: sum.damping,
             queue: &info.name,
         }),
     );

@@ -16,8 +16,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use leasehold_partition::{
-    BatchBuilder, Command, Deadline, Delivery, Effects, Kind, QueueId, Receipt, Reply,
-    Request as PartitionRequest,
+    BatchBuilder, Command, Deadline, Delivery, Effects, Kind, QueueId, Reply, Request as PartitionRequest,
 };
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
@@ -260,9 +259,11 @@ impl Leadership {
         if wanted.as_ref().is_some_and(is_current) {
             return Ok(());
         }
-        let (known, revision_min) = {
+        let (known, budget, revision_min) = {
             let state = self.shared.machine.read();
-            (state.shard(queue).map(|shard| shard.revision), state.revision_min())
+            let shard = state.shard(queue);
+            let budget = shard.as_ref().and_then(|shard| shard.damping?.budget);
+            (shard.map(|shard| shard.revision), budget, state.revision_min())
         };
         let Some(wanted) = wanted else {
             // A queue that is gone is the state machine's to refuse; one that is not there yet was made a moment ago.
@@ -274,7 +275,11 @@ impl Leadership {
         }
         self.configured.insert(queue, wanted.changed);
         if known.is_none_or(|revision| revision < wanted.changed) {
-            self.add_own(&Command::Configure { queue, settings: wanted.settings, revision: wanted.revision });
+            let WantedShard { settings, retry_budget, revision, .. } = wanted;
+            self.add_own(&Command::Configure { queue, settings, revision });
+            if retry_budget != budget {
+                self.add_own(&Command::SetRetryBudget { queue, budget: retry_budget, revision });
+            }
         }
         Ok(())
     }
@@ -392,8 +397,8 @@ impl Leadership {
     }
 
     fn give_back(&mut self, queue: QueueId, deliveries: &[Delivery]) {
-        let items = deliveries.iter().map(|delivery| (delivery.receipt, 0)).collect::<Vec<(Receipt, u32)>>();
-        self.add_own(&Command::Release { queue, items });
+        let receipts = deliveries.iter().map(|delivery| delivery.receipt).collect();
+        self.add_own(&Command::GiveBack { queue, receipts });
     }
 
     fn react(&mut self, effects: &Effects) {

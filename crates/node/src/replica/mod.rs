@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use leasehold_catalogue::{NodeId, PartitionId};
-use leasehold_partition::{QueueId, Refusal, Settings};
+use leasehold_partition::{QueueId, Refusal, RetryBudget, Settings};
 use leasehold_proto::v1::Reason;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
@@ -31,6 +31,7 @@ pub use request::{CommandCall, Receive, ReceiveOptions, ReplySender, Request};
 #[derive(Debug, Clone)]
 pub struct WantedShard {
     pub settings: Settings,
+    pub retry_budget: Option<RetryBudget>,
     /// Revision of the catalogue in which the queue changed last.
     pub changed: u64,
     /// Revision of the catalogue that was read.

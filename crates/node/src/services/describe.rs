@@ -13,6 +13,7 @@ use crate::cluster::QueueInfo;
 use crate::core::Core;
 use crate::failure::Failure;
 use crate::headroom;
+use crate::storms;
 
 /// Whether a description has counters, for which the leader of every shard is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,6 +70,9 @@ fn description(core: &Core, queue: &QueueInfo, shards: Vec<ShardDescription>) ->
     }
     let (floor_ms, ceiling_ms) = (recorded.settings.lease_ms, recorded.settings.adaptive_lease_ms_max);
     let report = headroom::report(&shards, floor_ms, ceiling_ms);
+    let retry_budget = storms::sum(&shards);
+    let mut advice = report.advice;
+    advice.extend(retry_budget.as_ref().into_iter().flat_map(storms::advice));
     let (created_wall_ms, modified_wall_ms) = (recorded.created_wall_ms, recorded.modified_wall_ms);
     DescribeQueueResponse {
         queue: queue.name.clone(),
@@ -81,7 +85,8 @@ fn description(core: &Core, queue: &QueueInfo, shards: Vec<ShardDescription>) ->
         modified_wall_ms,
         headroom: Some(report.all),
         versions: report.versions,
-        advice: report.advice,
+        advice,
+        retry_budget,
     }
 }
 
@@ -102,6 +107,8 @@ fn settings(core: &Core, queue: catalogue::Queue) -> QueueSettings {
         bytes_max: Some(settings.bytes_max),
         message_bytes_max: Some(settings.message_bytes_max),
         adaptive_lease_ms_max: Some(settings.adaptive_lease_ms_max),
+        retry_percent: Some(settings.retry_percent),
+        retry_floor_per_s: (settings.retry_percent > 0).then(|| settings.retry_floor_per_s()),
         wait_ms: Some(settings.wait_ms),
         redrive_allow: settings
             .redrive_allow

@@ -13,8 +13,8 @@ use std::time::Duration;
 use leasehold_catalogue::PartitionId;
 use leasehold_proto::peer;
 use leasehold_proto::v1::{
-    Deliveries, Delivery, PullRequest, PullResponse, PullSettle, PullSettled, PullStart, ReleaseItem,
-    pull_request, pull_response,
+    Deliveries, Delivery, PullRequest, PullResponse, PullSettle, PullSettled, PullStart, pull_request,
+    pull_response,
 };
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
@@ -223,11 +223,10 @@ impl Pull {
         }))) = self.answers.send(Ok(batch)).await
         {
             // The consumer has gone: its messages must not wait for their leases to end.
-            let release = |delivery: Delivery| ReleaseItem { receipt: delivery.receipt, delay_ms: 0 };
-            let items = lost.deliveries.into_iter().map(release).collect::<Vec<_>>();
+            let receipts = lost.deliveries.into_iter().map(|delivery| delivery.receipt).collect::<Vec<_>>();
             let (core, queue) = (self.core.clone(), self.queue.clone());
             tokio::spawn(async move {
-                if let Err(failure) = settle(&core, &queue.name, Settle::Release(&items), None).await {
+                if let Err(failure) = settle(&core, &queue.name, Settle::GiveBack(&receipts), None).await {
                     tracing::debug!(%failure, "messages of a consumer that has gone stay leased until their time is over");
                 }
             });

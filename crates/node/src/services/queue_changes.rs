@@ -140,6 +140,8 @@ fn change(settings: QueueSettings) -> (QueueChange, Tags, Vec<String>) {
         bytes_max: settings.bytes_max,
         message_bytes_max: settings.message_bytes_max,
         adaptive_lease_ms_max: settings.adaptive_lease_ms_max,
+        retry_percent: settings.retry_percent,
+        retry_floor_per_s: settings.retry_floor_per_s,
         wait_ms: settings.wait_ms,
         redrive_allow: settings.redrive_allow.map(allow),
         labels: settings.labels,

@@ -1,4 +1,4 @@
-//! Ack, extend, release, reject: receipts are opened, grouped by partition, and every one gets its own outcome.
+//! Ack, extend, release, reject, give back: receipts are opened, grouped by partition, and every one gets its own outcome.
 
 use std::collections::BTreeMap;
 
@@ -22,12 +22,14 @@ pub enum Settle<'a> {
     Extend(&'a [ExtendItem]),
     Release(&'a [ReleaseItem]),
     Reject(&'a [RejectItem]),
+    /// No consumer has worked on the messages.
+    GiveBack(&'a [Bytes]),
 }
 
 impl Settle<'_> {
     pub fn len(&self) -> usize {
         match self {
-            Self::Ack(receipts) => receipts.len(),
+            Self::Ack(receipts) | Self::GiveBack(receipts) => receipts.len(),
             Self::Extend(items) => items.len(),
             Self::Release(items) => items.len(),
             Self::Reject(items) => items.len(),
@@ -37,7 +39,7 @@ impl Settle<'_> {
     /// The receipt at a place, and the duration that goes with it, 0 where none does.
     fn item(&self, at: usize) -> Result<(&[u8], u32), Failure> {
         Ok(match self {
-            Self::Ack(receipts) => (&receipts[at], 0),
+            Self::Ack(receipts) | Self::GiveBack(receipts) => (&receipts[at], 0),
             Self::Extend(items) => (&items[at].receipt, validate::lease(items[at].lease_ms)?),
             Self::Release(items) => (&items[at].receipt, validate::release_delay(items[at].delay_ms)?),
             Self::Reject(items) => (&items[at].receipt, validate::reject_reason(&items[at].why)?),
@@ -45,9 +47,11 @@ impl Settle<'_> {
     }
 
     fn command(&self, queue: QueueId, items: &[Item]) -> Command<'_> {
+        let receipts = || items.iter().map(|item| item.receipt).collect();
         let pairs = || items.iter().map(|item| (item.receipt, item.duration_ms)).collect();
         match self {
-            Self::Ack(_) => Command::Ack { queue, receipts: items.iter().map(|item| item.receipt).collect() },
+            Self::Ack(_) => Command::Ack { queue, receipts: receipts() },
+            Self::GiveBack(_) => Command::GiveBack { queue, receipts: receipts() },
             Self::Extend(_) => Command::Extend { queue, items: pairs() },
             Self::Release(_) => Command::Release { queue, items: pairs() },
             Self::Reject(rejected) => {

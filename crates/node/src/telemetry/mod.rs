@@ -23,7 +23,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::LogFormat;
 
-pub use queue_series::{OTHER, Processing, QUEUE_SERIES_MAX, QueueSample};
+pub use queue_series::{Damping, OTHER, Processing, QUEUE_SERIES_MAX, QueueSample};
 
 /// How often observations are moved into their histograms; in between each costs memory.
 const UPKEEP_INTERVAL_MS: u64 = 5_000;
@@ -183,6 +183,7 @@ mod tests {
                 delayed: 0,
                 oldest_age_ms: 0,
                 processing: None,
+                damping: None,
                 queue: "q",
             }],
         );

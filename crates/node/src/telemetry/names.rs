@@ -20,6 +20,8 @@ pub const MESSAGES_DEAD_LETTERED: &str = "leasehold_messages_dead_lettered_total
 pub const LEASES_EXTENDED: &str = "leasehold_leases_extended_total";
 pub const ACKS_LATE: &str = "leasehold_acks_late_total";
 pub const ACKS_LAST_TENTH: &str = "leasehold_acks_last_tenth_total";
+pub const REDELIVERIES_HELD: &str = "leasehold_redeliveries_held_total";
+pub const MESSAGES_SPARED: &str = "leasehold_messages_spared_total";
 pub const SEND_LATENCY: &str = "leasehold_send_latency_seconds";
 pub const RECEIVE_LATENCY: &str = "leasehold_receive_latency_seconds";
 pub const SQS_REQUESTS: &str = "leasehold_sqs_requests_total";
@@ -70,6 +72,8 @@ pub(super) const METRICS: &[Metric] = &[
     metric(LEASES_EXTENDED, Counter, Unit::Count, "Leases that consumers gave a new end."),
     metric(ACKS_LATE, Counter, Unit::Count, "Acknowledgements that came after their lease had ended, or again."),
     metric(ACKS_LAST_TENTH, Counter, Unit::Count, "Acknowledgements in the last tenth of their lease."),
+    metric(REDELIVERIES_HELD, Counter, Unit::Count, "Times that a message came back and had to wait for the retry budget."),
+    metric(MESSAGES_SPARED, Counter, Unit::Count, "Times that a message met its receive limit in a storm and was held instead of being dead."),
     metric(SEND_LATENCY, Histogram(SEND_BUCKETS_S), Unit::Seconds, "From a send's arrival to its answer."),
     metric(RECEIVE_LATENCY, Histogram(RECEIVE_BUCKETS_S), Unit::Seconds, "From a receive's arrival to its answer, waiting included."),
     metric(SQS_REQUESTS, Counter, Unit::Count, "Requests of SQS clients, by operation and by error code, which is OK for those that were done."),

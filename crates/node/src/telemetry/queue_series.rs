@@ -28,7 +28,24 @@ pub struct QueueSample<'a> {
     pub oldest_age_ms: u64,
     /// None when nothing was acknowledged lately.
     pub processing: Option<Processing>,
+    /// None without a retry budget.
+    pub damping: Option<Damping>,
     pub queue: &'a str,
+}
+
+/// What a retry budget does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Damping {
+    /// Messages that wait for it.
+    pub held: u64,
+    /// Shards in which most messages fail.
+    pub storms: u64,
+}
+
+impl Damping {
+    pub fn plus(self, other: Self) -> Self {
+        Self { held: self.held + other.held, storms: self.storms + other.storms }
+    }
 }
 
 /// How long consumers take, and the lease they have for it.
@@ -61,6 +78,7 @@ struct Gauges {
     delayed: u64,
     oldest_age_ms: u64,
     processing: Option<Processing>,
+    damping: Option<Damping>,
 }
 
 impl Gauges {
@@ -72,6 +90,8 @@ impl Gauges {
         self.oldest_age_ms = self.oldest_age_ms.max(sample.oldest_age_ms);
         let both = self.processing.zip(sample.processing).map(|(left, right)| left.worst(right));
         self.processing = both.or(self.processing).or(sample.processing);
+        let both = self.damping.zip(sample.damping).map(|(left, right)| left.plus(right));
+        self.damping = both.or(self.damping).or(sample.damping);
     }
 }
 
@@ -87,7 +107,7 @@ fn thousandths(number: u64) -> String {
     format!("{}.{:03}", number / 1000, number % 1000)
 }
 
-const FAMILIES: [Family; 8] = [
+const FAMILIES: [Family; 10] = [
     Family {
         name: "leasehold_queue_ready",
         description: "Messages that a receive would be given now.",
@@ -127,6 +147,16 @@ const FAMILIES: [Family; 8] = [
         name: "leasehold_queue_headroom_ratio",
         description: "The queue's lease over the 99th percentile from grant to ack.",
         text: |gauges| gauges.processing.map(|processing| thousandths(processing.ratio_permille)),
+    },
+    Family {
+        name: "leasehold_queue_held",
+        description: "Messages that came back and wait for the retry budget.",
+        text: |gauges| gauges.damping.map(|damping| damping.held.to_string()),
+    },
+    Family {
+        name: "leasehold_queue_storms",
+        description: "Shards of the queue in which most messages fail.",
+        text: |gauges| gauges.damping.map(|damping| damping.storms.to_string()),
     },
 ];
 
@@ -198,8 +228,17 @@ mod tests {
     use super::*;
 
     fn sample(queue: &str, activity: u64) -> QueueSample<'_> {
-        let processing = None;
-        QueueSample { activity, ready: 10, leased: 1, delayed: 2, oldest_age_ms: activity, processing, queue }
+        let (processing, damping) = (None, None);
+        QueueSample {
+            activity,
+            ready: 10,
+            leased: 1,
+            delayed: 2,
+            oldest_age_ms: activity,
+            processing,
+            damping,
+            queue,
+        }
     }
 
     fn measured(queue: &str, activity: u64, p99_ms: u64) -> QueueSample<'_> {
@@ -230,17 +269,30 @@ mod tests {
     }
 
     #[test]
+    fn retry_budgets_are_shown_where_there_are_some_and_add_up() {
+        let series = QueueSeries::default();
+        let damped =
+            |held, storms| QueueSample { damping: Some(Damping { held, storms }), ..sample(OTHER, 1) };
+        series.publish("budget", [sample(OTHER, 1), damped(3, 1), sample("q", 1), damped(4, 0)]);
+        let mut text = String::new();
+        series.render(&mut text);
+        assert!(text.contains("leasehold_queue_held{node=\"budget\",queue=\"_other\"} 7\n"), "{text}");
+        assert!(text.contains("leasehold_queue_storms{node=\"budget\",queue=\"_other\"} 1\n"), "{text}");
+        assert!(!text.contains("held{node=\"budget\",queue=\"q\"}"), "{text}");
+    }
+
+    #[test]
     fn the_busiest_are_named_and_the_rest_are_summed() {
         let samples = [sample("a", 1), sample("b", 5), sample("c", 9), sample("d", 3), sample("e", 7)];
         let series = busiest(samples, 2);
         assert_eq!(series.keys().collect::<Vec<_>>(), [OTHER, "c", "e"]);
         assert_eq!(
             series[OTHER],
-            Gauges { ready: 30, leased: 3, delayed: 6, oldest_age_ms: 5, processing: None }
+            Gauges { ready: 30, leased: 3, delayed: 6, oldest_age_ms: 5, ..Gauges::default() }
         );
         assert_eq!(
             series["c"],
-            Gauges { ready: 10, leased: 1, delayed: 2, oldest_age_ms: 9, processing: None }
+            Gauges { ready: 10, leased: 1, delayed: 2, oldest_age_ms: 9, ..Gauges::default() }
         );
     }
 

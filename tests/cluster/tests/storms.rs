@@ -1,0 +1,109 @@
+//! The retry budget of a queue, on three nodes.
+#![allow(clippy::unwrap_used, reason = "a test that fails says so by a panic")]
+
+use std::time::Duration;
+
+use leasehold_client::v1::{QueueSettings, RetryBudget};
+use leasehold_client::{Client, Lease, Message, NewMessage, QueueKind, Reason, ReceiveOptions};
+use leasehold_cluster_tests::{Plan, TestCluster, eventually};
+
+/// Failed messages that make a storm: those before them are dead at their first failure here.
+const STORM_MESSAGES: usize = 16;
+const MESSAGES: usize = 60;
+
+async fn receive(client: &Client, messages_max: u32, wait: Duration) -> Vec<Message> {
+    let options = ReceiveOptions { messages_max, wait, ..ReceiveOptions::default() };
+    client.receive("work", options).await.unwrap()
+}
+
+async fn budget(client: &Client) -> RetryBudget {
+    client.describe_queue("work").await.unwrap().retry_budget.unwrap()
+}
+
+/// Every message fails at its first and last receive: after the first few, nobody is dead any more, what is new is delivered at
+/// once, and when the failure is over all that waited comes back. A leader that is new knows what the old one knew.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_storm_delays_redeliveries_and_kills_nobody() {
+    let mut cluster = TestCluster::start(Plan::default()).await;
+    let client = cluster.client();
+    client.create_queue("dead", QueueSettings::default(), 1).await.unwrap();
+    let settings = QueueSettings {
+        dead_letter_queue: Some("dead".to_owned()),
+        receives_max: Some(1),
+        retry_percent: Some(20),
+        retry_floor_per_s: Some(2),
+        ..QueueSettings::default()
+    };
+    client.create_queue("work", settings, 1).await.unwrap();
+    client.send("work", vec![NewMessage::new("x"); MESSAGES]).await.unwrap();
+    let messages = receive(&client, 100, Duration::from_secs(10)).await;
+    assert_eq!(messages.len(), MESSAGES);
+    let failed = messages.iter().map(|message| Lease::new(message.receipt.clone(), Duration::ZERO));
+    for outcome in client.extend("work", &failed.collect::<Vec<_>>()).await.unwrap() {
+        outcome.unwrap();
+    }
+    let described = client.describe_queue("work").await.unwrap();
+    let storm = described.retry_budget.unwrap();
+    assert!(storm.storm && storm.since_wall_ms > 0 && storm.held > 0, "{storm:?}");
+    assert_eq!(storm.spared_total, (MESSAGES - STORM_MESSAGES + 1) as u64);
+    assert_eq!(described.advice.iter().map(|advice| advice.code.as_str()).collect::<Vec<_>>(), ["storm"]);
+
+    let leader = described.shards[0].leader.clone();
+    cluster.stop(&leader).await;
+    let survivor = ["n1", "n2", "n3"].into_iter().find(|name| *name != leader).unwrap();
+    let client = cluster.client_at(survivor);
+    eventually("another node leads and knows of the storm", async || {
+        client.describe_queue("work").await.is_ok_and(|described| {
+            described
+                .retry_budget
+                .is_some_and(|budget| budget.storm && budget.since_wall_ms == storm.since_wall_ms)
+        })
+    })
+    .await;
+    let mut done = 0;
+    client.send("work", vec![NewMessage::new("new")]).await.unwrap();
+    let mut saw_new = false;
+    eventually("all that waited comes back", async || {
+        let messages = receive(&client, 100, Duration::from_secs(1)).await;
+        saw_new |= messages.iter().any(|message| message.body == "new" && message.receive_count == 1);
+        let receipts = messages.iter().map(|message| message.receipt.clone()).collect::<Vec<_>>();
+        if !receipts.is_empty() {
+            done += client.ack("work", &receipts).await.unwrap().iter().filter(|acked| acked.is_ok()).count();
+        }
+        done == MESSAGES - STORM_MESSAGES + 2
+    })
+    .await;
+    assert!(saw_new);
+    let after = budget(&client).await;
+    assert!(!after.storm && after.held == 0, "{after:?}");
+    cluster.end().await;
+}
+
+/// A budget can be given to a queue and taken from it, and is refused to FIFO queues.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_budget_comes_and_goes_with_the_settings() {
+    let cluster = TestCluster::start(Plan::default()).await;
+    let client = cluster.client();
+    client.create_queue("work", QueueSettings::default(), 4).await.unwrap();
+    assert_eq!(client.describe_queue("work").await.unwrap().retry_budget, None);
+    let percent = |percent| QueueSettings { retry_percent: Some(percent), ..QueueSettings::default() };
+    // A leader whose node has not heard of the change yet brings its shard up to date with the next command.
+    eventually("all shards have a budget", async || {
+        client.set_queue("work", percent(20)).await.unwrap();
+        let shards = client.describe_queue("work").await.unwrap().shards;
+        shards.iter().all(|shard| shard.retry_budget == Some(RetryBudget::default()))
+    })
+    .await;
+    let settings = client.describe_queue("work").await.unwrap().settings.unwrap();
+    assert_eq!((settings.retry_percent, settings.retry_floor_per_s), (Some(20), Some(10)));
+    eventually("no shard has one", async || {
+        client.set_queue("work", percent(0)).await.unwrap();
+        client.describe_queue("work").await.unwrap().retry_budget.is_none()
+    })
+    .await;
+    let fifo = QueueSettings { kind: Some(QueueKind::Fifo as i32), ..percent(20) };
+    let refused = client.create_queue("ordered", fifo, 1).await.unwrap_err();
+    assert_eq!(refused.reason, Reason::InvalidArgument);
+    assert!(refused.to_string().contains("a FIFO queue has no retry budget"), "{refused}");
+    cluster.end().await;
+}
