@@ -129,6 +129,9 @@ pub struct QueueSettings {
     /// Redeliveries a second that are allowed whatever the share; 0 where the user gave none.
     #[prost(uint64, tag = "22")]
     pub retry_floor_per_s: u64,
+    /// Messages whose consumer died with them are tried apart.
+    #[prost(bool, tag = "23")]
+    pub isolate_suspects: bool,
     /// How long a receive waits that names no time, where its interface can leave it out.
     #[prost(uint64, tag = "12")]
     pub wait_ms: u64,
@@ -196,6 +199,8 @@ pub struct QueueChange {
     pub retry_percent: Option<u64>,
     #[prost(uint64, optional, tag = "22")]
     pub retry_floor_per_s: Option<u64>,
+    #[prost(bool, optional, tag = "23")]
+    pub isolate_suspects: Option<bool>,
     #[prost(uint64, optional, tag = "13")]
     pub wait_ms: Option<u64>,
     #[prost(message, optional, tag = "14")]
@@ -223,7 +228,8 @@ pub fn merge(settings: &mut QueueSettings, change: &QueueChange) -> Result<(), S
     }
     set("retry_percent", &mut settings.retry_percent, change.retry_percent, RETRY_PERCENT)?;
     set("retry_floor_per_s", &mut settings.retry_floor_per_s, change.retry_floor_per_s, RETRY_FLOOR_PER_S)?;
-    if let Some(fault) = retry_fault(settings) {
+    settings.isolate_suspects = change.isolate_suspects.unwrap_or(settings.isolate_suspects);
+    if let Some(fault) = fifo_fault(settings) {
         return Err(fault);
     }
     set("delay_ms", &mut settings.delay_ms, change.delay_ms, DELAY_MS)?;
@@ -279,14 +285,20 @@ fn merge_labels(
     Ok(())
 }
 
-/// What is held back in a message group holds back first deliveries behind it, which a budget never does.
-fn retry_fault(settings: &QueueSettings) -> Option<String> {
-    (settings.retry_percent > 0 && settings.kind() == QueueKind::Fifo).then(|| {
-        format!(
-            "retry_percent is {}: a FIFO queue has no retry budget (0), because a message that waits holds back its group",
-            settings.retry_percent
-        )
-    })
+/// What is held back in a message group holds back what is behind it, first deliveries too.
+fn fifo_fault(settings: &QueueSettings) -> Option<String> {
+    let QueueSettings { retry_percent, isolate_suspects, .. } = settings;
+    match settings.kind() {
+        QueueKind::Standard => None,
+        QueueKind::Fifo if *retry_percent > 0 => Some(format!(
+            "retry_percent is {retry_percent}: a FIFO queue has no retry budget (0), because a message that waits holds back \
+             its group"
+        )),
+        QueueKind::Fifo => isolate_suspects.then(|| {
+            "isolate_suspects is true: a FIFO queue isolates none (false), because a message that waits holds back its group"
+                .to_owned()
+        }),
+    }
 }
 
 /// Leases are only ever lengthened, so a ceiling below the lease would be none.

@@ -110,7 +110,8 @@ fn the_ends_of_every_range_are_inside_it() {
         QueueChange { adaptive_lease_ms_max: Some(0), ..change() },
         QueueChange { retry_percent: Some(1), retry_floor_per_s: Some(1), ..change() },
         QueueChange { retry_percent: Some(1_000), retry_floor_per_s: Some(10_000), ..change() },
-        QueueChange { retry_percent: Some(0), kind: Some(1), ..change() },
+        QueueChange { retry_percent: Some(0), isolate_suspects: Some(false), kind: Some(1), ..change() },
+        QueueChange { isolate_suspects: Some(true), ..change() },
     ] {
         assert!(matches!(apply(&mut founded(), create("q", settings)), Reply::Queue { created: true, .. }));
     }
@@ -173,18 +174,24 @@ fn one_beyond_a_range_is_refused_by_creating_and_by_changing() {
 }
 
 #[test]
-fn a_fifo_queue_has_no_retry_budget() {
+fn nothing_is_held_back_in_a_fifo_queue() {
+    let budget = "retry_percent is 20: a FIFO queue has no retry budget (0), because a message that waits holds back its group";
+    let isolation = "isolate_suspects is true: a FIFO queue isolates none (false), because a message that waits holds back its \
+                     group";
+    let change = QueueChange::default;
+    let cases = [
+        (QueueChange { retry_percent: Some(20), ..change() }, budget),
+        (QueueChange { isolate_suspects: Some(true), ..change() }, isolation),
+    ];
     let mut catalogue = founded();
-    let expected = "retry_percent is 20: a FIFO queue has no retry budget (0), because a message that waits holds back \
-                    its group";
-    let expected = (Refusal::InvalidArgument, expected.to_owned());
-    let fifo = QueueChange { kind: Some(1), ..QueueChange::default() };
-    let budget = QueueChange { retry_percent: Some(20), ..QueueChange::default() };
-    let both = QueueChange { retry_percent: Some(20), ..fifo.clone() };
-    assert_eq!(refused(&mut catalogue, create("q", both)), expected);
-    apply(&mut catalogue, create("q", fifo));
-    let set = SetQueue { name: "q".to_owned(), change: budget, wall_ms: 1, ..SetQueue::default() };
-    assert_eq!(refused(&mut catalogue, Kind::SetQueue(set)), expected);
+    apply(&mut catalogue, create("there", QueueChange { kind: Some(1), ..change() }));
+    for (change, expected) in cases {
+        let expected = (Refusal::InvalidArgument, expected.to_owned());
+        let both = QueueChange { kind: Some(1), ..change.clone() };
+        assert_eq!(refused(&mut catalogue, create("q", both)), expected);
+        let set = SetQueue { name: "there".to_owned(), change, wall_ms: 1, ..SetQueue::default() };
+        assert_eq!(refused(&mut catalogue, Kind::SetQueue(set)), expected);
+    }
 }
 
 #[test]

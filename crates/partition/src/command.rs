@@ -6,7 +6,7 @@ use crate::limits::{
     CONSUMER_BYTES_MAX, LEASE_MS_MAX, RECEIVE_MESSAGES_MAX, REJECT_REASON_BYTES_MAX, RELEASE_DELAY_MS_MAX,
     SEND_MESSAGES_MAX, SETTLE_ITEMS_MAX,
 };
-use crate::settings::{RetryBudget, Settings};
+use crate::settings::{Isolation, RetryBudget, Settings};
 use crate::wire::{DecodeError, Reader, Span, Wire, wire_enum};
 
 const WIRE_VERSION: u8 = 1;
@@ -64,6 +64,10 @@ pub enum Command<'a> {
     SetRetryBudget { queue: QueueId, budget: Option<RetryBudget>, revision: u64 },
     /// Ends leases of messages that no consumer has worked on: they are ready again, and nothing has failed.
     GiveBack { queue: QueueId, receipts: Vec<Receipt> },
+    /// Begins or ends the isolation of suspects. A FIFO shard isolates none: their groups have an order.
+    SetIsolation { queue: QueueId, isolation: Isolation, revision: u64 },
+    /// A consumer seems to be gone. When it is not heard of again, the leases that it has end with it.
+    Lost { queue: QueueId, consumer: &'a [u8] },
 }
 wire_enum!('a Command {
     1 => Configure { queue, settings, revision },
@@ -86,6 +90,8 @@ wire_enum!('a Command {
     18 => Reject { queue, items },
     19 => SetRetryBudget { queue, budget, revision },
     20 => GiveBack { queue, receipts },
+    21 => SetIsolation { queue, isolation, revision },
+    22 => Lost { queue, consumer },
 });
 
 /// A command, perhaps under a client's request name.
@@ -165,6 +171,7 @@ impl<'a> Command<'a> {
             Self::Ack { receipts, .. } | Self::GiveBack { receipts, .. } => {
                 count_in_range(receipts.len(), SETTLE_ITEMS_MAX, "receipts")
             }
+            Self::Lost { consumer, .. } => range(consumer.len() <= CONSUMER_BYTES_MAX, "consumer"),
             Self::SetRetryBudget { budget, .. } => budget.map_or(Ok(()), |budget| budget.validate()),
             Self::Extend { items, .. } => count_in_range(items.len(), SETTLE_ITEMS_MAX, "items"),
             Self::Release { items, .. } => {

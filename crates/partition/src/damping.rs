@@ -124,37 +124,40 @@ impl Damping {
         self.count_time(now_ms);
         if budget.is_none() || self.budget.is_none() {
             self.tokens = 0;
-            self.mood = Mood::Calm;
-            self.since_wall_ms = 0;
-            self.outcomes.forget();
+            self.forget_outcomes();
         }
         self.budget = budget;
     }
 
-    /// Forgets everything about messages: they are gone.
-    pub fn forget(&mut self) {
-        self.held = Buckets::default();
-        self.held_len = 0;
+    fn forget_outcomes(&mut self) {
         self.outcomes.forget();
-        self.mood = Mood::Calm;
-        self.since_wall_ms = 0;
+        (self.mood, self.since_wall_ms) = (Mood::Calm, 0);
     }
 
-    /// Adds the floor for the time that has passed, and lets fade what is above its savings. O(1).
+    /// Forgets everything about messages: they are gone.
+    pub fn forget(&mut self) {
+        (self.held, self.held_len) = (Buckets::default(), 0);
+        self.forget_outcomes();
+    }
+
     fn count_time(&mut self, now_ms: u64) {
-        let Some(budget) = self.budget else {
-            self.counted_ms = now_ms;
-            return;
-        };
-        let saved_max = u64::from(budget.floor_per_s) * RETRY_SAVED_S_MAX * TOKEN;
-        match now_ms / 1000 - self.counted_ms / 1000 {
-            FADED_S.. => self.tokens = self.tokens.min(saved_max),
-            seconds => (0..seconds)
-                .for_each(|_| self.tokens -= self.tokens.saturating_sub(saved_max).div_ceil(FADING)),
-        }
-        let added = (now_ms - self.counted_ms).saturating_mul(u64::from(budget.floor_per_s));
-        self.tokens = self.tokens.max(self.tokens.saturating_add(added).min(saved_max));
+        self.tokens = self.tokens_at(now_ms);
         self.counted_ms = now_ms;
+    }
+
+    /// The tokens with the floor for the time that has passed, and without what has faded of those above its savings. O(1).
+    fn tokens_at(&self, now_ms: u64) -> u64 {
+        let Some(budget) = self.budget else { return self.tokens };
+        let floor_per_s = u64::from(budget.floor_per_s);
+        let saved_max = floor_per_s * RETRY_SAVED_S_MAX * TOKEN;
+        let fade = |tokens: u64, _| tokens - tokens.saturating_sub(saved_max).div_ceil(FADING);
+        let left = match now_ms / 1000 - self.counted_ms / 1000 {
+            FADED_S.. => self.tokens.min(saved_max),
+            seconds => (0..seconds).fold(self.tokens, fade),
+        };
+        // A part of a redelivery is earned each millisecond for each that the floor allows a second.
+        let added = (now_ms - self.counted_ms).saturating_mul(floor_per_s);
+        left.max(left.saturating_add(added).min(saved_max))
     }
 
     /// A message is delivered for the first time.
@@ -236,13 +239,13 @@ impl Damping {
         Some(side)
     }
 
-    pub fn view(&self) -> DampingView {
+    pub fn view(&self, now_ms: u64) -> DampingView {
         DampingView {
             budget: self.budget,
             mood: self.mood,
             since_wall_ms: self.since_wall_ms,
             held: self.held_len,
-            allowed: self.tokens / TOKEN,
+            allowed: self.tokens_at(now_ms) / TOKEN,
             failed: self.outcomes.failed,
             acked: self.outcomes.acked,
             repeated: self.outcomes.repeated,

@@ -65,6 +65,9 @@ impl Garbage {
         if let Some(damping) = &mut shard.damping {
             damping.forget();
         }
+        if let Some(suspects) = &mut shard.suspects {
+            suspects.forget();
+        }
         let counters = &mut shard.counters;
         (counters.ready, counters.leased, counters.delayed, counters.bytes) = (0, 0, 0, 0);
         self.keep(remains);

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::arena::NONE;
-use crate::lanes::Lanes;
+use crate::lanes::{Lane, Lanes};
 use crate::message::{Aged, Message, slot_or_none};
 use crate::partition::Partition;
 use crate::settings::Kind;
@@ -211,7 +211,38 @@ impl Partition {
         for group in shard.groups.values() {
             ready += self.check_lane(&self.store.groups[*group].lanes, *group);
         }
-        assert_eq!(ready, shard.counters.ready, "the ready are in the lanes");
+        ready += self.check_suspects(shard);
+        assert_eq!(ready, shard.counters.ready, "the ready are in the lanes, or among the suspects");
+    }
+
+    /// Leases are counted on their consumers, and suspects are where they belong. Returns how many are ready.
+    fn check_suspects(&self, shard: &Shard) -> u64 {
+        let store = &self.store;
+        let own =
+            store.messages.iter().filter(|(_, message)| message.queue == shard.queue && self.alive(message));
+        let own: Vec<_> = own.filter_map(|(slot, message)| Some((message, store.side(slot)?))).collect();
+        let on_trial =
+            own.iter().filter(|(message, side)| message.state == State::Leased && side.company > 0);
+        let Some(suspects) = &shard.suspects else {
+            assert_eq!(on_trial.count(), 0, "who isolates nobody tries nobody");
+            return 0;
+        };
+        suspects.check_invariants();
+        assert_eq!(on_trial.count() as u32, suspects.on_trial, "suspects that are leased");
+        let mut leases = suspects.leases();
+        let leased = own.iter().filter(|(message, _)| message.state == State::Leased);
+        for (_, side) in leased {
+            if let Some(count) = leases.get_mut(&side.holder) {
+                *count -= 1;
+            }
+        }
+        assert!(leases.values().all(|count| *count == 0), "each lease is counted on its consumer");
+        let waiting = suspects.waiting.iter(&store.messages).inspect(|slot| {
+            let message = &store.messages[*slot];
+            assert!(message.state == State::Ready && message.lane == Lane::Suspect, "a suspect waits");
+        });
+        assert_eq!(waiting.count() as u64, suspects.waiting_len, "suspects that wait");
+        suspects.waiting_len
     }
 
     fn check_lane(&self, lanes: &Lanes, group: u32) -> u64 {

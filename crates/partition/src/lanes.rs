@@ -15,8 +15,10 @@ pub(crate) enum Lane {
     Fresh,
     /// Granted before.
     Returned,
+    /// In no lane: among the suspects of its shard.
+    Suspect,
 }
-wire_enum!(Lane { 0 => Fresh {}, 1 => Returned {} });
+wire_enum!(Lane { 0 => Fresh {}, 1 => Returned {}, 2 => Suspect {} });
 
 #[derive(Debug)]
 pub(crate) struct Lanes {
@@ -52,6 +54,7 @@ impl Lanes {
         match lane {
             Lane::Fresh => &mut self.fresh,
             Lane::Returned => &mut self.returned,
+            Lane::Suspect => unreachable!("suspects are in no lane"),
         }
     }
 
@@ -59,7 +62,7 @@ impl Lanes {
     pub fn first(&self) -> Option<u32> {
         match self.turn_of {
             Lane::Fresh => self.fresh.front().or(self.returned.front()),
-            Lane::Returned => self.first_returned(),
+            Lane::Returned | Lane::Suspect => self.first_returned(),
         }
     }
 
@@ -73,6 +76,7 @@ impl Lanes {
         self.turn_of = match lane {
             Lane::Fresh => Lane::Returned,
             Lane::Returned => Lane::Fresh,
+            Lane::Suspect => self.turn_of,
         };
     }
 

@@ -41,6 +41,7 @@ mod settings;
 mod shard;
 mod snapshot;
 mod store;
+mod suspects;
 mod tenants;
 mod view;
 mod window;
@@ -55,10 +56,10 @@ pub use histogram::Histogram;
 pub use ids::{ContentRef, MessageKey, Origin, QueueId, Receipt, RequestId, Source};
 pub use partition::Partition;
 pub use reply::{Delivery, Outcome, RedriveProgress, RedriveState, Refusal, Reply, SendOutcome};
-pub use settings::{DeadLetter, Kind, RetryBudget, Settings};
+pub use settings::{DeadLetter, Isolation, Kind, RetryBudget, Settings};
 pub use snapshot::SnapshotError;
 pub use view::{
     Counters, DampingView, Deadline, MessageView, Mood, OutboxItem, OutboxReason, Peek, ShardView, State,
-    Totals,
+    SuspectsView, Totals,
 };
 pub use wire::DecodeError;

@@ -7,6 +7,7 @@ use crate::arena::NONE;
 use crate::ids::{MessageKey, Origin, QueueId, Receipt};
 use crate::lanes::{Lane, Lanes};
 use crate::list::{Links, linked};
+use crate::suspects::NOBODY;
 use crate::view::{OutboxReason, State};
 use crate::wire::{wire_enum, wire_struct};
 
@@ -104,6 +105,12 @@ pub(crate) struct Side {
     pub version: u32,
     /// The generation of `Shard::damping` in which its failure was counted; 0 before the first.
     pub failed_in: u32,
+    /// The consumer with the latest lease, in `Shard::suspects`.
+    pub holder: u32,
+    /// With how many others at most it is leased as a suspect, itself included; 0 when it is none.
+    pub company: u16,
+    /// Grants that do not count for the receive limit.
+    pub excused: u16,
     /// In the timers of its lease or delay, or among the held.
     pub timer: Links,
     /// In the timers of times to live.
@@ -130,6 +137,9 @@ wire_struct!(Side {
     version,
 } since 3 {
     failed_in,
+    holder,
+    company,
+    excused,
 });
 linked!(Side, Timer, timer);
 linked!(Side, Expiry, expiry);
@@ -153,6 +163,9 @@ impl Side {
             reason: OutboxReason::Dead,
             version: 0,
             failed_in: 0,
+            holder: NOBODY,
+            company: 0,
+            excused: 0,
             timer: Links::OFF,
             expiry: Links::OFF,
         }

@@ -180,6 +180,10 @@ impl Partition {
                 self.set_retry_budget(*queue, *budget, *revision)
             }
             Command::GiveBack { queue, receipts } => self.give_back(*queue, receipts, notes),
+            Command::SetIsolation { queue, isolation, revision } => {
+                self.set_isolation(*queue, *isolation, *revision, notes)
+            }
+            Command::Lost { queue, consumer } => self.lost(*queue, consumer),
             Command::Mark => Ok(Reply::Done),
             Command::Expire { leases_as_of_ms, items_max } => {
                 Ok(self.expire(*leases_as_of_ms, *items_max, notes))

@@ -50,7 +50,8 @@ impl Partition {
             totals: shard.totals,
             oldest_sent_wall_ms: shard.age.front().map(|slot| self.store.sent_wall_ms(slot)),
             redrive: shard.redrive.as_ref().map(|redrive| redrive.progress),
-            damping: shard.damping.as_ref().map(|damping| damping.view()),
+            damping: shard.damping.as_ref().map(|damping| damping.view(self.store.log_time_ms)),
+            suspects: shard.suspects.as_ref().map(|suspects| suspects.view()).unwrap_or_default(),
         })
     }
 

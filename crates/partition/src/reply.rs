@@ -10,7 +10,8 @@ const WIRE_VERSION: u8 = 1;
 pub enum Reply {
     /// The command did nothing, for this reason.
     Refused { reason: Refusal },
-    /// Answers `Configure`, `Delete`, `Purge`, `Mark`, `RedriveStart`, `RedriveCancel`, `SetVersion` and `SetRetryBudget`.
+    /// Answers `Configure`, `Delete`, `Purge`, `Mark`, `RedriveStart`, `RedriveCancel`, `SetVersion`,
+    /// `SetRetryBudget`, `SetIsolation` and `Lost`.
     Done,
     /// Answers `Send`, one outcome for each message.
     Sent { outcomes: Vec<SendOutcome> },

@@ -49,6 +49,15 @@ impl RetryBudget {
     }
 }
 
+/// Whether messages whose consumer died with them are kept apart until it is known which one kills.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Isolation {
+    #[default]
+    Off,
+    On,
+}
+wire_enum!(Isolation { 0 => Off {}, 1 => On {} });
+
 /// The settings of a queue, the same on all its shards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {

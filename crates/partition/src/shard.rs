@@ -30,8 +30,9 @@ use crate::list::List;
 use crate::message::{Age, Aged, Group, Message, Order, Turn, slot_or_none};
 use crate::notes::Notes;
 use crate::reply::{RedriveProgress, RedriveState};
-use crate::settings::{Kind, Settings};
+use crate::settings::{DeadLetter, Kind, Settings};
 use crate::store::Store;
+use crate::suspects::Suspects;
 use crate::tenants::Tenants;
 use crate::view::{Counters, OutboxReason, State, Totals};
 use crate::wire::wire_struct;
@@ -87,6 +88,8 @@ pub(crate) struct Shard {
     pub damping: Option<Box<Damping>>,
     /// The shard's place in `Partition::dampings`.
     pub damping_due_ms: Option<u64>,
+    /// None where suspects were never isolated.
+    pub suspects: Option<Box<Suspects>>,
 }
 wire_struct!(Shard {
     queue,
@@ -112,6 +115,7 @@ wire_struct!(Shard {
 } since 3 {
     damping,
     damping_due_ms,
+    suspects,
 });
 
 impl Shard {
@@ -138,13 +142,16 @@ impl Shard {
             headroom_due_ms: None,
             damping: None,
             damping_due_ms: None,
+            suspects: None,
         }
     }
 
     /// Whether a receive now would deliver. O(1).
     pub fn has_ready(&self) -> bool {
         let something = match self.settings.kind {
-            Kind::Standard => !self.lanes.is_empty() || !self.tenants.is_empty(),
+            Kind::Standard => {
+                !self.lanes.is_empty() || !self.tenants.is_empty() || self.first_suspect().is_some()
+            }
             Kind::Fifo => !self.turns.is_empty(),
         };
         something && self.counters.leased < u64::from(self.settings.in_flight_max)
@@ -159,6 +166,12 @@ impl Shard {
     pub fn measure(&mut self, store: &Store, slot: u32) -> &mut Measure {
         let version = store.side(slot).map_or(0, |side| side.version);
         self.headroom_at(store.log_time_ms).measure(version, store.log_time_ms)
+    }
+
+    /// Where a message goes whose receive limit is met.
+    pub fn limit_met(&self, store: &Store, slot: u32) -> Option<DeadLetter> {
+        let counted = store.side(slot).map_or(0, |side| side.receive_count - u32::from(side.excused));
+        self.settings.dead_letter.filter(|dead| counted >= dead.receives_max)
     }
 
     pub fn redrive_is_running(&self) -> bool {
@@ -193,8 +206,10 @@ impl Shard {
     /// Notes that a message of a standard shard was granted: it is the turn of others.
     pub fn turn_taken(&mut self, store: &mut Store, slot: u32) {
         let Message { group, lane, .. } = store.messages[slot];
-        self.tenants.granted(group);
-        self.lanes_of(&mut store.groups, group).granted(lane);
+        if lane != Lane::Suspect {
+            self.tenants.granted(group);
+            self.lanes_of(&mut store.groups, group).granted(lane);
+        }
         if let Some(group) = slot_or_none(group) {
             self.tenants.refresh(&mut store.groups, group);
         }
@@ -248,7 +263,9 @@ impl Shard {
         match store.messages[slot].state {
             State::Ready => {
                 self.counters.ready -= 1;
-                if self.settings.kind == Kind::Standard {
+                if store.messages[slot].lane == Lane::Suspect {
+                    self.leave_suspects(store, slot);
+                } else if self.settings.kind == Kind::Standard {
                     let group = store.messages[slot].group;
                     self.lanes_of(&mut store.groups, group).remove(&mut store.messages, slot);
                 }
@@ -276,6 +293,9 @@ impl Shard {
         let side = store.side_slot(slot);
         let deadline_ms = store.sides[side].deadline_ms;
         store.leases.remove(&mut store.sides, deadline_ms, side);
+        if self.suspects.is_some() {
+            self.leave_holder(&store.sides[side], notes);
+        }
     }
 
     fn leave_outbox(&mut self, store: &mut Store, slot: u32) {

@@ -35,7 +35,7 @@ impl std::fmt::Display for SnapshotError {
 impl std::error::Error for SnapshotError {}
 
 impl Partition {
-    /// The whole state as bytes: 67 for each message, 100 more (132 with an origin) for each that was granted, delayed or
+    /// The whole state as bytes: 67 for each message, 108 more (140 with an origin) for each that was granted, delayed or
     /// transferred, 52 for each log entry with live contents.
     pub fn snapshot(&self) -> Vec<u8> {
         let mut bytes = vec![SNAPSHOT_VERSION];

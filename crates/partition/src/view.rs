@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::ids::{ContentRef, MessageKey, Origin, QueueId};
 use crate::reply::RedriveProgress;
-use crate::settings::{RetryBudget, Settings};
+use crate::settings::{Isolation, RetryBudget, Settings};
 use crate::wire::{wire_enum, wire_struct};
 
 /// A shard at a glance.
@@ -20,6 +20,17 @@ pub struct ShardView {
     pub redrive: Option<RedriveProgress>,
     /// None without a retry budget.
     pub damping: Option<DampingView>,
+    pub suspects: SuspectsView,
+}
+
+/// The messages that may have killed their consumer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SuspectsView {
+    pub isolation: Isolation,
+    /// Those that are ready.
+    pub waiting: u64,
+    /// Those that are leased.
+    pub on_trial: u32,
 }
 
 /// What a retry budget does at this moment.
@@ -94,6 +105,12 @@ pub struct Totals {
     pub held: u64,
     /// Messages whose receive limit was met in a storm, and that were held instead of being dead.
     pub spared: u64,
+    /// Of the released, those that no consumer had worked on.
+    pub given_back: u64,
+    /// Of the dead, those that their consumer rejected.
+    pub rejected: u64,
+    /// Of the expired, those whose consumer was gone.
+    pub lost: u64,
 }
 
 wire_struct!(Counters { ready, leased, delayed, dead, bytes, dead_bytes });
@@ -117,6 +134,9 @@ wire_struct!(Totals {
 } since 3 {
     held,
     spared,
+    given_back,
+    rejected,
+    lost,
 });
 
 /// The next moments at which something is due. The leader proposes an `Expire` (or, for `garbage`, any command) then.

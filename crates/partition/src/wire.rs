@@ -108,7 +108,7 @@ macro_rules! wire_integer {
         }
     )*};
 }
-wire_integer!(u8, u32, u64);
+wire_integer!(u8, u16, u32, u64);
 
 impl<'a> Wire<'a> for bool {
     fn put(&self, out: &mut Vec<u8>) {

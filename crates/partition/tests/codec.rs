@@ -43,7 +43,7 @@ fn settings(random: &mut Random) -> Settings {
 fn command<'a>(random: &mut Random, pool: &'a [u8]) -> Command<'a> {
     let (queue, target) = (QueueId(random.next()), QueueId(random.next()));
     let (number, small) = (random.next(), random.below(1000) as u32);
-    match random.below(20) {
+    match random.below(22) {
         0 => Command::Configure { queue, settings: settings(random), revision: number },
         1 => Command::Delete { queue, revision: number },
         2 => Command::Purge { queue },
@@ -83,6 +83,11 @@ fn command<'a>(random: &mut Random, pool: &'a [u8]) -> Command<'a> {
             let budget = RetryBudget { percent: 1 + small, floor_per_s: 1 + random.below(10_000) as u32 };
             Command::SetRetryBudget { queue, budget: random.one_in(2).then_some(budget), revision: number }
         }
+        19 => {
+            let isolation = if random.one_in(2) { Isolation::On } else { Isolation::Off };
+            Command::SetIsolation { queue, isolation, revision: number }
+        }
+        20 => Command::Lost { queue, consumer: &pool[..random.below(20) as usize] },
         18 => Command::GiveBack { queue, receipts: (0..random.below(5)).map(|_| receipt(random)).collect() },
         _ => Command::SetVersion { version: small },
     }

@@ -57,7 +57,23 @@ impl Twin {
         self.model.configure(queue, settings_of(queue));
         if queue == DAMPED {
             self.set_budget(Some(BUDGET));
+            self.set_isolation(true);
         }
+    }
+
+    fn set_isolation(&mut self, isolates: bool) {
+        let revision = self.rig.partition.revision_min() + 1;
+        let isolation = if isolates { Isolation::On } else { Isolation::Off };
+        let command = Command::SetIsolation { queue: QueueId(DAMPED), isolation, revision };
+        assert_eq!(self.rig.apply(command), Reply::Done);
+        self.model.queues.get_mut(&DAMPED).unwrap().isolates = isolates;
+    }
+
+    fn lose(&mut self) {
+        let which = self.random.below(CONSUMERS as u64) as usize;
+        let command = Command::Lost { queue: QueueId(DAMPED), consumer: rig::CONSUMERS[which] };
+        assert_eq!(self.rig.apply(command), Reply::Done);
+        self.model.lost(DAMPED, which);
     }
 
     fn set_budget(&mut self, budget: Option<RetryBudget>) {
@@ -83,7 +99,8 @@ impl Twin {
             0..30 => self.send(),
             30..55 => self.receive(),
             55..75 => self.settle(),
-            75..85 => self.expire(),
+            75..79 => self.lose(),
+            79..85 => self.expire(),
             85..92 => self.transfer(),
             92..94 => self.redrive(),
             94..95 => self.purge(),
@@ -93,6 +110,10 @@ impl Twin {
                 let other = RetryBudget { percent: 1_000, floor_per_s: 9 };
                 let budget = [None, Some(other), Some(BUDGET), Some(BUDGET)][self.random.below(4) as usize];
                 self.set_budget(budget);
+            }
+            98..99 => {
+                let isolates = !self.random.one_in(4);
+                self.set_isolation(isolates);
             }
             _ => self.snapshot(),
         }
@@ -251,6 +272,7 @@ impl Twin {
         dead.for_each(|item| item.purged = true);
         let state = self.model.queues.get_mut(&queue).unwrap();
         (state.tenants, state.prefers_ungrouped) = (BTreeMap::new(), false);
+        state.gone.clear();
         state.damped.forget();
         self.model.refresh_turns(queue);
     }
@@ -287,6 +309,8 @@ impl Twin {
             let shard = partition.shard(QueueId(queue)).unwrap();
             assert_eq!(shard.counters, self.model.counters(queue), "counters of queue {queue}");
             assert_eq!(partition.has_ready(QueueId(queue)), self.model.has_ready(queue), "queue {queue}");
+            let suspects = shard.suspects;
+            assert_eq!(u64::from(suspects.on_trial), self.model.on_trial(queue), "on trial in queue {queue}");
             let damping = shard.damping.map(|damping| {
                 let numbers = (damping.failed.into(), damping.acked.into(), damping.mood == Mood::Storm);
                 (numbers, damping.held, damping.budget)
@@ -365,20 +389,21 @@ fn random_logs_agree_with_the_model() {
     });
 }
 
-/// Nearly everything happens to the queue with a retry budget: storms come and go.
+/// Nearly everything happens to the queue with a retry budget that isolates suspects: storms come and go, consumers die.
 #[test]
 fn random_logs_of_a_queue_with_a_retry_budget_agree_with_the_model() {
-    let (held, spared) = (AtomicU64::new(0), AtomicU64::new(0));
+    let [held, spared, lost] = [const { AtomicU64::new(0) }; 3];
     for_seeds("model", 30, |seed| {
         let mut twin = Twin::new(seed, Some(DAMPED));
         (0..600).for_each(|_| twin.step());
         let totals = twin.rig.partition.shard(QueueId(DAMPED)).unwrap().totals;
         held.fetch_add(totals.held, Ordering::Relaxed);
         spared.fetch_add(totals.spared, Ordering::Relaxed);
+        lost.fetch_add(totals.lost, Ordering::Relaxed);
         twin.replay();
         twin.drain();
         twin.replay();
     });
-    let (held, spared) = (held.into_inner(), spared.into_inner());
-    assert!(held > 0 && spared > 0, "{held} held and {spared} spared: the budget was never used up");
+    let counts = [held, spared, lost].map(AtomicU64::into_inner);
+    assert!(counts.iter().all(|count| *count > 0), "held, spared and lost: {counts:?} is too few to tell");
 }

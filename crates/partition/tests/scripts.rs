@@ -74,6 +74,7 @@ impl Script {
             "ready" => format!("{}", self.rig.partition.has_ready(line.queue())),
             "headroom" => self.headroom(line.queue()),
             "damping" => self.damping(line.queue()),
+            "suspects" => self.suspects(line.queue()),
             "outbox" => self.outbox(&line),
             "peek" => self.peek(&line),
             "snapshot" => {
@@ -132,6 +133,13 @@ impl Script {
                 let revision = self.rig.partition.revision_min() + 1;
                 Command::SetRetryBudget { queue: line.queue(), budget, revision }
             }
+            "isolate" => {
+                let isolation =
+                    if line.words.get(2) == Some(&"off") { Isolation::Off } else { Isolation::On };
+                let revision = self.rig.partition.revision_min() + 1;
+                Command::SetIsolation { queue: line.queue(), isolation, revision }
+            }
+            "lost" => Command::Lost { queue: line.queue(), consumer: line.bytes("consumer").unwrap() },
             "mark" => Command::Mark,
             "expire" => Command::Expire {
                 leases_as_of_ms: line.option("as_of").unwrap_or(self.rig.now_ms),
@@ -212,6 +220,13 @@ impl Script {
         let Some(shard) = self.rig.partition.shard(queue) else { return "no such queue".into() };
         let Counters { ready, leased, delayed, dead, .. } = shard.counters;
         format!("ready={ready} leased={leased} delayed={delayed} dead={dead}")
+    }
+
+    fn suspects(&self, queue: QueueId) -> String {
+        let shard = self.rig.partition.shard(queue).unwrap();
+        let SuspectsView { isolation, waiting, on_trial } = shard.suspects;
+        let Totals { expired, lost, .. } = shard.totals;
+        format!("{isolation:?} waiting={waiting} on_trial={on_trial} expired={expired} lost={lost}")
     }
 
     fn damping(&self, queue: QueueId) -> String {

@@ -7,7 +7,7 @@ use crate::lanes::Lane;
 use crate::notes::Notes;
 use crate::partition::Partition;
 use crate::reply::{Refusal, Reply};
-use crate::settings::{DeadLetter, Kind, RetryBudget};
+use crate::settings::{Kind, RetryBudget};
 use crate::shard::Shard;
 use crate::store::Store;
 use crate::view::{Mood, State};
@@ -101,11 +101,5 @@ impl Shard {
         if let Some(side) = store.side(slot) {
             damping.acked(side.receive_count, side.failed_in, store.log_time_ms, store.wall_time_ms);
         }
-    }
-
-    /// Where a message goes whose receive limit is met.
-    pub fn limit_met(&self, store: &Store, slot: u32) -> Option<DeadLetter> {
-        let receive_count = store.side(slot).map_or(0, |side| side.receive_count);
-        self.settings.dead_letter.filter(|dead| receive_count >= dead.receives_max)
     }
 }

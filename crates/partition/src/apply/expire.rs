@@ -59,7 +59,12 @@ impl Partition {
         shard.totals.expired += 1;
         let measure = shard.measure(&self.store, slot);
         measure.expired = measure.expired.saturating_add(1);
-        end_lease(shard, &mut self.store, slot, End::Failed { delay_ms: 0 }, notes);
+        let end = match shard.lost_with(&self.store, slot) {
+            Some(with) => End::Lost { with },
+            None => End::Failed { delay_ms: 0 },
+        };
+        shard.totals.lost += u64::from(matches!(end, End::Lost { .. }));
+        end_lease(shard, &mut self.store, slot, end, notes);
         self.reindex(queue);
         Some(())
     }
@@ -76,7 +81,7 @@ impl Partition {
         shard.leave_state(&mut self.store, slot, notes);
         match lane {
             Lane::Fresh => shard.enter_ready(&mut self.store, slot, lane, notes),
-            Lane::Returned => shard.come_back(&mut self.store, slot, notes),
+            Lane::Returned | Lane::Suspect => shard.come_back(&mut self.store, slot, notes),
         }
         shard.refresh_group_of(&mut self.store, slot, notes);
         if shard.damping.is_some() {

@@ -8,3 +8,4 @@ mod receive;
 mod redrive;
 mod send;
 mod settle;
+mod suspect;

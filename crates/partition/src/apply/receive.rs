@@ -13,6 +13,7 @@ use crate::reply::{Delivery, Refusal, Reply};
 use crate::settings::Kind;
 use crate::shard::Shard;
 use crate::store::Store;
+use crate::suspects::NOBODY;
 use crate::view::State;
 
 /// What one receive may still take.
@@ -23,6 +24,8 @@ struct Budget<'a> {
     consumer: &'a [u8],
     /// The version of the consumer, in `Shard::headroom`.
     version: u32,
+    /// The consumer, in `Shard::suspects`.
+    holder: u32,
 }
 
 impl Budget<'_> {
@@ -48,13 +51,24 @@ impl Partition {
         let lease_ms = lease_ms.unwrap_or(shard.settings.lease_ms);
         let version = version_of(consumer).filter(|_| shard.has_ready());
         let version = version.map_or(0, |version| shard.headroom_at(now_ms).id_of(version, now_ms));
-        let mut budget = Budget { messages: *messages_max, bytes: *bytes_max, lease_ms, consumer, version };
+        let holder = shard.suspects.as_mut().map_or(NOBODY, |suspects| {
+            suspects.heard(consumer);
+            suspects.holder_of(consumer)
+        });
+        let mut budget =
+            Budget { messages: *messages_max, bytes: *bytes_max, lease_ms, consumer, version, holder };
         let at_cap = shard.counters.leased >= u64::from(shard.settings.in_flight_max);
         let deliveries = match shard.settings.kind {
-            Kind::Standard if at_cap => return Ok(Reply::OverLimit),
+            _ if at_cap => Vec::new(),
             Kind::Standard => receive_standard(shard, &mut self.store, &mut budget, notes),
             Kind::Fifo => receive_fifo(shard, &mut self.store, &mut budget, notes),
         };
+        if let Some(suspects) = &mut shard.suspects {
+            suspects.forget_idle(holder);
+        }
+        if at_cap && shard.settings.kind == Kind::Standard {
+            return Ok(Reply::OverLimit);
+        }
         if version > 0 || shard.damping.is_some() {
             self.reindex(*queue);
         }
@@ -94,13 +108,41 @@ fn receive_standard(
     budget: &mut Budget<'_>,
     notes: &mut Notes,
 ) -> Vec<Delivery> {
-    let mut taken = Vec::new();
+    let mut taken = try_suspects(shard, store, budget, notes);
+    if !taken.is_empty() {
+        return taken;
+    }
     while let Some(slot) = shard.tenants.next(&shard.lanes, store)
         && budget.allows(shard, store, slot, &taken)
     {
         taken.push(grant(shard, store, slot, budget, notes));
         shard.turn_taken(store, slot);
     }
+    taken
+}
+
+/// The next suspects and nobody else, as many as may be together; none while others are on trial.
+fn try_suspects(
+    shard: &mut Shard,
+    store: &mut Store,
+    budget: &mut Budget<'_>,
+    notes: &mut Notes,
+) -> Vec<Delivery> {
+    let mut taken = Vec::new();
+    let company = |store: &Store, slot| store.side(slot).map_or(0, |side| side.company);
+    let Some(first) = shard.first_suspect() else { return taken };
+    let together = company(store, first);
+    let mut slots = Vec::new();
+    while let Some(slot) = shard.first_suspect()
+        && company(store, slot) == together
+        && taken.len() < usize::from(together)
+        && budget.allows(shard, store, slot, &taken)
+    {
+        taken.push(grant(shard, store, slot, budget, notes));
+        shard.turn_taken(store, slot);
+        slots.push(slot);
+    }
+    shard.begin_trial(store, &slots);
     taken
 }
 
@@ -149,6 +191,8 @@ fn grant(
     side.granted_ms = now_ms;
     side.extended = false;
     side.version = budget.version;
+    side.holder = budget.holder;
+    side.company = 0;
     if side.first_received_wall_ms == 0 {
         side.first_received_wall_ms = wall_ms;
     }
@@ -158,6 +202,7 @@ fn grant(
     {
         damping.first_delivery(now_ms);
     }
+    shard.note_holder(budget.holder);
     shard.enter_leased(store, slot, now_ms.saturating_add(u64::from(lease_ms)));
     budget.messages -= 1;
     budget.bytes = budget.bytes.saturating_sub(u64::from(store.messages[slot].len));

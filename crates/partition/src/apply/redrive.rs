@@ -94,7 +94,7 @@ fn first_deliverable(shard: &Shard, store: &Store) -> Option<u32> {
     match shard.settings.kind {
         Kind::Standard => match shard.tenants.first() {
             Some(group) => store.groups[group].lanes.first_returned(),
-            None => shard.lanes.first_returned(),
+            None => shard.lanes.first_returned().or_else(|| shard.suspects.as_ref()?.waiting.front()),
         },
         Kind::Fifo => shard.turns.front().and_then(|group| store.groups[group].messages.front()),
     }

@@ -27,7 +27,7 @@ impl Partition {
         let shard = self.shards.get_mut(&queue).ok_or(Refusal::UnknownQueue)?;
         let store = &mut self.store;
         let outcomes = receipts.iter().map(|receipt| {
-            let outcome = judge(shard, store, receipt, |shard, store| ack_one(shard, store, receipt, notes));
+            let outcome = settle(shard, store, receipt, |shard, store| ack_one(shard, store, receipt, notes));
             if is_late(shard, receipt, outcome) {
                 measure_late(shard, store.log_time_ms);
             }
@@ -48,7 +48,7 @@ impl Partition {
         let shard = self.shards.get_mut(&queue).ok_or(Refusal::UnknownQueue)?;
         let store = &mut self.store;
         let outcomes = items.iter().map(|(receipt, lease_ms)| {
-            judge(shard, store, receipt, |shard, store| match lease_ms {
+            settle(shard, store, receipt, |shard, store| match lease_ms {
                 0 => release_one(shard, store, receipt, 0, notes),
                 _ => extend_one(shard, store, receipt, *lease_ms, notes),
             })
@@ -68,7 +68,7 @@ impl Partition {
         let shard = self.shards.get_mut(&queue).ok_or(Refusal::UnknownQueue)?;
         let store = &mut self.store;
         let outcomes = items.iter().map(|(receipt, delay_ms)| {
-            judge(shard, store, receipt, |shard, store| release_one(shard, store, receipt, *delay_ms, notes))
+            settle(shard, store, receipt, |shard, store| release_one(shard, store, receipt, *delay_ms, notes))
         });
         let outcomes = outcomes.collect();
         self.reindex(queue);
@@ -87,6 +87,7 @@ impl Partition {
         let outcomes = receipts.iter().map(|receipt| {
             judge(shard, store, receipt, |shard, store| {
                 note_release(shard, receipt, 0, notes);
+                shard.totals.given_back += 1;
                 end_lease(shard, store, receipt.slot, End::GivenBack, notes);
                 Outcome::Done
             })
@@ -106,12 +107,25 @@ impl Partition {
         let shard = self.shards.get_mut(&queue).ok_or(Refusal::UnknownQueue)?;
         let store = &mut self.store;
         let outcomes = items.iter().map(|(receipt, why)| {
-            judge(shard, store, receipt, |shard, store| reject_one(shard, store, receipt, why, notes))
+            settle(shard, store, receipt, |shard, store| reject_one(shard, store, receipt, why, notes))
         });
         let outcomes = outcomes.collect();
         self.reindex(queue);
         Ok(Reply::Settled { outcomes })
     }
+}
+
+/// Acts on the lease a receipt proves, if it holds, for the consumer that has it: a sign of life.
+fn settle(
+    shard: &mut Shard,
+    store: &mut Store,
+    receipt: &Receipt,
+    act: impl FnOnce(&mut Shard, &mut Store) -> Outcome,
+) -> Outcome {
+    judge(shard, store, receipt, |shard, store| {
+        shard.note_life(store, receipt.slot);
+        act(shard, store)
+    })
 }
 
 /// Acts on the lease a receipt proves, if it holds.
@@ -231,6 +245,7 @@ fn reject_one(
     let (grant, why) = (receipt.grant, Arc::<[u8]>::from(why));
     notes.event(shard.queue, receipt.sequence, || EventKind::Rejected { grant, why: why.clone() });
     shard.leave_state(store, receipt.slot, notes);
+    shard.totals.rejected += 1;
     die(shard, store, receipt.slot, dead.queue, OutboxReason::Rejected { why }, notes);
     shard.refresh_group_of(store, receipt.slot, notes);
     Outcome::Done
@@ -259,6 +274,8 @@ pub(crate) enum End {
     Failed { delay_ms: u32 },
     /// No consumer has worked on the message.
     GivenBack,
+    /// Its consumer is gone, and had so many leases when it went.
+    Lost { with: u32 },
 }
 
 /// What becomes of a message whose lease ended without an acknowledgement: dead when its receive limit is met, except in a
@@ -266,8 +283,9 @@ pub(crate) enum End {
 pub(crate) fn end_lease(shard: &mut Shard, store: &mut Store, slot: u32, end: End, notes: &mut Notes) {
     let mood = match end {
         End::Failed { .. } => shard.note_failure(store, slot),
-        End::GivenBack => Mood::Calm,
+        End::GivenBack | End::Lost { .. } => Mood::Calm,
     };
+    let company = shard.company_after(store, slot, end);
     let overdue = store.messages[slot].aged == Aged::Overdue;
     let limit = shard.limit_met(store, slot);
     let dead_letter = limit.filter(|_| mood == Mood::Calm || overdue);
@@ -275,6 +293,9 @@ pub(crate) fn end_lease(shard: &mut Shard, store: &mut Store, slot: u32, end: En
         return drop_message(shard, store, slot, notes);
     }
     shard.leave_state(store, slot, notes);
+    if shard.suspects.is_some() {
+        store.side_mut(slot).company = company;
+    }
     if let Some(dead) = dead_letter {
         die(shard, store, slot, dead.queue, OutboxReason::Dead, notes);
     } else {
@@ -283,6 +304,8 @@ pub(crate) fn end_lease(shard: &mut Shard, store: &mut Store, slot: u32, end: En
             notes.event(shard.queue, store.messages[slot].sequence, || EventKind::Spared);
         }
         match end {
+            End::Lost { .. } => shard.enter_suspects(store, slot, notes),
+            End::GivenBack if company > 0 => shard.enter_suspects(store, slot, notes),
             End::GivenBack => shard.enter_ready(store, slot, Lane::Returned, notes),
             End::Failed { delay_ms: 0 } => shard.come_back(store, slot, notes),
             End::Failed { delay_ms } => shard.enter_delayed(store, slot, Lane::Returned, delay_ms),

@@ -98,9 +98,6 @@ impl Rig {
         }
     }
 
-    /// More versions than a shard keeps apart.
-    const CONSUMERS: [&[u8]; 6] = [b"test", b"v1@a", b"v2@a", b"v3/b", b"v4/b", b"v5@c"];
-
     pub fn receive(&mut self, queue: u64, messages_max: u32, lease_ms: u32) -> Vec<Delivery> {
         match self.apply(receive(queue, messages_max, lease_ms)) {
             Reply::Received { deliveries } => deliveries,
@@ -122,7 +119,7 @@ impl Rig {
 }
 
 /// More versions than a shard keeps apart.
-const CONSUMERS: [&[u8]; 6] = [b"test", b"v1@a", b"v2@a", b"v3/b", b"v4/b", b"v5@c"];
+pub const CONSUMERS: [&[u8]; 6] = [b"test", b"v1@a", b"v2@a", b"v3/b", b"v4/b", b"v5@c"];
 
 pub fn receive(queue: u64, messages_max: u32, lease_ms: u32) -> Command<'static> {
     Command::Receive {

@@ -15,12 +15,18 @@ pub struct Item {
     /// `NO_GROUP` on a standard queue for those without one.
     pub group: u8,
     pub state: State,
-    /// 0 fresh, 1 returned.
+    /// 0 fresh, 1 returned, 2 among the suspects.
     pub lane: u8,
     /// When it entered its place: orders equal places.
     pub stamp: u64,
     pub deadline_ms: u64,
     pub receives: u32,
+    /// Receives that do not count for the limit.
+    pub excused: u32,
+    /// With how many it may be together as a suspect; 0 when it is none.
+    pub company: u64,
+    /// The name of the consumer with its latest lease, when it matters.
+    pub holder: Option<usize>,
     pub grant: u64,
     pub granted_ms: u64,
     pub sent_wall_ms: u64,
@@ -37,6 +43,8 @@ pub struct Item {
 
 pub const GROUPS: u8 = 4;
 pub const NO_GROUP: u8 = GROUPS;
+/// Names of consumers; which one receives follows from the lease it asks for.
+pub const CONSUMERS: usize = 6;
 
 /// Where a tenant of a standard queue stands, `NO_GROUP` for all messages without one.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -110,6 +118,9 @@ fn lot(sequence: u64, receives: u32) -> u64 {
 
 #[derive(Clone, Debug)]
 pub struct Queue {
+    pub isolates: bool,
+    /// With how many leases each consumer went that was not heard of since.
+    pub gone: BTreeMap<usize, u64>,
     pub damped: Damped,
     pub settings: Settings,
     pub tenants: BTreeMap<u8, Tenant>,
@@ -129,6 +140,8 @@ pub struct Model {
     /// Falls: the place of what came back from an outbox, before all of its group.
     pub front: i64,
     pub last_sequence: u64,
+    /// Who receives at this moment, where it is noted.
+    pub holder: Option<usize>,
     pub redrive_left: u64,
     pub queues: BTreeMap<u64, Queue>,
     pub items: Vec<Item>,
@@ -142,6 +155,8 @@ impl Model {
 
     pub fn configure(&mut self, queue: u64, settings: Settings) {
         let new = Queue {
+            isolates: false,
+            gone: BTreeMap::new(),
             damped: Damped { counted_ms: self.now_ms, ..Damped::default() },
             settings,
             tenants: BTreeMap::new(),
@@ -220,6 +235,70 @@ impl Model {
         self.queues[&queue].settings.kind == Kind::Fifo
     }
 
+    pub fn lost(&mut self, queue: u64, consumer: usize) {
+        let of = |item: &&Item| item.queue == queue && item.holder == Some(consumer);
+        let leases = self.items.iter().filter(of).filter(|item| item.state == State::Leased).count() as u64;
+        let state = self.queues.get_mut(&queue).unwrap();
+        if leases > 0 {
+            state.gone.insert(consumer, leases);
+        }
+    }
+
+    pub fn heard(&mut self, queue: u64, consumer: Option<usize>) {
+        let state = self.queues.get_mut(&queue).unwrap();
+        consumer.map(|consumer| state.gone.remove(&consumer));
+    }
+
+    pub fn on_trial(&self, queue: u64) -> u64 {
+        let tried = |item: &&Item| item.queue == queue && item.state == State::Leased && item.company > 0;
+        self.items.iter().filter(tried).count() as u64
+    }
+
+    /// The suspect that has waited longest, if one may be granted.
+    pub fn suspect(&self, queue: u64) -> Option<usize> {
+        if self.queues[&queue].isolates && self.on_trial(queue) > 0 {
+            return None;
+        }
+        let waits = |item: &Item| item.queue == queue && item.state == State::Ready && item.lane == 2;
+        let all = (0..self.items.len()).filter(|at| waits(&self.items[*at]));
+        all.min_by_key(|at| self.items[*at].stamp)
+    }
+
+    /// The next suspects, as many as may be together.
+    pub fn try_suspects(&mut self, queue: u64, max: u32, lease_ms: u64) -> Vec<(u64, u32, u64)> {
+        let cap = u64::from(self.queues[&queue].settings.in_flight_max);
+        let Some(first) = self.suspect(queue) else { return Vec::new() };
+        let together = self.items[first].company;
+        let (mut given, mut tried) = (Vec::new(), Vec::new());
+        while let Some(at) = self.suspect(queue).filter(|at| self.items[*at].company == together)
+            && (given.len() as u64) < together.min(u64::from(max))
+            && self.leased(queue) < cap
+        {
+            given.push(self.give(at, lease_ms));
+            tried.push(at);
+            self.refresh_turns(queue);
+        }
+        let company = if self.queues[&queue].isolates { tried.len() as u64 } else { 0 };
+        tried.into_iter().for_each(|at| self.items[at].company = company);
+        given
+    }
+
+    /// A lease ended with its consumer.
+    pub fn blame(&mut self, at: usize, with: u64) {
+        let Item { queue, overdue, company, .. } = self.items[at];
+        let company = if company == 0 { with } else { company };
+        self.items[at].excused += u32::from(company > 1);
+        match self.limit_met(at) {
+            Some(dead) => self.kill(at, dead),
+            None if overdue => drop(self.items.remove(at)),
+            None => {
+                self.ready(at, 2);
+                self.items[at].company = company.div_ceil(2);
+            }
+        }
+        self.refresh_turns(queue);
+    }
+
     /// A FIFO group's members in order.
     pub fn group(&self, queue: u64, group: u8) -> Vec<usize> {
         let of = |item: &Item| item.queue == queue && item.group == group && item.state != State::Dead;
@@ -238,7 +317,7 @@ impl Model {
         for group in 0..GROUPS {
             let stamp = self.stamp();
             let members = self.count(queue, group, |_| true);
-            let ready = self.count(queue, group, |item| item.state == State::Ready);
+            let ready = self.count(queue, group, |item| item.state == State::Ready && item.lane != 2);
             let leases = self.count(queue, group, |item| item.state == State::Leased);
             let tenants = &mut self.queues.get_mut(&queue).unwrap().tenants;
             let tenant = tenants.entry(group).or_insert(NEW_TENANT);
@@ -312,6 +391,9 @@ impl Model {
             stamp: 0,
             deadline_ms: 0,
             receives: 0,
+            excused: 0,
+            company: 0,
+            holder: None,
             grant: 0,
             granted_ms: 0,
             sent_wall_ms: self.wall_ms,
@@ -334,7 +416,8 @@ impl Model {
 
     /// The first ready message of a standard queue's tenant, by the lane that is preferred.
     pub fn first_of(&self, queue: u64, group: u8, prefers_lane: u8) -> Option<usize> {
-        let ready = |item: &Item| (item.queue, item.group) == (queue, group) && item.state == State::Ready;
+        let in_lane = |item: &Item| item.state == State::Ready && item.lane != 2;
+        let ready = |item: &Item| (item.queue, item.group) == (queue, group) && in_lane(item);
         let all = (0..self.items.len()).filter(|at| ready(&self.items[*at]));
         all.min_by_key(|at| (self.items[*at].lane != prefers_lane, self.items[*at].stamp))
     }
@@ -376,8 +459,10 @@ impl Model {
         let (grant, now_ms) = (self.grant, self.now_ms);
         let item = &mut self.items[at];
         item.grant = grant;
+        item.company = 0;
         item.granted_ms = now_ms;
         item.receives += 1;
+        item.holder = self.holder;
         let (queue, is_first) = (item.queue, item.receives == 1);
         if let Some(damped) = self.damped(queue).filter(|damped| is_first && !damped.storm) {
             damped.tokens += u64::from(damped.budget.unwrap().percent) * 10;
@@ -390,9 +475,15 @@ impl Model {
     /// `None` stands for `OverLimit`.
     pub fn receive(&mut self, queue: u64, max: u32, lease_ms: u64) -> Option<Vec<(u64, u32, u64)>> {
         let cap = u64::from(self.queues[&queue].settings.in_flight_max);
-        let mut taken = Vec::new();
+        let consumer = lease_ms as usize % CONSUMERS;
+        self.heard(queue, Some(consumer));
+        self.holder = self.queues[&queue].isolates.then_some(consumer);
         if !self.fifo(queue) && self.leased(queue) >= cap {
             return None;
+        }
+        let mut taken = self.try_suspects(queue, max, lease_ms);
+        if !taken.is_empty() {
+            return Some(taken);
         }
         while (taken.len() as u32) < max && self.leased(queue) < cap {
             if self.fifo(queue) {
@@ -435,7 +526,8 @@ impl Model {
     /// Where a message goes whose receive limit is met.
     pub fn limit_met(&self, at: usize) -> Option<u64> {
         let dead = self.queues[&self.items[at].queue].settings.dead_letter;
-        dead.filter(|dead| self.items[at].receives >= dead.receives_max).map(|dead| dead.queue.0)
+        let counted = self.items[at].receives - self.items[at].excused;
+        dead.filter(|dead| counted >= dead.receives_max).map(|dead| dead.queue.0)
     }
 
     pub fn end_lease(&mut self, at: usize, delay_ms: u64) {
@@ -448,6 +540,7 @@ impl Model {
             }
             storm = damped.storm;
         }
+        self.items[at].company = 0;
         match self.limit_met(at).filter(|_| overdue || !storm) {
             Some(dead) => self.kill(at, dead),
             None if overdue => drop(self.items.remove(at)),
@@ -466,7 +559,7 @@ impl Model {
         match self.limit_met(at) {
             Some(dead) => self.kill(at, dead),
             None if overdue => drop(self.items.remove(at)),
-            None => self.ready(at, 1),
+            None => self.ready(at, if self.items[at].company > 0 { 2 } else { 1 }),
         }
         self.refresh_turns(queue);
     }
@@ -479,7 +572,13 @@ impl Model {
 
     pub fn expire(&mut self) {
         while let Some(at) = self.due(State::Leased) {
-            self.end_lease(at, 0);
+            let Item { queue, holder, .. } = self.items[at];
+            let state = &self.queues[&queue];
+            let gone = holder.filter(|_| state.isolates).and_then(|holder| state.gone.get(&holder).copied());
+            match gone {
+                Some(with) => self.blame(at, with),
+                None => self.end_lease(at, 0),
+            }
         }
         while let Some(at) = self.due(State::Delayed) {
             let (queue, lane) = (self.items[at].queue, self.items[at].lane);
@@ -534,6 +633,9 @@ impl Model {
             Ok(at) => at,
             Err(outcome) => return outcome,
         };
+        if which != 6 {
+            self.heard(queue, self.items[at].holder);
+        }
         match which {
             0..3 => {
                 let Item { sequence, receives, .. } = self.items.remove(at);
@@ -667,7 +769,8 @@ impl Model {
         let something = if self.fifo(queue) {
             !self.queues[&queue].turns.is_empty()
         } else {
-            self.counters(queue).ready > 0
+            let in_lane = |item: &&Item| item.queue == queue && item.state == State::Ready && item.lane != 2;
+            self.items.iter().any(|item| in_lane(&item)) || self.suspect(queue).is_some()
         };
         something && self.leased(queue) < cap
     }
