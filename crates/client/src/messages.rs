@@ -193,8 +193,11 @@ impl Client {
     /// As [`Client::ack`].
     pub async fn release(&self, queue: &str, leases: &[Lease]) -> Result<ItemResults<()>, Error> {
         let request = self.writes().begin().await;
-        let item =
-            |lease: &Lease| ReleaseItem { receipt: lease.receipt.clone(), delay_ms: millis(lease.duration) };
+        let item = |lease: &Lease| ReleaseItem {
+            receipt: lease.receipt.clone(),
+            delay_ms: millis(lease.duration),
+            untouched: false,
+        };
         let wire = ReleaseRequest {
             queue: queue.to_owned(),
             items: leases.iter().map(item).collect(),

@@ -7,6 +7,7 @@ mod cluster;
 mod connect;
 mod demo;
 mod dev;
+mod endings;
 mod headroom;
 mod input;
 mod memory;

@@ -6,6 +6,7 @@ use leasehold_client::v1::{DescribeQueueResponse, QueueCounters, QueueSettings};
 use leasehold_client::{Client, QueueKind};
 use serde_json::{Value, json};
 
+use crate::endings;
 use crate::headroom;
 use crate::input::{duration, pair};
 use crate::output::{Failure, Output};
@@ -74,6 +75,9 @@ pub struct Settings {
     /// Redeliveries a second that the retry budget always allows: 1 to 10000.
     #[arg(long, value_name = "PER_SECOND")]
     retry_floor: Option<u64>,
+    /// Whether messages whose consumer died with them are tried apart, until it is known which one kills.
+    #[arg(long, value_name = "true|false")]
+    isolate_suspects: Option<bool>,
     /// How long a new message waits: up to 15m.
     #[arg(long, value_parser = duration)]
     delay: Option<Duration>,
@@ -134,6 +138,7 @@ impl Settings {
             adaptive_lease_ms_max: ms(self.adaptive_lease_max),
             retry_percent: self.retry_budget,
             retry_floor_per_s: self.retry_floor,
+            isolate_suspects: self.isolate_suspects,
             wait_ms: ms(self.wait),
             labels: self.label.iter().cloned().collect(),
             tags: self.tag.iter().cloned().collect(),
@@ -227,6 +232,7 @@ fn settings_json(settings: &QueueSettings) -> Value {
         "length_max": settings.length_max, "bytes_max": settings.bytes_max,
         "message_bytes_max": settings.message_bytes_max, "adaptive_lease_ms_max": settings.adaptive_lease_ms_max,
         "retry_percent": settings.retry_percent, "retry_floor_per_s": settings.retry_floor_per_s,
+        "isolate_suspects": settings.isolate_suspects,
         "wait_ms": settings.wait_ms, "labels": settings.labels, "tags": settings.tags,
     })
 }
@@ -246,7 +252,7 @@ fn describe(described: &DescribeQueueResponse, output: Output) -> Result<(), Fai
         "delayed": counters.delayed, "dead": counters.dead, "bytes": counters.bytes,
         "oldest_age_ms": counters.oldest_age_ms, "shards": shards.collect::<Vec<_>>(), "redrive": redrive,
         "created_wall_ms": described.created_wall_ms, "headroom": headroom, "versions": versions,
-        "retry_budget": storms::object(described), "advice": headroom::advice(described),
+        "retry_budget": storms::object(described), "endings": endings::object(described), "advice": headroom::advice(described),
     });
     output.line(describe_text(described, &settings), &object)
 }
@@ -265,6 +271,7 @@ fn describe_text(described: &DescribeQueueResponse, settings: &Value) -> String 
     }
     lines.extend(headroom::lines(described));
     lines.extend(storms::lines(described));
+    lines.extend(endings::lines(described));
     lines.extend(described.advice.iter().map(|advice| format!("  advice: {}", advice.text)));
     let given = settings.as_object().into_iter().flatten().filter(|(_, value)| !value.is_null());
     lines.extend(given.map(|(name, value)| format!("  {name:<24} {value}")));

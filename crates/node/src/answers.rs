@@ -20,6 +20,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::cluster::ClusterView;
 use crate::disk;
+use crate::endings;
 use crate::failure::Failure;
 use crate::headroom;
 use crate::history::HistoryStore;
@@ -151,6 +152,7 @@ impl LocalAnswers {
             redrive,
             headroom,
             retry_budget: shard.as_ref().and_then(storms::shown),
+            endings: shard.as_ref().map(endings::shown),
         })
     }
 

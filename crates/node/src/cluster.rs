@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 
 use bytes::Bytes;
 use leasehold_catalogue::{Catalogue, Command, Kind, NodeId, PartitionId, Queue, QueueKind};
-use leasehold_partition::{self as partition, QueueId, RetryBudget, Settings};
+use leasehold_partition::{self as partition, Isolation, QueueId, RetryBudget, Settings};
 use prost::Message as _;
 use tokio::sync::watch;
 
@@ -25,6 +25,7 @@ pub struct QueueInfo {
     pub(crate) adaptive_lease_ms_max: u64,
     /// Of each shard.
     retry_budget: Option<RetryBudget>,
+    pub(crate) isolation: Isolation,
     wait_ms: u64,
     labels: BTreeMap<String, String>,
     /// In the order in which message groups are dealt to them.
@@ -43,6 +44,7 @@ impl QueueInfo {
             content_deduplication: settings.content_deduplication,
             message_bytes_max: settings.message_bytes_max as usize,
             adaptive_lease_ms_max: settings.adaptive_lease_ms_max,
+            isolation: if settings.isolate_suspects { Isolation::On } else { Isolation::Off },
             retry_budget: shard_budget(settings, queue.partitions().count() as u64),
             wait_ms: settings.wait_ms,
             labels: settings.labels.clone(),
@@ -255,6 +257,7 @@ impl QueueSource for ClusterView {
         Some(WantedShard {
             settings: info.settings,
             retry_budget: info.retry_budget,
+            isolation: info.isolation,
             changed: info.revision,
             revision: catalogue_revision,
         })

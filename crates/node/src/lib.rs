@@ -15,6 +15,7 @@ mod cluster;
 pub mod config;
 mod core;
 mod disk;
+mod endings;
 mod failure;
 mod headroom;
 mod history;

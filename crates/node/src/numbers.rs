@@ -114,6 +114,7 @@ fn add_since(sum: &mut Totals, before: &Totals, now: &Totals) -> u64 {
     add(&mut sum.last_tenth, before.last_tenth, now.last_tenth);
     add(&mut sum.held, before.held, now.held);
     add(&mut sum.spared, before.spared, now.spared);
+    add(&mut sum.lost, before.lost, now.lost);
     activity
 }
 
@@ -130,6 +131,7 @@ fn count(node: &str, happened: &Totals) {
         (names::ACKS_LAST_TENTH, happened.last_tenth),
         (names::REDELIVERIES_HELD, happened.held),
         (names::MESSAGES_SPARED, happened.spared),
+        (names::LEASES_LOST, happened.lost),
     ];
     for (name, since) in counts {
         counter!(name, vec![Label::new(names::NODE, node.to_owned())]).increment(since);

@@ -1,9 +1,9 @@
-//! The retry budget of a queue, on three nodes.
+//! The retry budget of a queue, and its suspects, on three nodes.
 #![allow(clippy::unwrap_used, reason = "a test that fails says so by a panic")]
 
 use std::time::Duration;
 
-use leasehold_client::v1::{QueueSettings, RetryBudget};
+use leasehold_client::v1::{Endings, QueueSettings, RetryBudget};
 use leasehold_client::{Client, Lease, Message, NewMessage, QueueKind, Reason, ReceiveOptions};
 use leasehold_cluster_tests::{Plan, TestCluster, eventually};
 
@@ -12,7 +12,8 @@ const STORM_MESSAGES: usize = 16;
 const MESSAGES: usize = 60;
 
 async fn receive(client: &Client, messages_max: u32, wait: Duration) -> Vec<Message> {
-    let options = ReceiveOptions { messages_max, wait, ..ReceiveOptions::default() };
+    let lease = Some(Duration::from_secs(600));
+    let options = ReceiveOptions { messages_max, wait, lease, ..ReceiveOptions::default() };
     client.receive("work", options).await.unwrap()
 }
 
@@ -105,5 +106,64 @@ async fn a_budget_comes_and_goes_with_the_settings() {
     let refused = client.create_queue("ordered", fifo, 1).await.unwrap_err();
     assert_eq!(refused.reason, Reason::InvalidArgument);
     assert!(refused.to_string().contains("a FIFO queue has no retry budget"), "{refused}");
+    cluster.end().await;
+}
+
+/// A consumer that receives five messages under a name, begins with one of them, and dies with its process.
+async fn consumer_that_dies(client: Client) {
+    let (told, begun) = std::sync::mpsc::channel();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    runtime.spawn(async move {
+        let consumer = client.queue("work").consumer().concurrency(1).buffer(20).name("worker@1");
+        let handler = move |_: leasehold_client::Job| {
+            let told = told.clone();
+            async move {
+                let _ = told.send(());
+                std::future::pending().await
+            }
+        };
+        consumer.run(handler).await
+    });
+    tokio::task::spawn_blocking(move || {
+        begun.recv_timeout(Duration::from_secs(60)).unwrap();
+        runtime.shutdown_background();
+    })
+    .await
+    .unwrap();
+}
+
+/// The messages that a consumer dies with are told apart from those that time out, and are tried in groups of half.
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_of_a_consumer_that_died_are_tried_apart() {
+    let cluster = TestCluster::start(Plan::default()).await;
+    let client = cluster.client();
+    let settings =
+        QueueSettings { lease_ms: Some(5_000), isolate_suspects: Some(true), ..QueueSettings::default() };
+    client.create_queue("work", settings, 1).await.unwrap();
+    client.send("work", vec![NewMessage::new("x"); 5]).await.unwrap();
+    // The shard must know that it isolates before a consumer is granted something.
+    eventually("the shard is there", async || {
+        client.describe_queue("work").await.unwrap().counters.unwrap().ready == 5
+    })
+    .await;
+    consumer_that_dies(cluster.client_at("n2")).await;
+    let endings = async || client.describe_queue("work").await.unwrap().endings.unwrap();
+    eventually("all leases of the consumer have ended", async || endings().await.suspects == 5).await;
+    let described = client.describe_queue("work").await.unwrap();
+    let Endings { lost, timed_out, failed, .. } = described.endings.unwrap();
+    assert_eq!((lost, timed_out, failed), (5, 0, 0));
+    assert_eq!(described.advice.iter().map(|advice| advice.code.as_str()).collect::<Vec<_>>(), ["suspects"]);
+
+    let first = receive(&client, 100, Duration::from_secs(10)).await;
+    assert_eq!(first.len(), 3, "half of five");
+    assert!(receive(&client, 100, Duration::ZERO).await.is_empty(), "one group at a time");
+    let receipts = first.iter().map(|message| message.receipt.clone()).collect::<Vec<_>>();
+    client.ack("work", &receipts).await.unwrap();
+    let second = receive(&client, 100, Duration::from_secs(10)).await;
+    assert_eq!(second.len(), 2);
+    let receipts = second.iter().map(|message| message.receipt.clone()).collect::<Vec<_>>();
+    client.ack("work", &receipts).await.unwrap();
+    let after = endings().await;
+    assert_eq!((after.suspects, after.on_trial), (0, 0));
     cluster.end().await;
 }

@@ -35,6 +35,8 @@ pub(crate) enum Settle {
     Ack,
     Extend(Duration),
     Release(Duration),
+    /// Nobody has worked on it.
+    GiveBack,
     /// With the delay of the release where there is no dead-letter queue.
     Reject(String, Duration),
 }
@@ -77,6 +79,8 @@ pub struct Delivery {
     lease: Arc<LeaseState>,
     hub: mpsc::UnboundedSender<Command>,
     is_settled: AtomicBool,
+    /// Whether a handler has it, or whoever holds it may work on it.
+    is_touched: AtomicBool,
 }
 
 /// What the hub and the holder know of one lease.
@@ -117,7 +121,16 @@ impl Delivery {
         lease: Arc<LeaseState>,
         hub: mpsc::UnboundedSender<Command>,
     ) -> Self {
-        Self { message, key, queue, is_ordered, lease, hub, is_settled: AtomicBool::new(false) }
+        Self {
+            message,
+            key,
+            queue,
+            is_ordered,
+            lease,
+            hub,
+            is_settled: AtomicBool::new(false),
+            is_touched: AtomicBool::new(true),
+        }
     }
 
     /// The queue it came from.
@@ -133,8 +146,14 @@ impl Delivery {
         self.message.group.as_deref().filter(|_| self.is_ordered)
     }
 
+    /// Nobody works on it before `begin`.
+    pub(crate) fn set_untouched(&self) {
+        self.is_touched.store(false, Ordering::Relaxed);
+    }
+
     /// The processing lease starts.
     pub(crate) fn begin(&self) {
+        self.is_touched.store(true, Ordering::Relaxed);
         let _ = self.hub.send(Command::Begin(self.key));
     }
 
@@ -224,7 +243,8 @@ impl Deref for Delivery {
 impl Drop for Delivery {
     fn drop(&mut self) {
         if !*self.is_settled.get_mut() {
-            let how = Settle::Release(Duration::ZERO);
+            let how =
+                if *self.is_touched.get_mut() { Settle::Release(Duration::ZERO) } else { Settle::GiveBack };
             let _ = self.hub.send(Command::Settle { key: self.key, how, reply: None });
         }
     }

@@ -238,7 +238,7 @@ impl Hub {
         let messages = batch.into_iter().map(|wire| Message::from_wire(wire, leased));
         let (Some(outbox), Some(hub)) = (&self.outbox, self.commands.upgrade()) else {
             for message in messages {
-                let (receipt, how) = (message.receipt, Settle::Release(Duration::ZERO));
+                let (receipt, how) = (message.receipt, Settle::GiveBack);
                 let asked = Instant::now();
                 self.settles.push(SettleItem { key: 0, receipt, how, reply: None, home: lane, asked });
             }

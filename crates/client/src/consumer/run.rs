@@ -126,6 +126,7 @@ where
 
     fn admit(&mut self, batch: Vec<Delivery>) {
         for delivery in batch {
+            delivery.set_untouched();
             let group = delivery.ordered_group().map(str::to_owned);
             self.waiting.add(group.as_deref(), delivery);
         }

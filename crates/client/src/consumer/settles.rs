@@ -150,7 +150,7 @@ fn place_of(how: &Settle) -> u8 {
     match how {
         Settle::Ack => 0,
         Settle::Extend(_) => 1,
-        Settle::Release(_) => 2,
+        Settle::Release(_) | Settle::GiveBack => 2,
         Settle::Reject(..) => 3,
     }
 }
@@ -162,7 +162,13 @@ fn wire(tag: u64, id: RequestId, items: &[SettleItem]) -> PullSettle {
         match &item.how {
             Settle::Ack => settle.acks.push(receipt),
             Settle::Extend(lease) => settle.extends.push(ExtendItem { receipt, lease_ms: millis(*lease) }),
-            Settle::Release(delay) => settle.releases.push(ReleaseItem { receipt, delay_ms: millis(*delay) }),
+            Settle::Release(delay) => {
+                let delay_ms = millis(*delay);
+                settle.releases.push(ReleaseItem { receipt, delay_ms, untouched: false });
+            }
+            Settle::GiveBack => {
+                settle.releases.push(ReleaseItem { receipt, delay_ms: 0, untouched: true });
+            }
             Settle::Reject(why, _) => settle.rejects.push(RejectItem { receipt, why: why.clone() }),
         }
     }

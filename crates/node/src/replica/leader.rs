@@ -17,6 +17,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use leasehold_partition::{
     BatchBuilder, Command, Deadline, Delivery, Effects, Kind, QueueId, Reply, Request as PartitionRequest,
+    ShardView,
 };
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
@@ -259,12 +260,11 @@ impl Leadership {
         if wanted.as_ref().is_some_and(is_current) {
             return Ok(());
         }
-        let (known, budget, revision_min) = {
+        let (shard, revision_min) = {
             let state = self.shared.machine.read();
-            let shard = state.shard(queue);
-            let budget = shard.as_ref().and_then(|shard| shard.damping?.budget);
-            (shard.map(|shard| shard.revision), budget, state.revision_min())
+            (state.shard(queue), state.revision_min())
         };
+        let known = shard.as_ref().map(|shard| shard.revision);
         let Some(wanted) = wanted else {
             // A queue that is gone is the state machine's to refuse; one that is not there yet was made a moment ago.
             let may_come = known.is_none() && !self.shared.queues.is_deleted(queue);
@@ -275,13 +275,21 @@ impl Leadership {
         }
         self.configured.insert(queue, wanted.changed);
         if known.is_none_or(|revision| revision < wanted.changed) {
-            let WantedShard { settings, retry_budget, revision, .. } = wanted;
-            self.add_own(&Command::Configure { queue, settings, revision });
-            if retry_budget != budget {
-                self.add_own(&Command::SetRetryBudget { queue, budget: retry_budget, revision });
-            }
+            self.add_configuration(queue, shard.as_ref(), &wanted);
         }
         Ok(())
+    }
+
+    /// What makes a shard be what the catalogue wants, of what it is not. Queues with nothing special have the settings alone.
+    fn add_configuration(&mut self, queue: QueueId, known: Option<&ShardView>, wanted: &WantedShard) {
+        let WantedShard { settings, retry_budget: budget, isolation, revision, .. } = *wanted;
+        self.add_own(&Command::Configure { queue, settings, revision });
+        if budget != known.and_then(|shard| shard.damping?.budget) {
+            self.add_own(&Command::SetRetryBudget { queue, budget, revision });
+        }
+        if isolation != known.map(|shard| shard.suspects.isolation).unwrap_or_default() {
+            self.add_own(&Command::SetIsolation { queue, isolation, revision });
+        }
     }
 
     fn add_encoded(&mut self, call: CommandCall, reply: ReplySender<Reply>) {

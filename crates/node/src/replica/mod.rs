@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use leasehold_catalogue::{NodeId, PartitionId};
-use leasehold_partition::{QueueId, Refusal, RetryBudget, Settings};
+use leasehold_partition::{Isolation, QueueId, Refusal, RetryBudget, Settings};
 use leasehold_proto::v1::Reason;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
@@ -32,6 +32,7 @@ pub use request::{CommandCall, Receive, ReceiveOptions, ReplySender, Request};
 pub struct WantedShard {
     pub settings: Settings,
     pub retry_budget: Option<RetryBudget>,
+    pub isolation: Isolation,
     /// Revision of the catalogue in which the queue changed last.
     pub changed: u64,
     /// Revision of the catalogue that was read.

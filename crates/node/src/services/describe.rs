@@ -11,6 +11,7 @@ use leasehold_proto::v1::{
 use super::lookup;
 use crate::cluster::QueueInfo;
 use crate::core::Core;
+use crate::endings;
 use crate::failure::Failure;
 use crate::headroom;
 use crate::storms;
@@ -71,8 +72,10 @@ fn description(core: &Core, queue: &QueueInfo, shards: Vec<ShardDescription>) ->
     let (floor_ms, ceiling_ms) = (recorded.settings.lease_ms, recorded.settings.adaptive_lease_ms_max);
     let report = headroom::report(&shards, floor_ms, ceiling_ms);
     let retry_budget = storms::sum(&shards);
+    let endings = endings::sum(&shards);
     let mut advice = report.advice;
     advice.extend(retry_budget.as_ref().into_iter().flat_map(storms::advice));
+    advice.extend(endings::advice(&endings));
     let (created_wall_ms, modified_wall_ms) = (recorded.created_wall_ms, recorded.modified_wall_ms);
     DescribeQueueResponse {
         queue: queue.name.clone(),
@@ -87,6 +90,7 @@ fn description(core: &Core, queue: &QueueInfo, shards: Vec<ShardDescription>) ->
         versions: report.versions,
         advice,
         retry_budget,
+        endings: Some(endings),
     }
 }
 
@@ -108,6 +112,7 @@ fn settings(core: &Core, queue: catalogue::Queue) -> QueueSettings {
         message_bytes_max: Some(settings.message_bytes_max),
         adaptive_lease_ms_max: Some(settings.adaptive_lease_ms_max),
         retry_percent: Some(settings.retry_percent),
+        isolate_suspects: Some(settings.isolate_suspects),
         retry_floor_per_s: (settings.retry_percent > 0).then(|| settings.retry_floor_per_s()),
         wait_ms: Some(settings.wait_ms),
         redrive_allow: settings

@@ -11,10 +11,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use leasehold_catalogue::PartitionId;
+use leasehold_partition::{Command, Isolation};
 use leasehold_proto::peer;
 use leasehold_proto::v1::{
-    Deliveries, Delivery, PullRequest, PullResponse, PullSettle, PullSettled, PullStart, pull_request,
-    pull_response,
+    Deliveries, Delivery, PullRequest, PullResponse, PullSettle, PullSettled, PullStart, ReleaseItem,
+    pull_request, pull_response,
 };
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
@@ -27,6 +28,7 @@ use crate::cluster::QueueInfo;
 use crate::core::Core;
 use crate::failure::Failure;
 use crate::limits::{RECEIVE_MESSAGES_MAX, RECEIVE_WAIT_MS_MAX};
+use crate::router::Repeat;
 
 const BATCH_MAX: u32 = 256;
 /// More credit than this is of no use.
@@ -55,6 +57,16 @@ async fn run(
         return Err(validate::invalid("a pull begins with `start`"));
     };
     let pull = Arc::new(Pull::new(core, start, answers.clone()).await?);
+    let ended = serve_requests(&pull, requests, answers).await;
+    pull.tell_lost();
+    ended
+}
+
+async fn serve_requests(
+    pull: &Arc<Pull>,
+    requests: &mut Streaming<PullRequest>,
+    answers: &Answers,
+) -> Result<(), Failure> {
     // Pumps and settlements end with the stream.
     let mut tasks = JoinSet::new();
     tasks.spawn(run_pumps(pull.clone()));
@@ -215,6 +227,25 @@ impl Pull {
         Ok((asked, given))
     }
 
+    /// Tells the shards that the consumer seems to be gone: the stream has ended. One that has only lost its connection is heard of
+    /// again before its leases end.
+    fn tell_lost(&self) {
+        let isolates =
+            self.core.view.queue_by_id(self.queue.id).is_some_and(|queue| queue.isolation == Isolation::On);
+        if !isolates || self.consumer.is_empty() {
+            return;
+        }
+        for shard in self.queue.shards.iter().copied() {
+            let (core, queue, consumer) = (self.core.clone(), self.queue.id, self.consumer.clone());
+            tokio::spawn(async move {
+                let call = lookup::call(queue, &Command::Lost { queue, consumer: &consumer }.into());
+                if let Err(failure) = core.router.command(shard, call, Repeat::Safe).await {
+                    tracing::debug!(%failure, "that a consumer is gone stays unknown: its leases will be called timed out");
+                }
+            });
+        }
+    }
+
     async fn push(&self, deliveries: Vec<Delivery>, leased: Duration) {
         let deliveries = Deliveries { deliveries, leased_ms: Some(leased.as_millis() as u64) };
         let batch = PullResponse { kind: Some(pull_response::Kind::Deliveries(deliveries)) };
@@ -223,10 +254,15 @@ impl Pull {
         }))) = self.answers.send(Ok(batch)).await
         {
             // The consumer has gone: its messages must not wait for their leases to end.
-            let receipts = lost.deliveries.into_iter().map(|delivery| delivery.receipt).collect::<Vec<_>>();
+            let untouched = |delivery: Delivery| ReleaseItem {
+                receipt: delivery.receipt,
+                untouched: true,
+                ..ReleaseItem::default()
+            };
+            let items = lost.deliveries.into_iter().map(untouched).collect::<Vec<_>>();
             let (core, queue) = (self.core.clone(), self.queue.clone());
             tokio::spawn(async move {
-                if let Err(failure) = settle(&core, &queue.name, Settle::GiveBack(&receipts), None).await {
+                if let Err(failure) = settle(&core, &queue.name, Settle::Release(&items), None).await {
                     tracing::debug!(%failure, "messages of a consumer that has gone stay leased until their time is over");
                 }
             });

@@ -142,6 +142,7 @@ fn change(settings: QueueSettings) -> (QueueChange, Tags, Vec<String>) {
         adaptive_lease_ms_max: settings.adaptive_lease_ms_max,
         retry_percent: settings.retry_percent,
         retry_floor_per_s: settings.retry_floor_per_s,
+        isolate_suspects: settings.isolate_suspects,
         wait_ms: settings.wait_ms,
         redrive_allow: settings.redrive_allow.map(allow),
         labels: settings.labels,

@@ -1,4 +1,4 @@
-//! Ack, extend, release, reject, give back: receipts are opened, grouped by partition, and every one gets its own outcome.
+//! Ack, extend, release, reject: receipts are opened, grouped by partition, and every one gets its own outcome.
 
 use std::collections::BTreeMap;
 
@@ -22,14 +22,12 @@ pub enum Settle<'a> {
     Extend(&'a [ExtendItem]),
     Release(&'a [ReleaseItem]),
     Reject(&'a [RejectItem]),
-    /// No consumer has worked on the messages.
-    GiveBack(&'a [Bytes]),
 }
 
 impl Settle<'_> {
     pub fn len(&self) -> usize {
         match self {
-            Self::Ack(receipts) | Self::GiveBack(receipts) => receipts.len(),
+            Self::Ack(receipts) => receipts.len(),
             Self::Extend(items) => items.len(),
             Self::Release(items) => items.len(),
             Self::Reject(items) => items.len(),
@@ -39,20 +37,31 @@ impl Settle<'_> {
     /// The receipt at a place, and the duration that goes with it, 0 where none does.
     fn item(&self, at: usize) -> Result<(&[u8], u32), Failure> {
         Ok(match self {
-            Self::Ack(receipts) | Self::GiveBack(receipts) => (&receipts[at], 0),
+            Self::Ack(receipts) => (&receipts[at], 0),
             Self::Extend(items) => (&items[at].receipt, validate::lease(items[at].lease_ms)?),
             Self::Release(items) => (&items[at].receipt, validate::release_delay(items[at].delay_ms)?),
             Self::Reject(items) => (&items[at].receipt, validate::reject_reason(&items[at].why)?),
         })
     }
 
+    /// Whether somebody has worked on the message at a place.
+    fn touch(&self, at: usize) -> Touch {
+        match self {
+            Self::Release(items) if items[at].untouched => Touch::None,
+            _ => Touch::Worked,
+        }
+    }
+
+    /// A command for items that are touched alike.
     fn command(&self, queue: QueueId, items: &[Item]) -> Command<'_> {
         let receipts = || items.iter().map(|item| item.receipt).collect();
         let pairs = || items.iter().map(|item| (item.receipt, item.duration_ms)).collect();
         match self {
             Self::Ack(_) => Command::Ack { queue, receipts: receipts() },
-            Self::GiveBack(_) => Command::GiveBack { queue, receipts: receipts() },
             Self::Extend(_) => Command::Extend { queue, items: pairs() },
+            Self::Release(_) if items.iter().all(|item| item.touch == Touch::None) => {
+                Command::GiveBack { queue, receipts: receipts() }
+            }
             Self::Release(_) => Command::Release { queue, items: pairs() },
             Self::Reject(rejected) => {
                 let why = |item: &Item| (item.receipt, rejected[item.at].why.as_bytes());
@@ -62,8 +71,16 @@ impl Settle<'_> {
     }
 }
 
+/// Whether a consumer has worked on a message.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Touch {
+    None,
+    Worked,
+}
+
 struct Item {
     at: usize,
+    touch: Touch,
     receipt: Receipt,
     duration_ms: u32,
 }
@@ -81,15 +98,18 @@ pub async fn settle(
     validate::settle(settle.len())?;
     let queue = lookup::queue(core, queue).await?;
     let mut outcomes = vec![SettleOutcome::default(); settle.len()];
-    let mut parts: BTreeMap<PartitionId, Vec<Item>> = BTreeMap::new();
+    let mut parts: BTreeMap<(PartitionId, Touch), Vec<Item>> = BTreeMap::new();
     for (at, outcome) in outcomes.iter_mut().enumerate() {
         match open(core, &queue, &settle, at) {
-            Ok((shard, item)) => parts.entry(shard).or_default().push(item),
+            Ok((shard, item)) => parts.entry((shard, item.touch)).or_default().push(item),
             Err(failure) => *outcome = failed(&failure),
         }
     }
+    // What is touched and what is not are commands of their own: they must not share a name.
+    let is_mixed = (0..settle.len()).any(|at| settle.touch(at) != settle.touch(0));
+    let request = request.filter(|_| !is_mixed);
     let settled =
-        parts.iter().map(|(shard, items)| settle_part(core, &queue, *shard, &settle, items, request));
+        parts.iter().map(|((shard, _), items)| settle_part(core, &queue, *shard, &settle, items, request));
     let results = join_all(settled).await;
     for (items, result) in parts.values().zip(results) {
         match result {
@@ -119,7 +139,8 @@ fn open(
     if !queue.shards.contains(&shard) {
         return Err(forged(format!("queue {} has no shard on partition {partition}", queue.name)));
     }
-    Ok((shard, Item { at, receipt: Receipt { slot, sequence, grant }, duration_ms }))
+    let (receipt, touch) = (Receipt { slot, sequence, grant }, settle.touch(at));
+    Ok((shard, Item { at, touch, receipt, duration_ms }))
 }
 
 async fn settle_part(

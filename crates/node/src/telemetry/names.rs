@@ -22,6 +22,7 @@ pub const ACKS_LATE: &str = "leasehold_acks_late_total";
 pub const ACKS_LAST_TENTH: &str = "leasehold_acks_last_tenth_total";
 pub const REDELIVERIES_HELD: &str = "leasehold_redeliveries_held_total";
 pub const MESSAGES_SPARED: &str = "leasehold_messages_spared_total";
+pub const LEASES_LOST: &str = "leasehold_leases_lost_total";
 pub const SEND_LATENCY: &str = "leasehold_send_latency_seconds";
 pub const RECEIVE_LATENCY: &str = "leasehold_receive_latency_seconds";
 pub const SQS_REQUESTS: &str = "leasehold_sqs_requests_total";
@@ -74,6 +75,7 @@ pub(super) const METRICS: &[Metric] = &[
     metric(ACKS_LAST_TENTH, Counter, Unit::Count, "Acknowledgements in the last tenth of their lease."),
     metric(REDELIVERIES_HELD, Counter, Unit::Count, "Times that a message came back and had to wait for the retry budget."),
     metric(MESSAGES_SPARED, Counter, Unit::Count, "Times that a message met its receive limit in a storm and was held instead of being dead."),
+    metric(LEASES_LOST, Counter, Unit::Count, "Leases that ended with their consumer, in queues that isolate suspects; they are among the expired."),
     metric(SEND_LATENCY, Histogram(SEND_BUCKETS_S), Unit::Seconds, "From a send's arrival to its answer."),
     metric(RECEIVE_LATENCY, Histogram(RECEIVE_BUCKETS_S), Unit::Seconds, "From a receive's arrival to its answer, waiting included."),
     metric(SQS_REQUESTS, Counter, Unit::Count, "Requests of SQS clients, by operation and by error code, which is OK for those that were done."),
