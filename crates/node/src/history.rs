@@ -262,6 +262,10 @@ fn describe(kind: &EventKind) -> (&'static str, String, u64) {
         EventKind::Released { grant, delay_ms } => ("released", format!("ready after {delay_ms} ms"), *grant),
         EventKind::Expired { grant } => ("expired", "the lease ended without an ack".to_owned(), *grant),
         EventKind::Rejected { grant, why } => ("rejected", String::from_utf8_lossy(why).into_owned(), *grant),
+        EventKind::Suspected { company } => {
+            let others = company.saturating_sub(1);
+            ("suspected", format!("its consumer is gone: it is granted with {others} others at most"), 0)
+        }
         EventKind::Held => {
             ("held", "too many messages come back: it waits for the retry budget".to_owned(), 0)
         }

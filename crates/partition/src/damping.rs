@@ -239,6 +239,10 @@ impl Damping {
         Some(side)
     }
 
+    pub fn mood(&self) -> Mood {
+        self.mood
+    }
+
     pub fn view(&self, now_ms: u64) -> DampingView {
         DampingView {
             budget: self.budget,

@@ -70,6 +70,10 @@ pub enum EventKind {
         grant: u64,
         why: Arc<[u8]>,
     },
+    /// Its consumer died with it and others: it is granted with so many at most from now on, itself included.
+    Suspected {
+        company: u16,
+    },
     /// It waits for the queue's retry budget.
     Held,
     /// Its receive limit is met, and it does not die of it, because most messages fail.

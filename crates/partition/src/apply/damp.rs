@@ -88,6 +88,11 @@ impl Shard {
         damping.held_len -= 1;
     }
 
+    /// Calm where nothing is judged.
+    pub fn mood(&self) -> Mood {
+        self.damping.as_ref().map_or(Mood::Calm, |damping| damping.mood())
+    }
+
     /// Notes that a lease ended without an ack.
     pub fn note_failure(&mut self, store: &mut Store, slot: u32) -> Mood {
         let Some(damping) = &mut self.damping else { return Mood::Calm };

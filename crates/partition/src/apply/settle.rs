@@ -283,7 +283,7 @@ pub(crate) enum End {
 pub(crate) fn end_lease(shard: &mut Shard, store: &mut Store, slot: u32, end: End, notes: &mut Notes) {
     let mood = match end {
         End::Failed { .. } => shard.note_failure(store, slot),
-        End::GivenBack | End::Lost { .. } => Mood::Calm,
+        End::GivenBack | End::Lost { .. } => shard.mood(),
     };
     let company = shard.company_after(store, slot, end);
     let overdue = store.messages[slot].aged == Aged::Overdue;
@@ -304,7 +304,11 @@ pub(crate) fn end_lease(shard: &mut Shard, store: &mut Store, slot: u32, end: En
             notes.event(shard.queue, store.messages[slot].sequence, || EventKind::Spared);
         }
         match end {
-            End::Lost { .. } => shard.enter_suspects(store, slot, notes),
+            End::Lost { .. } => {
+                let sequence = store.messages[slot].sequence;
+                notes.event(shard.queue, sequence, || EventKind::Suspected { company });
+                shard.enter_suspects(store, slot, notes);
+            }
             End::GivenBack if company > 0 => shard.enter_suspects(store, slot, notes),
             End::GivenBack => shard.enter_ready(store, slot, Lane::Returned, notes),
             End::Failed { delay_ms: 0 } => shard.come_back(store, slot, notes),

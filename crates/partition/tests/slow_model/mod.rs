@@ -288,7 +288,8 @@ impl Model {
         let Item { queue, overdue, company, .. } = self.items[at];
         let company = if company == 0 { with } else { company };
         self.items[at].excused += u32::from(company > 1);
-        match self.limit_met(at) {
+        let storm = self.queues[&queue].damped.storm;
+        match self.limit_met(at).filter(|_| overdue || !storm) {
             Some(dead) => self.kill(at, dead),
             None if overdue => drop(self.items.remove(at)),
             None => {
@@ -556,7 +557,8 @@ impl Model {
     /// Nobody has worked on it.
     pub fn give_back(&mut self, at: usize) {
         let Item { queue, overdue, .. } = self.items[at];
-        match self.limit_met(at) {
+        let storm = self.queues[&queue].damped.storm;
+        match self.limit_met(at).filter(|_| overdue || !storm) {
             Some(dead) => self.kill(at, dead),
             None if overdue => drop(self.items.remove(at)),
             None => self.ready(at, if self.items[at].company > 0 { 2 } else { 1 }),
