@@ -4,7 +4,9 @@
 use std::time::Duration;
 
 use leasehold_client::v1::{Endings, QueueSettings, RetryBudget};
-use leasehold_client::{Client, Lease, Message, NewMessage, QueueKind, Reason, ReceiveOptions};
+use leasehold_client::{
+    CancellationToken, Client, Lease, Message, NewMessage, QueueKind, Reason, ReceiveOptions,
+};
 use leasehold_cluster_tests::{Plan, TestCluster, eventually};
 
 /// Failed messages that make a storm: those before them are dead at their first failure here.
@@ -165,5 +167,39 @@ async fn messages_of_a_consumer_that_died_are_tried_apart() {
     client.ack("work", &receipts).await.unwrap();
     let after = endings().await;
     assert_eq!((after.suspects, after.on_trial), (0, 0));
+    cluster.end().await;
+}
+
+/// A consumer that stops gives back what waits in it: nothing has failed, and a budget has nothing to say to it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_consumer_gives_back_untouched_is_no_failure() {
+    let cluster = TestCluster::start(Plan::default()).await;
+    let client = cluster.client();
+    let settings =
+        QueueSettings { retry_percent: Some(1), retry_floor_per_s: Some(1), ..QueueSettings::default() };
+    client.create_queue("work", settings, 1).await.unwrap();
+    client.send("work", vec![NewMessage::new("x"); 5]).await.unwrap();
+    let stop = CancellationToken::new();
+    let consumer = client.queue("work").consumer().concurrency(1).buffer(20).stop_on(stop.clone());
+    let stopped = stop.clone();
+    let running = tokio::spawn(consumer.run(move |_| {
+        let stopped = stopped.clone();
+        async move {
+            stopped.cancelled().await;
+            Ok(())
+        }
+    }));
+    eventually("all are with the consumer", async || {
+        client.describe_queue("work").await.unwrap().counters.unwrap().leased == 5
+    })
+    .await;
+    stop.cancel();
+    running.await.unwrap().unwrap();
+    let described = client.describe_queue("work").await.unwrap();
+    let Endings { untouched, failed, timed_out, .. } = described.endings.unwrap();
+    assert_eq!((untouched, failed, timed_out), (4, 0, 0));
+    let budget = described.retry_budget.unwrap();
+    assert_eq!((budget.held, budget.held_total, budget.failed, budget.acked), (0, 0, 0, 1));
+    assert_eq!(receive(&client, 100, Duration::from_secs(10)).await.len(), 4);
     cluster.end().await;
 }
