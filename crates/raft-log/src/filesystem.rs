@@ -2,9 +2,16 @@
 
 use std::fs::{self, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use rustix::fs::OFlags;
+
+/// Zeros that are written at once.
+const ZEROS_BYTES: usize = 1024 * 1024;
+/// What a write past the cache is aligned to, in memory and in the file.
+const ALIGNMENT_BYTES: usize = 4096;
 
 /// An open file.
 pub trait File: Send + Sync {
@@ -25,6 +32,10 @@ pub trait FileSystem: Send + Sync {
     /// Creates an empty file, or empties the one that is there.
     fn create(&self, path: &Path) -> io::Result<Arc<dyn File>>;
     fn open(&self, path: &Path) -> io::Result<Arc<dyn File>>;
+    /// Creates a file of zeros, which are on stable storage when it returns; the name need not be.
+    fn create_zeroed(&self, path: &Path, len_bytes: u64) -> io::Result<Arc<dyn File>> {
+        zero_through_cache(self.create(path)?, len_bytes)
+    }
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     fn remove(&self, path: &Path) -> io::Result<()>;
     /// Makes the creations, renames and removals in a folder durable.
@@ -42,6 +53,38 @@ pub trait FileSystem: Send + Sync {
 /// The file system of the machine.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct RealFileSystem;
+
+fn write_zeros(
+    zeros: &[u8],
+    len_bytes: u64,
+    mut write: impl FnMut(&[u8], u64) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut at = 0;
+    while at < len_bytes {
+        let len = (len_bytes - at).min(zeros.len() as u64) as usize;
+        write(&zeros[..len], at)?;
+        at += len as u64;
+    }
+    Ok(())
+}
+
+fn zero_through_cache(file: Arc<dyn File>, len_bytes: u64) -> io::Result<Arc<dyn File>> {
+    let zeros = vec![0; ZEROS_BYTES.min(len_bytes as usize)];
+    write_zeros(&zeros, len_bytes, |zeros, at| file.write_at(zeros, at))?;
+    file.sync_data()?;
+    Ok(file)
+}
+
+/// Writes zeros to the device without a copy in the cache. The copy would cost processor time, and leave pages in the cache that are
+/// so large that every small write to one has to look through it.
+fn zero_past_cache(path: &Path, len_bytes: u64) -> io::Result<()> {
+    let direct = OFlags::DIRECT.bits().cast_signed();
+    let file = OpenOptions::new().create(true).truncate(true).write(true).custom_flags(direct).open(path)?;
+    let buffer = vec![0; ZEROS_BYTES + ALIGNMENT_BYTES];
+    let start = buffer.as_ptr().align_offset(ALIGNMENT_BYTES);
+    write_zeros(&buffer[start..start + ZEROS_BYTES], len_bytes, |zeros, at| file.write_all_at(zeros, at))?;
+    file.sync_data()
+}
 
 impl File for fs::File {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
@@ -93,6 +136,14 @@ impl FileSystem for RealFileSystem {
         Ok(Arc::new(OpenOptions::new().read(true).write(true).open(path)?))
     }
 
+    fn create_zeroed(&self, path: &Path, len_bytes: u64) -> io::Result<Arc<dyn File>> {
+        match zero_past_cache(path, len_bytes) {
+            Ok(()) => self.open(path),
+            // Some file systems have no way past the cache, and some lengths none; whatever else it was comes again.
+            Err(_) => zero_through_cache(self.create(path)?, len_bytes),
+        }
+    }
+
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         fs::rename(from, to)
     }
@@ -112,5 +163,24 @@ impl FileSystem for RealFileSystem {
     fn free_bytes(&self, dir: &Path) -> io::Result<u64> {
         let stat = rustix::fs::statvfs(dir)?;
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_of_zeros_has_its_length_also_where_none_goes_past_the_cache() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("zeros");
+        fs::write(&path, [7; 9_000]).unwrap();
+        for len_bytes in [3 * ALIGNMENT_BYTES, 5_000, ZEROS_BYTES + ALIGNMENT_BYTES] {
+            let file = RealFileSystem.create_zeroed(&path, len_bytes as u64).unwrap();
+            file.write_at(&[1], 0).unwrap();
+            let found = fs::read(&path).unwrap();
+            assert_eq!(found.len(), len_bytes);
+            assert!(found[0] == 1 && found[1..].iter().all(|byte| *byte == 0));
+        }
     }
 }

@@ -12,8 +12,6 @@ use crate::snapshot;
 
 const SEGMENT_PREFIX: &str = "segment-";
 const SPARE_PREFIX: &str = "spare-";
-/// Zeros that are written at once when a file is made.
-const ZEROS_BYTES: usize = 1024 * 1024;
 
 /// A file of the full length, written through once: a sync of new data in it changes no metadata.
 pub struct Spare {
@@ -138,23 +136,13 @@ impl Pool {
 
     fn make(&self) -> io::Result<Spare> {
         let path = self.spare_path();
-        let file = self.fs.create(&path)?;
-        if let Err(error) = self.write_through(file.as_ref()) {
-            // What is there of it would take space that is missing. If it cannot be removed, the next start does it.
-            let _ = self.fs.remove(&path);
-            return Err(error);
+        match self.fs.create_zeroed(&path, self.segment_bytes) {
+            Ok(file) => Ok(Spare { path, file }),
+            Err(error) => {
+                // What is there of it would take space that is missing. If it cannot be removed, the next start does it.
+                let _ = self.fs.remove(&path);
+                Err(error)
+            }
         }
-        Ok(Spare { path, file })
-    }
-
-    fn write_through(&self, file: &dyn File) -> io::Result<()> {
-        let zeros = vec![0; ZEROS_BYTES.min(self.segment_bytes as usize)];
-        let mut at = 0;
-        while at < self.segment_bytes {
-            let len = (self.segment_bytes - at).min(zeros.len() as u64) as usize;
-            file.write_at(&zeros[..len], at)?;
-            at += len as u64;
-        }
-        file.sync_data()
     }
 }

@@ -16,6 +16,9 @@ use crate::limits::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX};
 use crate::log::Shared;
 use crate::payload::GroupId;
 
+/// Of the cache of the machine.
+const PAGE_BYTES: u64 = 4096;
+
 type Done = Box<dyn FnOnce(Result<(), LogError>) + Send>;
 
 /// What shall be durable before `done` is called.
@@ -177,7 +180,8 @@ impl Writer {
     /// it had been synced: damage to it is not taken for a write that was cut off.
     fn seal(&self) -> io::Result<()> {
         let Some(head) = &self.head else { return Ok(()) };
-        head.file.write_at(&BatchWriter::new().finish(head.number, head.end), head.end)
+        let bytes = BatchWriter::new().finish(head.number, head.end);
+        put(head.file.as_ref(), bytes, head.end, self.shared.options.segment_bytes)
     }
 
     fn commit(&mut self, mut records: Vec<Queued>, states: &[GroupId]) -> io::Result<()> {
@@ -220,17 +224,17 @@ impl Writer {
 
     /// Writes and syncs a batch; returns where it begins.
     fn write(&mut self, batch: BatchWriter) -> io::Result<(u64, u64)> {
-        let room = self.shared.options.segment_bytes - BATCH_HEADER_BYTES as u64;
+        let segment_bytes = self.shared.options.segment_bytes;
+        let room = segment_bytes - BATCH_HEADER_BYTES as u64;
         let fits = |head: &&mut Head| head.end + batch.len_bytes() as u64 <= room;
         let stats = &self.shared.stats;
         let started = Instant::now();
         let (number, start, end) = match self.head.as_mut().filter(fits) {
             Some(head) => {
-                let bytes = batch.finish(head.number, head.end);
-                head.file.write_at(&bytes, head.end)?;
-                let start = head.end;
-                head.end += bytes.len() as u64;
-                stats.wrote(bytes.len());
+                let (start, len_bytes) = (head.end, batch.len_bytes());
+                put(head.file.as_ref(), batch.finish(head.number, start), start, segment_bytes)?;
+                head.end += len_bytes as u64;
+                stats.wrote(len_bytes);
                 (head.number, start, head.end)
             }
             None => {
@@ -265,10 +269,10 @@ impl Writer {
         // Known before its first batch is, so that nothing takes the segment before it for the last.
         let segment = Segment::new(Arc::clone(&file), SEGMENT_HEADER_BYTES);
         self.shared.lock_index().segments.insert(number, segment);
-        file.write_at(&bytes, 0)?;
+        let len_bytes = bytes.len();
+        put(file.as_ref(), bytes, 0, self.shared.options.segment_bytes)?;
         self.shared.housekeeper.wake();
-        let end = bytes.len() as u64;
-        Ok((Head { number, file, end }, bytes.len()))
+        Ok((Head { number, file, end: len_bytes as u64 }, len_bytes))
     }
 
     fn note(&self, written: Vec<Written>, (segment, start): (u64, u64)) {
@@ -291,6 +295,16 @@ impl Writer {
         }
         index.cache.evict();
     }
+}
+
+/// Writes to where nothing is needed any more, with zeros to the end of the page: of a page that is written to its end nothing has
+/// to be read before.
+fn put(file: &dyn File, mut bytes: Vec<u8>, at: u64, segment_bytes: u64) -> io::Result<()> {
+    let end = at + bytes.len() as u64;
+    // A file of another length than it was made with would need its length synced too.
+    let padded_end = end.next_multiple_of(PAGE_BYTES).min(segment_bytes).max(end);
+    bytes.resize((padded_end - at) as usize, 0);
+    file.write_at(&bytes, at)
 }
 
 /// Puts ranges of an entry's payload into the payload of one record.

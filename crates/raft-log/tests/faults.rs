@@ -76,8 +76,10 @@ fn a_full_disk_closes_the_log_and_loses_nothing_acknowledged() {
     assert_refuses_everything(&log);
     drop(log);
     let log = open(&fs).unwrap();
-    assert_eq!(read_all(&mut group(&log, 1)).unwrap(), entries(1, 0..3));
-    append(&mut group(&log, 1), entries(1, 3..6)).unwrap();
+    // The room may have ended within the zeros behind the batch.
+    let found = read_all(&mut group(&log, 1)).unwrap();
+    assert!(found == entries(1, 0..3) || found == entries(1, 0..6), "{found:?}");
+    append(&mut group(&log, 1), entries(1, found.len() as u64..9)).unwrap();
 }
 
 #[test]
