@@ -4,6 +4,7 @@
 //! cannot be opened. Events travel in chunks, one record for many messages, so that the store costs per entry, not per message.
 
 use std::fs::File;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,6 +25,8 @@ const CHUNK_EVENTS_MAX: usize = 4_096;
 
 /// How long to wait for a store that is still open, and how often it is looked at.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
+/// Of sled, for each node.
+const CACHE_BYTES: u64 = 8 * 1024 * 1024;
 const CLOSE_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Which events are kept.
@@ -204,8 +207,17 @@ impl HistoryStore {
 
 fn open_or_wipe(path: &Path) -> Result<sled::Db, sled::Error> {
     wait_until_closed(path)?;
-    let open = || sled::Config::new().path(path).cache_capacity(8 * 1024 * 1024).open();
-    open().or_else(|error| {
+    open_or_wipe_by(path, || sled::Config::new().path(path).cache_capacity(CACHE_BYTES).open())
+}
+
+fn open_or_wipe_by(
+    path: &Path,
+    open: impl Fn() -> Result<sled::Db, sled::Error>,
+) -> Result<sled::Db, sled::Error> {
+    // What a loss of power leaves makes sled panic at times. That must not keep a node from its messages.
+    let opened = catch_unwind(AssertUnwindSafe(&open))
+        .unwrap_or_else(|_| Err(sled::Error::ReportableBug("sled panicked while it opened it".to_owned())));
+    opened.or_else(|error| {
         tracing::warn!(%error, path = %path.display(), "the history of messages is damaged and starts anew");
         std::fs::remove_dir_all(path).map_err(sled::Error::from)?;
         open()
@@ -331,6 +343,19 @@ mod tests {
         drop(store);
         std::fs::write(dir.path().join("conf"), "damaged, and of no length that could be right").unwrap();
         assert!(!open_or_wipe(dir.path()).unwrap().contains_key("kept").unwrap());
+    }
+
+    #[test]
+    fn a_store_that_makes_sled_panic_starts_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("history");
+        sled::open(&path).unwrap().insert("kept", "here").unwrap();
+        let is_first = std::cell::Cell::new(true);
+        let opened = open_or_wipe_by(&path, || {
+            assert!(!is_first.replace(false), "tried to serialize Uninitialized");
+            sled::open(&path)
+        });
+        assert!(!opened.unwrap().contains_key("kept").unwrap());
     }
 
     #[test]
