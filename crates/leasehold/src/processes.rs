@@ -98,7 +98,7 @@ impl Processes {
     /// # Errors
     /// When a process does not start, or the cluster is not ready in time.
     pub async fn start(program: &Path, dir: &Path, partitions: u32) -> Result<Self, ProcessError> {
-        Self::start_all(program, dir, partitions, vec![Place::default(); NODES], &[]).await
+        Self::start_with(program, dir, partitions, &[]).await
     }
 
     /// As [`Processes::start`], with settings over the defaults, each as `key=value`.
@@ -111,7 +111,8 @@ impl Processes {
         partitions: u32,
         settings: &[&str],
     ) -> Result<Self, ProcessError> {
-        Self::start_all(program, dir, partitions, vec![Place::default(); NODES], settings).await
+        let places = vec![Place::default(); NODES];
+        Self::start_all(program, dir, partitions, NODES as u32, places, settings).await
     }
 
     /// As [`Processes::start`], a node in each place; every partition has a replica on each.
@@ -124,17 +125,32 @@ impl Processes {
         partitions: u32,
         places: Vec<Place>,
     ) -> Result<Self, ProcessError> {
-        Self::start_all(program, dir, partitions, places, &[]).await
+        let replication = places.len() as u32;
+        Self::start_all(program, dir, partitions, replication, places, &[]).await
+    }
+
+    /// As [`Processes::start`], with so many nodes; every partition has three replicas, or one on each of fewer nodes.
+    ///
+    /// # Errors
+    /// As [`Processes::start`].
+    pub async fn start_sized(
+        program: &Path,
+        dir: &Path,
+        partitions: u32,
+        nodes: usize,
+    ) -> Result<Self, ProcessError> {
+        let replication = nodes.min(NODES) as u32;
+        Self::start_all(program, dir, partitions, replication, vec![Place::default(); nodes], &[]).await
     }
 
     async fn start_all(
         program: &Path,
         dir: &Path,
         partitions: u32,
+        replication: u32,
         places: Vec<Place>,
         settings: &[&str],
     ) -> Result<Self, ProcessError> {
-        let replication = places.len() as u32;
         let mut nodes = Vec::new();
         for (at, place) in places.into_iter().enumerate() {
             let anywhere = SocketAddr::new(place.host, 0).to_string();
