@@ -23,11 +23,14 @@ pub struct Rounds {
 
 const QUEUE: &str = "failover";
 const RETRY_PAUSE: Duration = Duration::from_millis(2);
+/// A node that came back leads what it is preferred for: that transfer must not fall into what is measured next.
+pub const TRANSFER_PAUSE: Duration = Duration::from_secs(8);
 
 /// Kills the leader of the only partition again and again.
 pub async fn measure(rounds: &Rounds) -> Value {
     let dir = tempfile::tempdir().unwrap_or_else(|error| panic!("{error}"));
-    let started = Processes::start(&program(), dir.path(), 1).await;
+    let program = program().unwrap_or_else(|error| panic!("{error}"));
+    let started = Processes::start(&program, dir.path(), 1).await;
     let mut processes = started.unwrap_or_else(|error| panic!("{error}"));
     let client = processes.client().unwrap_or_else(|error| panic!("{error}"));
     let created = client.create_queue(QUEUE, QueueSettings::default(), 1).await;
@@ -50,8 +53,7 @@ pub async fn measure(rounds: &Rounds) -> Value {
         processes.kill(leader).await.unwrap_or_else(|error| panic!("{error}"));
         processes.restart(leader).await.unwrap_or_else(|error| panic!("{error}"));
         ready(&processes).await;
-        // The node that came back leads what it is preferred for: that transfer must not fall into the next round.
-        sleep(Duration::from_secs(8)).await;
+        sleep(TRANSFER_PAUSE).await;
     }
     away.sort_unstable();
     json!({

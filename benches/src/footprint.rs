@@ -5,12 +5,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
-use leasehold::processes::Processes;
+use leasehold::processes::{ProcessError, Processes};
 use leasehold_client::v1::QueueSettings;
 use leasehold_client::{Client, NewMessage};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::time::sleep;
+
+use crate::usage::{cpu_s, resident_mib};
 
 #[derive(Debug, Clone, clap::Args)]
 pub struct Idle {
@@ -41,15 +43,16 @@ const SEND_BATCH: usize = 500;
 const SIDE_BY_SIDE: usize = 16;
 
 /// The `leasehold` program that was built with this one.
-pub fn program() -> PathBuf {
-    let here = std::env::current_exe().unwrap_or_else(|error| panic!("{error}"));
-    let program = here.with_file_name("leasehold");
-    assert!(
-        program.exists(),
-        "{} is missing: run `cargo build --release -p leasehold` first",
-        program.display()
-    );
-    program
+///
+/// # Errors
+/// When it is not there.
+pub fn program() -> Result<PathBuf, ProcessError> {
+    let program = std::env::current_exe()?.with_file_name("leasehold");
+    if program.exists() {
+        return Ok(program);
+    }
+    let what = "is missing: run `cargo build --release -p leasehold` first";
+    Err(ProcessError(format!("{} {what}", program.display())))
 }
 
 /// Waits until every partition is led and settled.
@@ -66,27 +69,13 @@ pub async fn ready(processes: &Processes) {
 
 async fn start(partitions: u32) -> (TempDir, Processes) {
     let dir = tempfile::tempdir().unwrap_or_else(|error| panic!("{error}"));
-    let started = Processes::start(&program(), dir.path(), partitions).await;
+    let program = program().unwrap_or_else(|error| panic!("{error}"));
+    let started = Processes::start(&program, dir.path(), partitions).await;
     (dir, started.unwrap_or_else(|error| panic!("{error}")))
 }
 
 pub fn pids(processes: &Processes) -> Vec<u32> {
     (0..processes.nodes.len()).filter_map(|at| processes.pid(at)).collect()
-}
-
-/// Processor time of a process so far, in seconds.
-pub fn cpu_s(pid: u32) -> f64 {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let after_name = stat.rsplit(')').next().unwrap_or_default();
-    let ticks = after_name.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<f64>().ok());
-    ticks.sum::<f64>() / 100.0
-}
-
-/// Resident memory of a process, in MiB.
-fn resident_mib(pid: u32) -> f64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
-    line.split_whitespace().next().and_then(|kib| kib.parse::<f64>().ok()).unwrap_or_default() / 1024.0
 }
 
 fn resident(processes: &Processes) -> Vec<f64> {

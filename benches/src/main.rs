@@ -1,10 +1,14 @@
 //! Measures a cluster of three nodes on this machine, with its clients beside it; every answer comes after the sync of a quorum.
 #![allow(clippy::print_stdout)]
 
+mod compare;
 mod failover;
 mod footprint;
 mod sqs;
 mod throughput;
+mod usage;
+
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
@@ -31,22 +35,34 @@ enum What {
     Backlog(footprint::Backlog),
     /// Requests of SQS clients a second, and what each costs.
     Sqs(sqs::Requests),
+    /// Leasehold, NATS JetStream and RabbitMQ under the same workloads.
+    Compare(compare::Comparison),
 }
 
-fn main() {
+fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let runtime = tokio::runtime::Runtime::new();
     let runtime = runtime.unwrap_or_else(|error| panic!("cannot start: {error}"));
-    let line = runtime.block_on(async {
-        match arguments.what {
-            What::Send(load) => throughput::send(&load).await,
-            What::Cycle(load) => throughput::cycle(&load).await,
-            What::Failover(rounds) => failover::measure(&rounds).await,
-            What::Idle(idle) => footprint::idle(&idle).await,
-            What::Queues(queues) => footprint::queues(&queues).await,
-            What::Backlog(backlog) => footprint::backlog(&backlog).await,
-            What::Sqs(requests) => sqs::measure(&requests).await,
-        }
+    let told = runtime.block_on(async {
+        Ok(match arguments.what {
+            What::Send(load) => throughput::send(&load).await.to_string(),
+            What::Cycle(load) => throughput::cycle(&load).await.to_string(),
+            What::Failover(rounds) => failover::measure(&rounds).await.to_string(),
+            What::Idle(idle) => footprint::idle(&idle).await.to_string(),
+            What::Queues(queues) => footprint::queues(&queues).await.to_string(),
+            What::Backlog(backlog) => footprint::backlog(&backlog).await.to_string(),
+            What::Sqs(requests) => sqs::measure(&requests).await.to_string(),
+            What::Compare(comparison) => compare::run(&comparison).await?,
+        })
     });
-    println!("{line}");
+    match told {
+        Ok(told) => {
+            println!("{told}");
+            ExitCode::SUCCESS
+        }
+        Err::<_, compare::Failure>(failure) => {
+            eprintln!("{failure}");
+            ExitCode::FAILURE
+        }
+    }
 }

@@ -10,6 +10,8 @@ use leasehold_client::{Client, NewMessage, ReceiveOptions};
 use leasehold_cluster_tests::{Plan, TestCluster};
 use serde_json::{Value, json};
 
+use crate::usage::cpu_s;
+
 /// What is asked of the cluster.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Load {
@@ -64,24 +66,16 @@ async fn receiver(client: Client, load: Load, end: Instant, acked: Arc<AtomicU64
     }
 }
 
-/// CPU time of this process so far, in seconds.
-fn cpu_s() -> f64 {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    let after_name = stat.rsplit(')').next().unwrap_or_default();
-    let ticks = after_name.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<f64>().ok());
-    ticks.sum::<f64>() / 100.0
-}
-
 /// Messages sent a second.
 pub async fn send(load: &Load) -> Value {
     let cluster = cluster(load).await;
     let sent = Arc::new(AtomicU64::new(0));
-    let (started, cpu) = (Instant::now(), cpu_s());
+    let (started, cpu) = (Instant::now(), cpu_s(std::process::id()));
     let end = started + Duration::from_secs(load.seconds);
     let senders =
         (0..load.clients).map(|_| tokio::spawn(sender(cluster.client(), load.clone(), end, sent.clone())));
     join_all(senders).await;
-    let (seconds, cpu) = (started.elapsed().as_secs_f64(), cpu_s() - cpu);
+    let (seconds, cpu) = (started.elapsed().as_secs_f64(), cpu_s(std::process::id()) - cpu);
     let sent = sent.load(Ordering::Relaxed);
     cluster.end().await;
     json!({
@@ -95,14 +89,14 @@ pub async fn send(load: &Load) -> Value {
 pub async fn cycle(load: &Load) -> Value {
     let cluster = cluster(load).await;
     let (sent, acked) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
-    let (started, cpu) = (Instant::now(), cpu_s());
+    let (started, cpu) = (Instant::now(), cpu_s(std::process::id()));
     let end = started + Duration::from_secs(load.seconds);
     let senders =
         (0..load.clients).map(|_| tokio::spawn(sender(cluster.client(), load.clone(), end, sent.clone())));
     let receivers =
         (0..load.clients).map(|_| tokio::spawn(receiver(cluster.client(), load.clone(), end, acked.clone())));
     join_all(senders.chain(receivers)).await;
-    let (seconds, cpu) = (started.elapsed().as_secs_f64(), cpu_s() - cpu);
+    let (seconds, cpu) = (started.elapsed().as_secs_f64(), cpu_s(std::process::id()) - cpu);
     let (sent, acked) = (sent.load(Ordering::Relaxed), acked.load(Ordering::Relaxed));
     cluster.end().await;
     json!({

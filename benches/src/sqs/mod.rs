@@ -14,7 +14,8 @@ use leasehold_client::v1::QueueSettings;
 use leasehold_client::{Client, NewMessage};
 use serde_json::{Value, json};
 
-use crate::footprint::{cpu_s, pids, program};
+use crate::footprint::{pids, program};
+use crate::usage::cpu_s;
 use connection::Connection;
 use signer::{KEY, SECRET};
 
@@ -58,7 +59,8 @@ pub async fn measure(requests: &Requests) -> Value {
     let dir = tempfile::tempdir().unwrap_or_else(|error| panic!("{error}"));
     let keys = format!("sqs.access_keys={KEY}:{SECRET}");
     let settings = ["sqs.listen=127.0.0.1:0", keys.as_str()];
-    let processes = Processes::start_with(&program(), dir.path(), 4, &settings).await;
+    let program = program().unwrap_or_else(|error| panic!("{error}"));
+    let processes = Processes::start_with(&program, dir.path(), 4, &settings).await;
     let processes = processes.unwrap_or_else(|error| panic!("{error}"));
     crate::footprint::ready(&processes).await;
     prepare(&processes.client().unwrap_or_else(|error| panic!("{error}")), requests).await;
