@@ -28,7 +28,8 @@ impl Catalogue {
     /// # Errors
     /// When the bytes are not a command that this version knows: nothing has changed.
     pub fn apply(&mut self, log_index: u64, command: &[u8]) -> Result<Reply, DecodeError> {
-        let kind = Command::decode(command)?.kind.ok_or(DecodeError::Unknown)?;
+        let Command { kind, request } = Command::decode(command)?;
+        let kind = kind.ok_or(DecodeError::Unknown)?;
         let is_founding = matches!(kind, Kind::Found(_));
         if is_founding != self.cluster.is_none() {
             return Ok(if is_founding {
@@ -39,6 +40,9 @@ impl Catalogue {
                     "the cluster has not been founded: run `leasehold cluster init`",
                 )
             });
+        }
+        if request.is_some_and(|request| !self.requests.admit(log_index, &request)) {
+            return Ok(Reply::refused(Refusal::RequestOver, "the client has given this request up"));
         }
         let reply = self.execute(log_index, kind);
         if !matches!(reply, Reply::Refused { .. }) {

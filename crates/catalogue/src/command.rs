@@ -19,12 +19,34 @@ pub enum DecodeError {
 pub struct Command {
     #[prost(oneof = "Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15")]
     pub kind: Option<Kind>,
+    /// Whose request it is, where that matters.
+    #[prost(message, optional, tag = "16")]
+    pub request: Option<RequestName>,
+}
+
+/// The name of a client's request.
+#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+pub struct RequestName {
+    /// Chosen at random by the client.
+    #[prost(fixed64, tag = "1")]
+    pub session: u64,
+    /// Grows with each request of the session.
+    #[prost(uint64, tag = "2")]
+    pub sequence: u64,
+    /// Every request of the session below this one is over for the client.
+    #[prost(uint64, tag = "3")]
+    pub completed_below: u64,
 }
 
 impl Command {
     /// The bytes that [`crate::Catalogue::apply`] takes.
     pub fn bytes(kind: Kind) -> Vec<u8> {
-        Self { kind: Some(kind) }.encode_to_vec()
+        Self::bytes_for(None, kind)
+    }
+
+    /// The same, under the name of a client's request.
+    pub fn bytes_for(request: Option<RequestName>, kind: Kind) -> Vec<u8> {
+        Self { kind: Some(kind), request }.encode_to_vec()
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::queues::DELETED_MAX;
+use crate::requests::SESSIONS_MAX;
 use crate::state::Catalogue;
 
 impl Catalogue {
@@ -98,6 +99,9 @@ impl Catalogue {
         }
         if self.names.len() != self.queues.len() || sources != self.dead_letter_sources {
             return Err("an index of the queues is wrong".to_owned());
+        }
+        if self.requests.len() > SESSIONS_MAX {
+            return Err(format!("{} clients are remembered", self.requests.len()));
         }
         if self.deleted.len() > DELETED_MAX {
             return Err(format!("{} deleted queues are remembered", self.deleted.len()));

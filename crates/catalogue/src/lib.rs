@@ -19,6 +19,7 @@ mod placement;
 mod queues;
 mod replicas;
 mod reply;
+mod requests;
 mod settings;
 mod snapshot;
 mod state;
@@ -27,8 +28,8 @@ use std::fmt;
 
 pub use command::{
     AddNode, AddPartitions, Command, CreateQueue, DecodeError, DeleteQueue, ForgetNode, Found, Founder, Kind,
-    PacePurge, PlacePartition, Rebalance, RemoveNode, SetQueue, SetVersion, SettlePartition, TagQueue,
-    UpdateNode,
+    PacePurge, PlacePartition, Rebalance, RemoveNode, RequestName, SetQueue, SetVersion, SettlePartition,
+    TagQueue, UpdateNode,
 };
 pub use placement::shard_of_group;
 pub use reply::{Refusal, Reply};

@@ -23,6 +23,8 @@ pub enum Refusal {
     TooSoon = 13,
     /// The queue has changed since it was read.
     Changed = 14,
+    /// A later request of the client was made when it knew how this one ended, or had given it up.
+    RequestOver = 15,
 }
 
 /// The outcome of a command.

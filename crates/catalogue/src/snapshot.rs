@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use prost::Message as _;
 
+use crate::requests::Session;
 use crate::state::{Catalogue, Cluster, Node, Partition, Queue};
 
 const MAGIC: [u8; 8] = *b"LHLDCAT\n";
@@ -43,6 +44,8 @@ struct Image {
     revision: u64,
     #[prost(btree_map = "string, uint64", tag = "9")]
     deleted: BTreeMap<String, u64>,
+    #[prost(message, repeated, tag = "10")]
+    sessions: Vec<Session>,
 }
 
 impl Catalogue {
@@ -57,6 +60,7 @@ impl Catalogue {
             next_queue: self.next_queue,
             revision: self.revision,
             deleted: self.deleted.clone(),
+            sessions: self.requests.iter().collect(),
         };
         let state = image.encode_to_vec();
         let mut bytes = Vec::with_capacity(HEADER_BYTES + state.len());
@@ -94,6 +98,7 @@ impl Catalogue {
             next_queue: image.next_queue,
             revision: image.revision,
             deleted: image.deleted,
+            requests: image.sessions.into_iter().collect(),
             ..Self::default()
         };
         for queue in image.queues {

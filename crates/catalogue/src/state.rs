@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
+use crate::requests::Requests;
 use crate::settings::QueueSettings;
 use crate::{NodeId, PartitionId, QueueId, ReplicaId};
 
@@ -148,6 +149,7 @@ pub struct Catalogue {
     pub(crate) dead_letter_sources: BTreeMap<u64, BTreeSet<String>>,
     /// When queues were deleted whose names shall rest for a while.
     pub(crate) deleted: BTreeMap<String, u64>,
+    pub(crate) requests: Requests,
     pub(crate) next_node: u64,
     pub(crate) next_replica: u64,
     pub(crate) next_queue: u64,

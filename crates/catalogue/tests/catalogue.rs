@@ -3,8 +3,8 @@
 
 use leasehold_catalogue::{
     AddNode, AddPartitions, Catalogue, Command, CreateQueue, DeleteQueue, ForgetNode, Found, Founder, Kind,
-    PartitionId, PlacePartition, QueueChange, QueueKind, Rebalance, Refusal, RemoveNode, Reply, RestoreError,
-    SetQueue, SettlePartition, shard_of_group,
+    PartitionId, PlacePartition, QueueChange, QueueKind, Rebalance, Refusal, RemoveNode, Reply, RequestName,
+    RestoreError, SetQueue, SettlePartition, shard_of_group,
 };
 
 /// A catalogue, and the commands that led to it.
@@ -393,4 +393,28 @@ fn pages_of_queues_follow_their_names() {
     assert_eq!(names("a", "a1"), ["a2", "a3"]);
     assert_eq!(names("", "a3"), ["b"]);
     assert_eq!(rig.catalogue.partition(PartitionId(9)), None);
+}
+
+#[test]
+fn a_creation_that_comes_after_its_client_gave_it_up_is_not_executed() {
+    let mut rig = Rig::founded(3, 4, 3);
+    let create = |name: &str| {
+        Kind::CreateQueue(CreateQueue { name: name.to_owned(), shards: 1, ..CreateQueue::default() })
+    };
+    let mut ask = |sequence, completed_below, kind| {
+        let request = RequestName { session: 7, sequence, completed_below };
+        rig.log.push(Command::bytes_for(Some(request), kind));
+        let reply = rig.catalogue.apply(rig.log.len() as u64, &rig.log[rig.log.len() - 1]).unwrap();
+        rig.catalogue.check_invariants().unwrap();
+        // What is known of clients is part of the state.
+        rig.catalogue = Catalogue::restore(&rig.catalogue.snapshot()).unwrap();
+        reply
+    };
+    assert!(matches!(ask(1, 1, create("q")), Reply::Queue { created: true, .. }));
+    assert!(matches!(ask(1, 1, create("q")), Reply::Queue { created: false, .. }));
+    let delete = DeleteQueue { name: "q".to_owned(), ..DeleteQueue::default() };
+    assert_eq!(ask(2, 2, Kind::DeleteQueue(delete)), Reply::Done);
+    let late = ask(1, 1, create("q"));
+    assert!(matches!(late, Reply::Refused { refusal: Refusal::RequestOver, .. }), "{late:?}");
+    assert!(matches!(ask(3, 3, create("q")), Reply::Queue { created: true, .. }));
 }

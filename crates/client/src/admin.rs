@@ -39,7 +39,13 @@ impl Client {
         settings: QueueSettings,
         shards: u32,
     ) -> Result<bool, Error> {
-        let wire = CreateQueueRequest { queue: queue.to_owned(), settings: Some(settings), shards };
+        let request = self.changes().begin().await;
+        let wire = CreateQueueRequest {
+            queue: queue.to_owned(),
+            settings: Some(settings),
+            shards,
+            request: Some(request.id()),
+        };
         let answer =
             self.ask(Repeat::Safe, wire, async |channel, wire| queues(channel).create_queue(wire).await);
         Ok(answer.await?.created)
@@ -100,7 +106,12 @@ impl Client {
     /// # Errors
     /// `InvalidArgument`, or when the queue is unknown.
     pub async fn set_queue(&self, queue: &str, settings: QueueSettings) -> Result<(), Error> {
-        let wire = SetQueueRequest { queue: queue.to_owned(), settings: Some(settings) };
+        let request = self.changes().begin().await;
+        let wire = SetQueueRequest {
+            queue: queue.to_owned(),
+            settings: Some(settings),
+            request: Some(request.id()),
+        };
         self.ask(Repeat::Safe, wire, async |channel, wire| queues(channel).set_queue(wire).await).await?;
         Ok(())
     }
@@ -134,7 +145,8 @@ impl Client {
     /// # Errors
     /// When the queue is unknown. Not tried again after `Unknown`.
     pub async fn delete_queue(&self, queue: &str) -> Result<(), Error> {
-        let wire = DeleteQueueRequest { queue: queue.to_owned() };
+        let request = self.changes().begin().await;
+        let wire = DeleteQueueRequest { queue: queue.to_owned(), request: Some(request.id()) };
         self.ask(Repeat::Unsafe, wire, async |channel, wire| queues(channel).delete_queue(wire).await)
             .await?;
         Ok(())

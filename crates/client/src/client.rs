@@ -75,6 +75,7 @@ impl ClientBuilder {
                 routes: RouteCache::default(),
                 writes: Sessions::new(WINDOW_MAX),
                 receives: Sessions::new(1),
+                changes: Sessions::new(WINDOW_MAX),
                 turn: AtomicUsize::new(0),
                 settings,
             }),
@@ -108,6 +109,8 @@ struct Inner {
     writes: Arc<Sessions>,
     /// Apart, since a receive may wait for long.
     receives: Arc<Sessions>,
+    /// Apart, since the catalogue hears of no other requests.
+    changes: Arc<Sessions>,
     turn: AtomicUsize,
     settings: Settings,
 }
@@ -160,6 +163,10 @@ impl Client {
 
     pub(crate) fn receives(&self) -> &Arc<Sessions> {
         &self.inner.receives
+    }
+
+    pub(crate) fn changes(&self) -> &Arc<Sessions> {
+        &self.inner.changes
     }
 
     /// The node to ask next: a leader of the queue in turn, or any endpoint.

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use leasehold_catalogue::{Command, Kind, NodeId, Refusal, Reply};
+use leasehold_catalogue::{Command, Kind, NodeId, Refusal, Reply, RequestName};
 use leasehold_proto::peer::FrameKind;
-use leasehold_proto::v1::{Outcome, Reason};
+use leasehold_proto::v1::{Outcome, Reason, RequestId};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::cluster::ClusterView;
@@ -67,9 +67,25 @@ impl CatalogueLink {
     /// # Errors
     /// When no leader was found in time, or the catalogue refuses.
     pub async fn propose(&self, kind: Kind) -> Result<Reply, Failure> {
-        let (answer, was_unknown) = self.ask(Bytes::from(Command::bytes(kind))).await?;
+        self.propose_for(None, kind).await
+    }
+
+    /// The same for a client, under the name of its request.
+    ///
+    /// # Errors
+    /// As [`CatalogueLink::propose`].
+    pub async fn propose_for(&self, request: Option<RequestId>, kind: Kind) -> Result<Reply, Failure> {
+        let name = request.map(|id| RequestName {
+            session: id.session,
+            sequence: id.sequence,
+            completed_below: id.completed_below,
+        });
+        let (answer, was_unknown) = self.ask(Bytes::from(Command::bytes_for(name, kind))).await?;
         self.wait_for(answer.log_index).await;
         match answer.reply {
+            Reply::Refused { refusal: Refusal::RequestOver, detail } => {
+                Err(Failure::unknown(Reason::None, detail))
+            }
             Reply::Refused { refusal, detail } => {
                 Err(Failure::not_done(reason_of(refusal), detail).after(was_unknown))
             }
@@ -250,6 +266,7 @@ fn reason_of(refusal: Refusal) -> Reason {
         Refusal::TooSoon => Reason::TooSoon,
         Refusal::Changed => Reason::Changed,
         Refusal::Unspecified
+        | Refusal::RequestOver
         | Refusal::InvalidArgument
         | Refusal::QueueInUse
         | Refusal::NodeExists

@@ -9,9 +9,9 @@
 use std::sync::Arc;
 
 use leasehold_proto::v1::{
-    AckRequest, CreateQueueRequest, DescribeQueueResponse, ExtendRequest, ListQueuesRequest,
-    ListQueuesResponse, QueueSettings, ReceiveRequest, ReceiveResponse, RedriveProgress, SendOutcome,
-    SendRequest, SettleOutcome, StartRedriveRequest,
+    AckRequest, CreateQueueRequest, DeleteQueueRequest, DescribeQueueResponse, ExtendRequest,
+    ListQueuesRequest, ListQueuesResponse, QueueSettings, ReceiveRequest, ReceiveResponse, RedriveProgress,
+    SendOutcome, SendRequest, SetQueueRequest, SettleOutcome, StartRedriveRequest,
 };
 
 use crate::cluster::QueueInfo;
@@ -96,7 +96,8 @@ impl Service {
         settings: QueueSettings,
         if_revision: u64,
     ) -> Result<(), Failure> {
-        services::set(&*self.shell.core()?, name, settings, if_revision).await
+        let set = SetQueueRequest { queue: name.to_owned(), settings: Some(settings), request: None };
+        services::set(&*self.shell.core()?, set, if_revision).await
     }
 
     pub async fn list_queues(&self, request: &ListQueuesRequest) -> Result<ListQueuesResponse, Failure> {
@@ -117,7 +118,8 @@ impl Service {
     }
 
     pub async fn delete_queue(&self, name: &str, deletion: Deletion) -> Result<(), Failure> {
-        services::delete(&*self.shell.core()?, name, deletion).await
+        let delete = DeleteQueueRequest { queue: name.to_owned(), request: None };
+        services::delete(&*self.shell.core()?, delete, deletion).await
     }
 
     /// The id of the redrive.

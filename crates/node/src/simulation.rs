@@ -9,8 +9,8 @@ use futures::Stream;
 use leasehold_catalogue::{Found, Founder, Kind, PartitionId};
 use leasehold_proto::peer::{FrameBatch, SnapshotAnswer, SnapshotChunk};
 use leasehold_proto::v1::{
-    AckRequest, CreateQueueRequest, CreateQueueResponse, DescribeQueueResponse, ExtendRequest,
-    ReceiveRequest, ReceiveResponse, ReleaseRequest, SendOutcome, SendRequest, SettleOutcome,
+    AckRequest, CreateQueueRequest, CreateQueueResponse, DeleteQueueRequest, DescribeQueueResponse,
+    ExtendRequest, ReceiveRequest, ReceiveResponse, ReleaseRequest, SendOutcome, SendRequest, SettleOutcome,
 };
 use leasehold_raft_log::Log;
 use tokio::task::JoinSet;
@@ -134,8 +134,8 @@ impl SimulatedNode {
 
     /// # Errors
     /// As the service.
-    pub async fn delete_queue(&self, queue: &str) -> Result<(), Failure> {
-        services::delete(&self.core, queue, Deletion::Forgotten).await
+    pub async fn delete_queue(&self, request: DeleteQueueRequest) -> Result<(), Failure> {
+        services::delete(&self.core, request, Deletion::Forgotten).await
     }
 
     /// The queues whose names begin so, when everything decided before is known here.

@@ -6,7 +6,8 @@ use leasehold_catalogue::{
 };
 use leasehold_partition::{self as partition, Command};
 use leasehold_proto::v1::{
-    self, CreateQueueRequest, ListQueuesRequest, ListQueuesResponse, QueueSettings, Reason,
+    self, CreateQueueRequest, DeleteQueueRequest, ListQueuesRequest, ListQueuesResponse, QueueSettings,
+    Reason, SetQueueRequest,
 };
 
 use super::lookup;
@@ -21,30 +22,32 @@ const LIST_MAX: usize = 1_000;
 
 /// Makes a queue; false when an equal one was there. With a pause it is refused so soon after a remembered deletion.
 pub async fn create(core: &Core, request: CreateQueueRequest, pause_ms: u64) -> Result<bool, Failure> {
-    let CreateQueueRequest { queue, settings, shards } = request;
+    let CreateQueueRequest { queue, settings, shards, request } = request;
     let (settings, tags, _) = change(settings.unwrap_or_default());
     let create = CreateQueue { name: queue, settings, shards, tags, wall_ms: wall_ms(), pause_ms };
-    match core.catalogue.propose(Kind::CreateQueue(create)).await? {
+    match core.catalogue.propose_for(request, Kind::CreateQueue(create)).await? {
         Reply::Queue { created, .. } => Ok(created),
         other => Err(Failure::unknown(Reason::None, format!("an unexpected reply: {other:?}"))),
     }
 }
 
 /// Changes the settings that are present, if the queue is of revision `if_revision`; 0 takes any.
-pub async fn set(core: &Core, name: &str, settings: QueueSettings, if_revision: u64) -> Result<(), Failure> {
+pub async fn set(core: &Core, request: SetQueueRequest, if_revision: u64) -> Result<(), Failure> {
+    let SetQueueRequest { queue: name, settings, request } = request;
+    let settings = settings.unwrap_or_default();
     let (change, set, remove) = change(settings);
     let has_tags = !set.is_empty() || !remove.is_empty();
     if has_tags {
-        let tag = TagQueue { name: name.to_owned(), set, remove, wall_ms: wall_ms() };
-        core.catalogue.propose(Kind::TagQueue(tag)).await?;
+        let tag = TagQueue { name: name.clone(), set, remove, wall_ms: wall_ms() };
+        core.catalogue.propose_for(request, Kind::TagQueue(tag)).await?;
     }
     if has_tags && change == QueueChange::default() {
         return Ok(());
     }
-    let set = SetQueue { name: name.to_owned(), change, wall_ms: wall_ms(), if_revision };
-    core.catalogue.propose(Kind::SetQueue(set)).await?;
+    let set = SetQueue { name: name.clone(), change, wall_ms: wall_ms(), if_revision };
+    core.catalogue.propose_for(request, Kind::SetQueue(set)).await?;
     // A command that does nothing makes each leader bring its shard up to date now.
-    let info = lookup::queue(core, name).await?;
+    let info = lookup::queue(core, &name).await?;
     for_each_shard(core, &info, |_| Command::Ack { queue: info.id, receipts: Vec::new() }, Repeat::Safe).await
 }
 
@@ -86,15 +89,14 @@ pub async fn purge(core: &Core, name: &str, pause_ms: u64) -> Result<(), Failure
 }
 
 /// Deletes a queue and all its messages.
-pub async fn delete(core: &Core, name: &str, deletion: Deletion) -> Result<(), Failure> {
+pub async fn delete(core: &Core, request: DeleteQueueRequest, deletion: Deletion) -> Result<(), Failure> {
+    let DeleteQueueRequest { queue: name, request } = request;
     let remember_wall_ms = match deletion {
         Deletion::Forgotten => 0,
         Deletion::Remembered => wall_ms(),
     };
-    core.catalogue
-        .propose(Kind::DeleteQueue(DeleteQueue { name: name.to_owned(), remember_wall_ms }))
-        .await?;
-    Ok(())
+    let delete = DeleteQueue { name, remember_wall_ms };
+    core.catalogue.propose_for(request, Kind::DeleteQueue(delete)).await.map(drop)
 }
 
 /// Has a command executed by the leader of every shard.

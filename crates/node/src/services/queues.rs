@@ -62,8 +62,7 @@ impl Queues for QueuesService {
         &self,
         request: Request<SetQueueRequest>,
     ) -> Result<Response<SetQueueResponse>, Status> {
-        let SetQueueRequest { queue, settings } = request.into_inner();
-        queue_changes::set(&*self.core()?, &queue, settings.unwrap_or_default(), 0).await?;
+        queue_changes::set(&*self.core()?, request.into_inner(), 0).await?;
         Ok(Response::new(SetQueueResponse {}))
     }
 
@@ -79,7 +78,7 @@ impl Queues for QueuesService {
         &self,
         request: Request<DeleteQueueRequest>,
     ) -> Result<Response<DeleteQueueResponse>, Status> {
-        queue_changes::delete(&*self.core()?, &request.get_ref().queue, Deletion::Forgotten).await?;
+        queue_changes::delete(&*self.core()?, request.into_inner(), Deletion::Forgotten).await?;
         Ok(Response::new(DeleteQueueResponse {}))
     }
 

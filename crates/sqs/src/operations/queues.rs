@@ -122,7 +122,7 @@ pub async fn create(call: Call<'_>, request: Create) -> Result<Url, Error> {
     };
     let settings = queue_attributes::read(call.gateway, &request.attributes, Target::New(kind))?;
     let settings = QueueSettings { kind: Some(kind as i32), tags: request.tags, ..settings };
-    let wanted = CreateQueueRequest { queue: name.clone(), settings: Some(settings), shards };
+    let wanted = CreateQueueRequest { queue: name.clone(), settings: Some(settings), shards, request: None };
     let created = call.service().create_queue(wanted, call.gateway.pause_ms).await;
     match created {
         Ok(_) => {}

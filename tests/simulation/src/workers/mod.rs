@@ -92,7 +92,12 @@ pub async fn create_queues(stage: &Stage, client: &mut Client) {
     let is_dead_letter = stage.workload == Workload::DeadLetter;
     let dead = is_dead_letter.then(|| (DEAD_LETTER_QUEUE, QueueSettings::default()));
     for (queue, settings) in dead.into_iter().chain([(QUEUE, settings)]) {
-        let create = CreateQueueRequest { queue: queue.to_owned(), settings: Some(settings), shards: SHARDS };
+        let create = CreateQueueRequest {
+            queue: queue.to_owned(),
+            settings: Some(settings),
+            shards: SHARDS,
+            request: None,
+        };
         let serve = |node: SimulatedNode, create: Arc<CreateQueueRequest>| async move {
             node.create_queue((*create).clone()).await
         };

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use leasehold_histories::history::{Op, Outcome, QueueStep};
 use leasehold_node::simulation::SimulatedNode;
-use leasehold_proto::v1::{self, CreateQueueRequest, NewMessage, QueueSettings, Reason, SendRequest};
+use leasehold_proto::v1::{
+    self, CreateQueueRequest, DeleteQueueRequest, NewMessage, QueueSettings, Reason, SendRequest,
+};
 use tokio::time::{Instant, sleep};
 
 use super::{AGAIN, Stage};
@@ -60,20 +62,19 @@ async fn step(stage: &Stage, client: &mut Client, name: &str, step: QueueStep) -
         QueueStep::Create => {
             let shards = 1 + client.random.below(2) as u32;
             let settings = Some(QueueSettings::default());
-            let create = CreateQueueRequest { queue: name.to_owned(), settings, shards };
-            let serve = move |node: SimulatedNode| {
-                let create = create.clone();
-                async move { node.create_queue(create).await.map(drop) }
+            let request = Some(client.name());
+            let create = CreateQueueRequest { queue: name.to_owned(), settings, shards, request };
+            let serve = |node: SimulatedNode, create: Arc<CreateQueueRequest>| async move {
+                node.create_queue((*create).clone()).await.map(drop)
             };
-            client.call(Duration::ZERO, serve).await
+            client.ask(Duration::ZERO, create, serve).await
         }
         QueueStep::Delete => {
-            let name = name.to_owned();
-            let serve = move |node: SimulatedNode| {
-                let name = name.clone();
-                async move { node.delete_queue(&name).await }
+            let delete = DeleteQueueRequest { queue: name.to_owned(), request: Some(client.name()) };
+            let serve = |node: SimulatedNode, delete: Arc<DeleteQueueRequest>| async move {
+                node.delete_queue((*delete).clone()).await
             };
-            client.call(Duration::ZERO, serve).await
+            client.ask(Duration::ZERO, delete, serve).await
         }
         _ => fill(client, name).await,
     };
