@@ -1,11 +1,11 @@
 //! The log of a node, written by hand: no other thread takes part.
 
-use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::executor::block_on;
-use leasehold_raft_log::{Entry, GroupId, Log, Options, Payload, RealFileSystem, ReplicaNode, log_id};
+use leasehold_raft_log::testing::TypeConfig;
+use leasehold_raft_log::{Entry, GroupId, Log, Options, Payload, RealFileSystem, log_id};
 use openraft::EntryPayload;
 use openraft::storage::{IOFlushed, RaftLogReader, RaftLogStorage};
 use openraft::type_config::TypeConfigExt;
@@ -15,36 +15,18 @@ use crate::BATCH;
 /// Of a message with 128 bytes of body.
 const MESSAGE_BYTES: usize = 144;
 
-#[derive(Debug)]
-pub struct Applied;
-
-impl fmt::Display for Applied {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("applied")
-    }
-}
-
-openraft::declare_raft_types!(
-    pub Types:
-        D = Payload,
-        R = Applied,
-        NodeId = u64,
-        Node = ReplicaNode,
-        LeaderId = openraft::impls::leader_id_std::LeaderId<u64, u64>,
-);
-
 /// # Panics
 /// When the temporary folder cannot be written: there is nothing to measure then.
 pub fn append_and_read(rounds: u32) {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let opened = Log::open_driven(Arc::new(RealFileSystem), dir.path(), Options::default());
     let (log, mut driver) = opened.expect("an empty folder is a log");
-    let mut group = log.group::<Types>(GroupId(1));
+    let mut group = log.group::<TypeConfig>(GroupId(1));
     let payload = Bytes::from(vec![7; BATCH as usize * MESSAGE_BYTES]);
     for index in 1..=u64::from(rounds) {
         let entry =
             Entry { log_id: log_id(1, index), payload: EntryPayload::Normal(Payload(payload.clone())) };
-        let (flushed, is_flushed) = Types::oneshot();
+        let (flushed, is_flushed) = TypeConfig::oneshot();
         block_on(group.append([entry], IOFlushed::signal(flushed))).expect("the log takes entries");
         driver.write();
         block_on(is_flushed).expect("an answer").expect("a write");

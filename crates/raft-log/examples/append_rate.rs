@@ -9,7 +9,6 @@
 #![allow(clippy::print_stdout, reason = "it is what an example is for")]
 
 use std::error::Error;
-use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -17,30 +16,11 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::executor::block_on;
-use leasehold_raft_log::{
-    Entry, GroupId, GroupLog, Log, Options, Payload, RealFileSystem, ReplicaNode, Stats, log_id,
-};
+use leasehold_raft_log::testing::TypeConfig;
+use leasehold_raft_log::{Entry, GroupId, GroupLog, Log, Options, Payload, RealFileSystem, Stats, log_id};
 use openraft::EntryPayload;
 use openraft::storage::{IOFlushed, RaftLogStorage};
 use openraft::type_config::TypeConfigExt;
-
-#[derive(Debug)]
-pub struct Applied;
-
-impl fmt::Display for Applied {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("applied")
-    }
-}
-
-openraft::declare_raft_types!(
-    pub TypeConfig:
-        D = Payload,
-        R = Applied,
-        NodeId = u64,
-        Node = ReplicaNode,
-        LeaderId = openraft::impls::leader_id_std::LeaderId<u64, u64>,
-);
 
 type Failure = Box<dyn Error + Send + Sync>;
 

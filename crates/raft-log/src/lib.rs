@@ -32,6 +32,8 @@ mod payload;
 mod recovery;
 mod segments;
 mod snapshot;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 mod writer;
 
 pub use codec::{

@@ -1,7 +1,6 @@
 //! What the tests of the log share: the types of Raft, small logs, and futures that are waited for in place.
 #![allow(dead_code, reason = "no test uses all of it")]
 
-use std::fmt;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -10,30 +9,13 @@ use bytes::Bytes;
 use futures::channel::oneshot::Canceled;
 use futures::executor::block_on;
 use futures::future::BoxFuture;
+use leasehold_raft_log::testing::TypeConfig;
 use leasehold_raft_log::{
-    Entry, FileSystem, GroupId, GroupLog, Log, LogId, OpenError, Options, Payload, ReplicaNode, log_id,
+    Entry, FileSystem, GroupId, GroupLog, Log, LogId, OpenError, Options, Payload, log_id,
 };
 use openraft::EntryPayload;
 use openraft::storage::{IOFlushed, RaftLogReader, RaftLogStorage};
 use openraft::type_config::TypeConfigExt;
-
-#[derive(Debug)]
-pub struct Applied;
-
-impl fmt::Display for Applied {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("applied")
-    }
-}
-
-openraft::declare_raft_types!(
-    pub TypeConfig:
-        D = Payload,
-        R = Applied,
-        NodeId = u64,
-        Node = ReplicaNode,
-        LeaderId = openraft::impls::leader_id_std::LeaderId<u64, u64>,
-);
 
 pub type Group = GroupLog<TypeConfig>;
 pub type Answer = BoxFuture<'static, io::Result<()>>;
