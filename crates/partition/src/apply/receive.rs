@@ -132,7 +132,6 @@ fn try_suspects(
     let company = |store: &Store, slot| store.side(slot).map_or(0, |side| side.company);
     let Some(first) = shard.first_suspect() else { return taken };
     let together = company(store, first);
-    let mut slots = Vec::new();
     while let Some(slot) = shard.first_suspect()
         && company(store, slot) == together
         && taken.len() < usize::from(together)
@@ -140,9 +139,8 @@ fn try_suspects(
     {
         taken.push(grant(shard, store, slot, budget, notes));
         shard.turn_taken(store, slot);
-        slots.push(slot);
     }
-    shard.begin_trial(store, &slots);
+    shard.begin_trial(store, &taken);
     taken
 }
 

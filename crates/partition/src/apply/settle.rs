@@ -24,18 +24,13 @@ impl Partition {
         receipts: &[Receipt],
         notes: &mut Notes,
     ) -> Result<Reply, Refusal> {
-        let shard = self.shards.get_mut(&queue).ok_or(Refusal::UnknownQueue)?;
-        let store = &mut self.store;
-        let outcomes = receipts.iter().map(|receipt| {
+        self.each(queue, receipts, |shard, store, receipt| {
             let outcome = settle(shard, store, receipt, |shard, store| ack_one(shard, store, receipt, notes));
             if is_late(shard, receipt, outcome) {
                 measure_late(shard, store.log_time_ms);
             }
             outcome
-        });
-        let outcomes = outcomes.collect();
-        self.reindex(queue);
-        Ok(Reply::Settled { outcomes })
+        })
     }
 
     /// O(items * log deadlines).
@@ -45,17 +40,12 @@ impl Partition {
         items: &[(Receipt, u32)],
         notes: &mut Notes,
     ) -> Result<Reply, Refusal> {
-        let shard = self.shards.get_mut(&queue).ok_or(Refusal::UnknownQueue)?;
-        let store = &mut self.store;
-        let outcomes = items.iter().map(|(receipt, lease_ms)| {
+        self.each(queue, items, |shard, store, (receipt, lease_ms)| {
             settle(shard, store, receipt, |shard, store| match lease_ms {
                 0 => release_one(shard, store, receipt, 0, notes),
                 _ => extend_one(shard, store, receipt, *lease_ms, notes),
             })
-        });
-        let outcomes = outcomes.collect();
-        self.reindex(queue);
-        Ok(Reply::Settled { outcomes })
+        })
     }
 
     /// O(items * log deadlines).
@@ -65,14 +55,9 @@ impl Partition {
         items: &[(Receipt, u32)],
         notes: &mut Notes,
     ) -> Result<Reply, Refusal> {
-        let shard = self.shards.get_mut(&queue).ok_or(Refusal::UnknownQueue)?;
-        let store = &mut self.store;
-        let outcomes = items.iter().map(|(receipt, delay_ms)| {
+        self.each(queue, items, |shard, store, (receipt, delay_ms)| {
             settle(shard, store, receipt, |shard, store| release_one(shard, store, receipt, *delay_ms, notes))
-        });
-        let outcomes = outcomes.collect();
-        self.reindex(queue);
-        Ok(Reply::Settled { outcomes })
+        })
     }
 
     /// O(receipts * log deadlines).
@@ -82,19 +67,14 @@ impl Partition {
         receipts: &[Receipt],
         notes: &mut Notes,
     ) -> Result<Reply, Refusal> {
-        let shard = self.shards.get_mut(&queue).ok_or(Refusal::UnknownQueue)?;
-        let store = &mut self.store;
-        let outcomes = receipts.iter().map(|receipt| {
+        self.each(queue, receipts, |shard, store, receipt| {
             judge(shard, store, receipt, |shard, store| {
                 note_release(shard, receipt, 0, notes);
                 shard.totals.given_back += 1;
                 end_lease(shard, store, receipt.slot, End::GivenBack, notes);
                 Outcome::Done
             })
-        });
-        let outcomes = outcomes.collect();
-        self.reindex(queue);
-        Ok(Reply::Settled { outcomes })
+        })
     }
 
     /// O(items * log targets).
@@ -104,12 +84,20 @@ impl Partition {
         items: &[(Receipt, &[u8])],
         notes: &mut Notes,
     ) -> Result<Reply, Refusal> {
-        let shard = self.shards.get_mut(&queue).ok_or(Refusal::UnknownQueue)?;
-        let store = &mut self.store;
-        let outcomes = items.iter().map(|(receipt, why)| {
+        self.each(queue, items, |shard, store, (receipt, why)| {
             settle(shard, store, receipt, |shard, store| reject_one(shard, store, receipt, why, notes))
-        });
-        let outcomes = outcomes.collect();
+        })
+    }
+
+    /// Acts on each of several leases of a queue.
+    fn each<T>(
+        &mut self,
+        queue: QueueId,
+        items: &[T],
+        mut act: impl FnMut(&mut Shard, &mut Store, &T) -> Outcome,
+    ) -> Result<Reply, Refusal> {
+        let shard = self.shards.get_mut(&queue).ok_or(Refusal::UnknownQueue)?;
+        let outcomes = items.iter().map(|item| act(shard, &mut self.store, item)).collect();
         self.reindex(queue);
         Ok(Reply::Settled { outcomes })
     }

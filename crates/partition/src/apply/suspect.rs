@@ -5,7 +5,7 @@ use crate::lanes::Lane;
 use crate::message::Side;
 use crate::notes::Notes;
 use crate::partition::Partition;
-use crate::reply::{Refusal, Reply};
+use crate::reply::{Delivery, Refusal, Reply};
 use crate::settings::{Isolation, Kind};
 use crate::shard::Shard;
 use crate::store::Store;
@@ -114,14 +114,14 @@ impl Shard {
     }
 
     /// Notes which suspects are leased together.
-    pub fn begin_trial(&mut self, store: &mut Store, slots: &[u32]) {
+    pub fn begin_trial(&mut self, store: &mut Store, together: &[Delivery]) {
         let Some(suspects) = self.suspects.as_mut().filter(|suspects| suspects.isolation == Isolation::On)
         else {
             return;
         };
-        for slot in slots {
-            let side = store.side_mut(*slot);
-            side.company = u16::try_from(slots.len()).unwrap_or(u16::MAX);
+        for delivery in together {
+            let side = store.side_mut(delivery.receipt.slot);
+            side.company = u16::try_from(together.len()).unwrap_or(u16::MAX);
             suspects.on_trial += 1;
         }
     }
