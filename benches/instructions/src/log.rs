@@ -22,17 +22,16 @@ pub fn append_and_read(rounds: u32) {
     let opened = Log::open_driven(Arc::new(RealFileSystem), dir.path(), Options::default());
     let (log, mut driver) = opened.expect("an empty folder is a log");
     let mut group = log.group::<TypeConfig>(GroupId(1));
-    let payload = Bytes::from(vec![7; BATCH as usize * MESSAGE_BYTES]);
+    let payload = Payload::copy_of(&[7; BATCH as usize * MESSAGE_BYTES]);
     for index in 1..=u64::from(rounds) {
-        let entry =
-            Entry { log_id: log_id(1, index), payload: EntryPayload::Normal(Payload(payload.clone())) };
+        let entry = Entry { log_id: log_id(1, index), payload: EntryPayload::Normal(payload.clone()) };
         let (flushed, is_flushed) = TypeConfig::oneshot();
         block_on(group.append([entry], IOFlushed::signal(flushed))).expect("the log takes entries");
         driver.write();
         block_on(is_flushed).expect("an answer").expect("a write");
         let read = block_on(group.try_get_log_entries(index..=index)).expect("the entry is there");
         assert_eq!(read.len(), 1);
-        log.retain(GroupId(1), index, payload.len() as u64);
-        log.release(GroupId(1), index, payload.len() as u64);
+        log.retain(GroupId(1), index, payload.len_bytes() as u64);
+        log.release(GroupId(1), index, payload.len_bytes() as u64);
     }
 }

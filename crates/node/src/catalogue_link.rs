@@ -14,7 +14,7 @@ use crate::cluster::ClusterView;
 use crate::failure::Failure;
 use crate::lane::Lanes;
 use crate::limits::LEADER_WAIT_MS_MAX;
-use crate::raft::{Applied, Group, GroupId, ProposeError, ReplicaNode, Role};
+use crate::raft::{Applied, Group, GroupId, Payload, ProposeError, ReplicaNode, Role};
 use crate::replica::CutOff;
 
 /// The catalogue's Raft group.
@@ -122,7 +122,8 @@ impl CatalogueLink {
             self.group.catch_up().await.map_err(|_| Failure::not_leader(None))?;
             return Ok(Answer { log_index: self.view.revision(), reply: Reply::Done });
         }
-        let mut proposal = self.group.propose(body, term).await.map_err(|error| lost(&error))?;
+        let mut proposal =
+            self.group.propose(Payload::copy_of(&body), term).await.map_err(|error| lost(&error))?;
         match proposal.applied().await {
             Ok((log_index, Applied::Catalogue(reply))) => Ok(Answer { log_index, reply: *reply }),
             Ok(_) => Err(Failure::unknown(Reason::None, "the catalogue answered as something else")),

@@ -14,16 +14,23 @@ const WIRE_VERSION: u8 = 1;
 /// Builds the payload of one entry. Only valid requests get in: an invalid one would halt the partition on every replica.
 #[derive(Clone, Debug)]
 pub struct BatchBuilder {
+    prefix_bytes: usize,
     payload: Vec<u8>,
     commands: usize,
 }
 
 impl BatchBuilder {
     pub fn new(log_time_ms: u64, wall_time_ms: u64) -> Self {
-        let mut payload = vec![WIRE_VERSION];
+        Self::after(&[], log_time_ms, wall_time_ms)
+    }
+
+    /// Builds in a buffer that begins with bytes of the caller, so that what is finished need not be copied behind them.
+    pub fn after(prefix: &[u8], log_time_ms: u64, wall_time_ms: u64) -> Self {
+        let mut payload = prefix.to_vec();
+        payload.push(WIRE_VERSION);
         log_time_ms.put(&mut payload);
         wall_time_ms.put(&mut payload);
-        Self { payload, commands: 0 }
+        Self { prefix_bytes: prefix.len(), payload, commands: 0 }
     }
 
     /// Adds a command without a request name.
@@ -56,7 +63,7 @@ impl BatchBuilder {
 
     /// A request that would make the batch too large is taken out again: it belongs in the next one.
     fn keep_or_undo(&mut self, start: usize) -> Result<(), DecodeError> {
-        if self.payload.len() > BATCH_BYTES_MAX || self.commands == BATCH_COMMANDS_MAX {
+        if self.len_bytes() > BATCH_BYTES_MAX || self.commands == BATCH_COMMANDS_MAX {
             self.payload.truncate(start);
             return Err(DecodeError::OutOfRange("batch"));
         }
@@ -65,7 +72,7 @@ impl BatchBuilder {
     }
 
     pub fn len_bytes(&self) -> usize {
-        self.payload.len()
+        self.payload.len() - self.prefix_bytes
     }
 
     /// Commands so far: `apply` answers each with one reply, in order.
@@ -77,6 +84,7 @@ impl BatchBuilder {
         self.commands == 0
     }
 
+    /// The payload, behind the prefix if there is one.
     pub fn finish(self) -> Vec<u8> {
         self.payload
     }

@@ -14,7 +14,6 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use futures::executor::block_on;
 use leasehold_raft_log::testing::TypeConfig;
 use leasehold_raft_log::{Entry, GroupId, GroupLog, Log, Options, Payload, RealFileSystem, Stats, log_id};
@@ -43,13 +42,11 @@ where
 
 /// Appends until the time is over; returns how many entries are durable.
 fn append(mut group: GroupLog<TypeConfig>, load: Load) -> Result<u64, Failure> {
-    let payload = Bytes::from(vec![b'x'; load.payload_bytes]);
+    let payload = Payload::copy_of(&vec![b'x'; load.payload_bytes]);
     let mut next = 0;
     while Instant::now() < load.until {
-        let entry = |index| Entry {
-            log_id: log_id(1, index),
-            payload: EntryPayload::Normal(Payload(payload.clone())),
-        };
+        let entry =
+            |index| Entry { log_id: log_id(1, index), payload: EntryPayload::Normal(payload.clone()) };
         let entries = (next..next + load.batch).map(entry).collect::<Vec<_>>();
         let (sender, durable) = TypeConfig::oneshot();
         block_on(group.append(entries, IOFlushed::signal(sender)))?;

@@ -19,7 +19,8 @@ use crate::payload::{Entry, LogId, Membership, Payload, ReplicaNode, SnapshotMet
 pub const NORMAL_PREFIX_BYTES: u32 = 1;
 
 const BLANK: u8 = 0;
-const NORMAL: u8 = 1;
+/// What stands before a payload.
+pub const NORMAL: u8 = 1;
 const MEMBERSHIP: u8 = 2;
 const VERSION: u8 = 1;
 const REMOVED: u8 = 1;
@@ -37,16 +38,11 @@ pub enum CodecError {
     Address,
 }
 
-/// The body of an entry: everything but its id.
+/// The body of an entry: everything but its id. That of a normal one is shared, not copied.
 pub fn encode_entry_body(entry: &Entry) -> Bytes {
     match &entry.payload {
         EntryPayload::Blank => Bytes::from_static(&[BLANK]),
-        EntryPayload::Normal(payload) => {
-            let mut bytes = BytesMut::with_capacity(1 + payload.0.len());
-            bytes.put_u8(NORMAL);
-            bytes.extend_from_slice(&payload.0);
-            bytes.freeze()
-        }
+        EntryPayload::Normal(payload) => payload.body().clone(),
         EntryPayload::Membership(membership) => {
             let mut bytes = BytesMut::new();
             bytes.put_u8(MEMBERSHIP);
@@ -61,9 +57,11 @@ pub fn encode_entry_body(entry: &Entry) -> Bytes {
 /// # Errors
 /// When the bytes are malformed or of a newer version.
 pub fn decode_entry_body(log_id: LogId, mut body: Bytes) -> Result<Entry, CodecError> {
+    if let Some(payload) = Payload::from_prefixed(body.clone()) {
+        return Ok(Entry { log_id, payload: EntryPayload::Normal(payload) });
+    }
     let payload = match take_u8(&mut body)? {
         BLANK => EntryPayload::Blank,
-        NORMAL => EntryPayload::Normal(Payload(body)),
         MEMBERSHIP => EntryPayload::Membership(take_membership(&mut body)?),
         found => return Err(CodecError::Unknown { what: "entry kind", found }),
     };
@@ -224,7 +222,7 @@ mod tests {
     fn entries_are_read_back_as_written() {
         let payloads = [
             EntryPayload::Blank,
-            EntryPayload::Normal(Payload(Bytes::from_static(b"payload"))),
+            EntryPayload::Normal(Payload::copy_of(b"payload")),
             EntryPayload::Membership(membership()),
         ];
         for payload in payloads {

@@ -7,17 +7,49 @@ use openraft::impls::leader_id_std::LeaderId;
 use openraft::vote::RaftLeaderId;
 use openraft::{EntryPayload, RaftTypeConfig};
 
+use crate::codec::{NORMAL, NORMAL_PREFIX_BYTES};
+
 /// One Raft group. All groups of a node share its log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct GroupId(pub u32);
 
-/// What an entry carries; opaque here.
+/// What an entry carries; opaque here. It keeps what stands before it in the body of the entry, so that the state machine, the log and
+/// the network all share one buffer.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Payload(pub Bytes);
+pub struct Payload {
+    body: Bytes,
+}
+
+impl Payload {
+    /// What a buffer that is to become a payload begins with.
+    pub const PREFIX: [u8; NORMAL_PREFIX_BYTES as usize] = [NORMAL];
+
+    /// Takes over a buffer that begins with [`Payload::PREFIX`]; `None` when it does not.
+    pub fn from_prefixed(body: Bytes) -> Option<Self> {
+        body.starts_with(&Self::PREFIX).then_some(Self { body })
+    }
+
+    pub fn copy_of(bytes: &[u8]) -> Self {
+        Self { body: [&Self::PREFIX, bytes].concat().into() }
+    }
+
+    /// What is carried, without what stands before it.
+    pub fn bytes(&self) -> Bytes {
+        self.body.slice(Self::PREFIX.len()..)
+    }
+
+    pub fn len_bytes(&self) -> usize {
+        self.body.len() - Self::PREFIX.len()
+    }
+
+    pub(crate) fn body(&self) -> &Bytes {
+        &self.body
+    }
+}
 
 impl fmt::Debug for Payload {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "Payload({} bytes)", self.0.len())
+        write!(formatter, "Payload({} bytes)", self.len_bytes())
     }
 }
 

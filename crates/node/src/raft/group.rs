@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use futures::Stream;
 use futures::stream::BoxStream;
 use leasehold_catalogue::NodeId;
@@ -144,9 +143,9 @@ impl Group {
     ///
     /// # Errors
     /// When the group has stopped.
-    pub async fn propose(&self, payload: Bytes, term: u64) -> Result<Proposal, ProposeError> {
+    pub async fn propose(&self, payload: Payload, term: u64) -> Result<Proposal, ProposeError> {
         let (responder, outcome) = ProgressResponder::complete_only();
-        let write = self.raft.write(Payload(payload)).responder(responder);
+        let write = self.raft.write(payload).responder(responder);
         match write.with_leader(CommittedLeaderIdOf::<TypeConfig>::new(term)).await {
             Ok(()) => Ok(Proposal { outcome }),
             Err(fatal) => Err(ProposeError::Stopped(fatal.to_string())),

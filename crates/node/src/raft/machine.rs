@@ -92,7 +92,7 @@ impl Adapter {
             }
             EntryPayload::Normal(payload) => {
                 let index = entry.log_id.index;
-                let applied = self.machine.apply(index, &payload.0).inspect_err(|error| {
+                let applied = self.machine.apply(index, &payload.bytes()).inspect_err(|error| {
                     tracing::error!(group = self.group.0, index, %error, "an entry cannot be executed: the group halts");
                 })?;
                 self.account(index, &applied);

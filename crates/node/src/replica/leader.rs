@@ -14,7 +14,6 @@ mod timers;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
-use bytes::Bytes;
 use leasehold_partition::{
     BatchBuilder, Command, Deadline, Delivery, Effects, Kind, QueueId, Reply, Request as PartitionRequest,
     ShardView,
@@ -31,7 +30,7 @@ use super::{Shared, WantedShard};
 use crate::failure::Failure;
 use crate::headroom;
 use crate::limits::{ENTRIES_IN_FLIGHT_MAX, ENTRY_BYTES_MAX, ENTRY_COMMANDS_MAX};
-use crate::raft::{Applied, Proposal, ProposeError, Role};
+use crate::raft::{Applied, Payload, Proposal, ProposeError, Role};
 use leasehold_proto::v1::Reason;
 
 /// Who waits for the reply of one command of an entry.
@@ -317,14 +316,19 @@ impl Leadership {
         let clock = &mut self.clock;
         self.batch.get_or_insert_with(|| {
             let stamp_ms = clock.stamp(Instant::now());
-            Batch { builder: BatchBuilder::new(stamp_ms, wall_ms()), stamp_ms, pending: Vec::new() }
+            Batch {
+                builder: BatchBuilder::after(&Payload::PREFIX, stamp_ms, wall_ms()),
+                stamp_ms,
+                pending: Vec::new(),
+            }
         })
     }
 
     async fn propose(&mut self) -> Result<(), Failure> {
         let Some(batch) = self.batch.take_if(|batch| !batch.builder.is_empty()) else { return Ok(()) };
         self.stamped_at = Instant::now();
-        let payload = Bytes::from(batch.builder.finish());
+        let payload =
+            Payload::from_prefixed(batch.builder.finish().into()).expect("the batch has the prefix");
         match self.shared.group.propose(payload, self.term).await {
             Ok(proposal) => {
                 let Batch { stamp_ms, pending, .. } = batch;

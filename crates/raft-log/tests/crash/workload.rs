@@ -108,11 +108,11 @@ impl Workload {
         let payload = match self.random.below(10) {
             _ if index == 0 => EntryPayload::Membership(membership()),
             0 => EntryPayload::Blank,
-            1 => EntryPayload::Normal(Payload(self.random.bytes(1_500))),
-            2..5 => EntryPayload::Normal(Payload(self.random.bytes(400))),
+            1 => EntryPayload::Normal(Payload::copy_of(&self.random.bytes(1_500))),
+            2..5 => EntryPayload::Normal(Payload::copy_of(&self.random.bytes(400))),
             _ => {
                 let len = self.random.below(80) as usize;
-                EntryPayload::Normal(Payload(self.random.bytes(len)))
+                EntryPayload::Normal(Payload::copy_of(&self.random.bytes(len)))
             }
         };
         Entry { log_id: id(term, index), payload }
@@ -180,9 +180,10 @@ impl Workload {
             let Some(log_id) = expected.entries.get(&index).copied() else { continue };
             expected.applied = Some(log_id);
             let is_durable = expected.acknowledged.contains_key(&index);
-            let EntryPayload::Normal(Payload(payload)) = expected.submitted[&log_id].payload.clone() else {
+            let EntryPayload::Normal(payload) = &expected.submitted[&log_id].payload else {
                 continue;
             };
+            let payload = payload.bytes();
             let ranges = self.some_ranges(payload.len() as u32);
             if !ranges.is_empty() {
                 self.log.retain(group, index, bytes_of(&ranges));

@@ -41,7 +41,7 @@ pub fn open_with(fs: &(impl FileSystem + Clone + 'static), options: Options) -> 
 }
 
 pub fn entry(term: u64, index: u64, payload: impl Into<Bytes>) -> Entry {
-    Entry { log_id: log_id(term, index), payload: EntryPayload::Normal(Payload(payload.into())) }
+    Entry { log_id: log_id(term, index), payload: EntryPayload::Normal(Payload::copy_of(&payload.into())) }
 }
 
 /// Appends without waiting for the disk.
