@@ -10,9 +10,10 @@ use leasehold_raft_log::Log;
 use openraft::async_runtime::WatchReceiver as _;
 use openraft::errors::{ClientWriteError, Fatal, ForwardReason, ForwardToLeader, InitializeError, RaftError};
 use openraft::impls::ProgressResponder;
+use openraft::metrics::RaftServerMetrics;
 use openraft::raft::{AppendEntriesRequest, ClientWriteResult, StreamAppendResult};
 use openraft::type_config::alias::{CommittedLeaderIdOf, OneshotReceiverOf, WatchReceiverOf};
-use openraft::{ChangeMembers, Config, Raft, RaftMetrics, ReadPolicy, ServerState, SnapshotPolicy};
+use openraft::{ChangeMembers, Config, Raft, ReadPolicy, ServerState, SnapshotPolicy};
 use tokio::sync::watch;
 
 use super::machine::Adapter;
@@ -109,7 +110,7 @@ impl Group {
             .map_err(|error| error.to_string())?;
         let (sender, role) = watch::channel(Role::Follower { leader: None });
         let (has_heard, hears) = watch::channel(false);
-        tokio::spawn(follow_role(raft.metrics(), options.replica, sender, hears));
+        tokio::spawn(follow_role(raft.server_metrics(), options.replica, sender, hears));
         let has_heard = Arc::new(has_heard);
         Ok(Self { id: options.id, replica: options.replica, raft, network, role, has_heard })
     }
@@ -332,21 +333,21 @@ fn raft_config(options: &GroupOptions) -> Result<Config, openraft::ConfigError> 
 
 /// Until the group is gone: the task must not keep it alive.
 async fn follow_role(
-    mut metrics: WatchReceiverOf<TypeConfig, RaftMetrics<TypeConfig>>,
+    mut metrics: WatchReceiverOf<TypeConfig, RaftServerMetrics<TypeConfig>>,
     replica: u64,
     role: watch::Sender<Role>,
     mut has_heard: watch::Receiver<bool>,
 ) {
-    let term_at_start = metrics.borrow_watched().current_term;
+    let term_at_start = metrics.borrow_watched().vote.leader_id.term;
     loop {
         let seen = metrics.borrow_watched().clone();
-        let now = match (&seen.running_state, seen.state) {
-            (Err(_), _) => Role::Stopped,
-            (Ok(()), ServerState::Leader) => Role::Leader { term: seen.current_term },
-            (Ok(()), _) => {
+        let term = seen.vote.leader_id.term;
+        let now = match seen.state {
+            ServerState::Leader => Role::Leader { term },
+            _ => {
                 let members = seen.membership_config.membership();
                 // The vote that was read at the start names a leader of then, who may have been started anew as well.
-                let is_of_now = seen.current_term != term_at_start || *has_heard.borrow();
+                let is_of_now = term != term_at_start || *has_heard.borrow();
                 let leader = seen.current_leader.filter(|leader| is_of_now && *leader != replica);
                 Role::Follower { leader: leader.and_then(|leader| members.get_node(&leader).cloned()) }
             }
