@@ -10,6 +10,8 @@ pub const PEER_MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
 pub const CLIENT_MESSAGE_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 pub const STREAM_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
+/// The largest HTTP/2 frame that is taken: each costs a write and a read, and a batch of messages should be one.
+pub const HTTP_FRAME_BYTES_MAX: u32 = 1024 * 1024;
 pub const CONNECTION_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
 
 pub const CONNECT_TIMEOUT_MS: u64 = 500;

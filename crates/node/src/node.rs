@@ -26,7 +26,8 @@ use crate::identity::{FORMAT_VERSION, Identity, IdentityError};
 use crate::lane::Grpc;
 use crate::leaders;
 use crate::limits::{
-    CLIENT_MESSAGE_BYTES_MAX, CONNECTION_WINDOW_BYTES, PEER_MESSAGE_BYTES_MAX, STREAM_WINDOW_BYTES,
+    CLIENT_MESSAGE_BYTES_MAX, CONNECTION_WINDOW_BYTES, HTTP_FRAME_BYTES_MAX, PEER_MESSAGE_BYTES_MAX,
+    STREAM_WINDOW_BYTES,
 };
 use crate::listener::admit;
 use crate::raft::ReplicaNode;
@@ -392,6 +393,7 @@ fn server() -> Server {
     Server::builder()
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_frame_size(HTTP_FRAME_BYTES_MAX)
         .max_concurrent_streams(STREAMS_MAX)
         .http2_keepalive_interval(Some(Duration::from_secs(10)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))

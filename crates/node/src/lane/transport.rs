@@ -14,8 +14,8 @@ use tonic::{Request, Status};
 
 use super::batch::Batches;
 use crate::limits::{
-    CONNECT_TIMEOUT_MS, CONNECTION_WINDOW_BYTES, KEEP_ALIVE_INTERVAL_MS, KEEP_ALIVE_TIMEOUT_MS,
-    PEER_MESSAGE_BYTES_MAX, STREAM_WINDOW_BYTES,
+    CONNECT_TIMEOUT_MS, CONNECTION_WINDOW_BYTES, HTTP_FRAME_BYTES_MAX, KEEP_ALIVE_INTERVAL_MS,
+    KEEP_ALIVE_TIMEOUT_MS, PEER_MESSAGE_BYTES_MAX, STREAM_WINDOW_BYTES,
 };
 
 /// Frames of one direction of a lane; it ends with the connection.
@@ -94,6 +94,7 @@ pub async fn open_channel(address: &str) -> Result<Channel, tonic::transport::Er
         .http2_keep_alive_interval(Duration::from_millis(KEEP_ALIVE_INTERVAL_MS))
         .keep_alive_timeout(Duration::from_millis(KEEP_ALIVE_TIMEOUT_MS))
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_frame_size(HTTP_FRAME_BYTES_MAX);
     endpoint.connect().await
 }
