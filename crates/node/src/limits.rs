@@ -56,7 +56,8 @@ pub const ANSWER_ALLOWANCE_MS: u64 = 50;
 pub const LEADER_WAIT_MS_MAX: u64 = 5_000;
 /// The hint that goes with a refusal that will pass.
 pub const RETRY_AFTER_MS: u64 = 50;
-/// A replica takes a snapshot when it has applied this many bytes since the last, or twice the size of that one.
+/// A replica takes a snapshot when it has applied this many bytes since the last, or four times the size of that one: a long
+/// backlog is written again and again as it grows, and the more often the more it costs.
 pub const SNAPSHOT_APPLIED_BYTES_MIN: u64 = 64 * 1024 * 1024;
 
 const _: () = assert!(ENTRY_BYTES_MAX < PEER_MESSAGE_BYTES_MAX / 2);

@@ -38,7 +38,8 @@ impl Partition {
     /// The whole state as bytes: 67 for each message, 108 more (140 with an origin) for each that was granted, delayed or
     /// transferred, 52 for each log entry with live contents.
     pub fn snapshot(&self) -> Vec<u8> {
-        let mut bytes = vec![SNAPSHOT_VERSION];
+        let mut bytes = Vec::with_capacity(self.store.len_bytes_about());
+        bytes.push(SNAPSHOT_VERSION);
         self.put(&mut bytes);
         hash(&bytes).put(&mut bytes);
         bytes
@@ -67,7 +68,7 @@ impl Partition {
 
     /// A hash of the whole state: equal on every replica at the same applied index. O(state).
     pub fn state_hash(&self) -> u64 {
-        let mut bytes = Vec::new();
+        let mut bytes = Vec::with_capacity(self.store.len_bytes_about());
         self.put(&mut bytes);
         hash(&bytes)
     }

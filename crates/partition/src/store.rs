@@ -60,6 +60,18 @@ impl Store {
         }
     }
 
+    /// About how many bytes `put` appends, and seldom fewer.
+    pub fn len_bytes_about(&self) -> usize {
+        const MESSAGE_BYTES: usize = 72;
+        const SIDE_BYTES: usize = 144;
+        const ENTRY_BYTES: usize = 80;
+        const OTHER_BYTES: usize = 4096;
+        let records = self.messages.len() * MESSAGE_BYTES
+            + self.sides.len() * SIDE_BYTES
+            + self.entries.records.len() * ENTRY_BYTES;
+        OTHER_BYTES + records
+    }
+
     pub fn side(&self, slot: u32) -> Option<&Side> {
         slot_or_none(self.messages[slot].side).map(|side| &self.sides[side])
     }

@@ -2,16 +2,14 @@
 
 use std::fs::{self, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::OFlags;
+use crate::filesystem_direct;
 
-/// Zeros that are written at once.
-const ZEROS_BYTES: usize = 1024 * 1024;
-/// What a write past the cache is aligned to, in memory and in the file.
-const ALIGNMENT_BYTES: usize = 4096;
+/// What is written at once of a file that is made as a whole.
+const CHUNK_BYTES: usize = 1024 * 1024;
 
 /// An open file.
 pub trait File: Send + Sync {
@@ -36,6 +34,10 @@ pub trait FileSystem: Send + Sync {
     fn create_zeroed(&self, path: &Path, len_bytes: u64) -> io::Result<Arc<dyn File>> {
         zero_through_cache(self.create(path)?, len_bytes)
     }
+    /// Creates a file of the parts one after the other, which are on stable storage when it returns; the name need not be.
+    fn create_whole(&self, path: &Path, parts: &[&[u8]]) -> io::Result<()> {
+        write_through_cache(self.create(path)?.as_ref(), parts)
+    }
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     fn remove(&self, path: &Path) -> io::Result<()>;
     /// Makes the creations, renames and removals in a folder durable.
@@ -54,35 +56,24 @@ pub trait FileSystem: Send + Sync {
 #[derive(Debug, Default, Clone, Copy)]
 pub struct RealFileSystem;
 
-fn write_zeros(
-    zeros: &[u8],
-    len_bytes: u64,
-    mut write: impl FnMut(&[u8], u64) -> io::Result<()>,
-) -> io::Result<()> {
+fn zero_through_cache(file: Arc<dyn File>, len_bytes: u64) -> io::Result<Arc<dyn File>> {
+    let zeros = vec![0; CHUNK_BYTES.min(len_bytes as usize)];
     let mut at = 0;
     while at < len_bytes {
         let len = (len_bytes - at).min(zeros.len() as u64) as usize;
-        write(&zeros[..len], at)?;
+        file.write_at(&zeros[..len], at)?;
         at += len as u64;
     }
-    Ok(())
-}
-
-fn zero_through_cache(file: Arc<dyn File>, len_bytes: u64) -> io::Result<Arc<dyn File>> {
-    let zeros = vec![0; ZEROS_BYTES.min(len_bytes as usize)];
-    write_zeros(&zeros, len_bytes, |zeros, at| file.write_at(zeros, at))?;
     file.sync_data()?;
     Ok(file)
 }
 
-/// Writes zeros to the device without a copy in the cache. The copy would cost processor time, and leave pages in the cache that are
-/// so large that every small write to one has to look through it.
-fn zero_past_cache(path: &Path, len_bytes: u64) -> io::Result<()> {
-    let direct = OFlags::DIRECT.bits().cast_signed();
-    let file = OpenOptions::new().create(true).truncate(true).write(true).custom_flags(direct).open(path)?;
-    let buffer = vec![0; ZEROS_BYTES + ALIGNMENT_BYTES];
-    let start = buffer.as_ptr().align_offset(ALIGNMENT_BYTES);
-    write_zeros(&buffer[start..start + ZEROS_BYTES], len_bytes, |zeros, at| file.write_all_at(zeros, at))?;
+fn write_through_cache(file: &dyn File, parts: &[&[u8]]) -> io::Result<()> {
+    let mut at = 0;
+    for part in parts {
+        file.write_at(part, at)?;
+        at += part.len() as u64;
+    }
     file.sync_data()
 }
 
@@ -137,10 +128,19 @@ impl FileSystem for RealFileSystem {
     }
 
     fn create_zeroed(&self, path: &Path, len_bytes: u64) -> io::Result<Arc<dyn File>> {
-        match zero_past_cache(path, len_bytes) {
+        match filesystem_direct::zero(path, len_bytes) {
             Ok(()) => self.open(path),
             // Some file systems have no way past the cache, and some lengths none; whatever else it was comes again.
             Err(_) => zero_through_cache(self.create(path)?, len_bytes),
+        }
+    }
+
+    fn create_whole(&self, path: &Path, parts: &[&[u8]]) -> io::Result<()> {
+        match filesystem_direct::write(path, parts) {
+            Err(error) if filesystem_direct::is_not_possible(&error) => {
+                write_through_cache(self.create(path)?.as_ref(), parts)
+            }
+            written => written,
         }
     }
 
@@ -175,7 +175,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("zeros");
         fs::write(&path, [7; 9_000]).unwrap();
-        for len_bytes in [3 * ALIGNMENT_BYTES, 5_000, ZEROS_BYTES + ALIGNMENT_BYTES] {
+        for len_bytes in [3 * 4096, 5_000, CHUNK_BYTES + 4096] {
             let file = RealFileSystem.create_zeroed(&path, len_bytes as u64).unwrap();
             file.write_at(&[1], 0).unwrap();
             let found = fs::read(&path).unwrap();

@@ -20,6 +20,7 @@ mod contents;
 mod driver;
 mod error;
 mod filesystem;
+mod filesystem_direct;
 #[cfg(any(test, feature = "testing"))]
 mod filesystem_simulated;
 mod format;

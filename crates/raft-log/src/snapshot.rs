@@ -54,13 +54,7 @@ pub fn save(fs: &dyn FileSystem, dir: &Path, group: GroupId, meta: &[u8], state:
     let crc = crc32c::crc32c_append(crc32c::crc32c(&head), state);
     let path = path_of(dir, group);
     let unfinished = path.with_extension(UNFINISHED);
-    let file = fs.create(&unfinished)?;
-    // The state may be large: it is not copied once more.
-    let (state_at, crc_at) = (head.len() as u64, (head.len() + state.len()) as u64);
-    file.write_at(&head, 0)?;
-    file.write_at(state, state_at)?;
-    file.write_at(&crc.to_le_bytes(), crc_at)?;
-    file.sync_data()?;
+    fs.create_whole(&unfinished, &[&head, state, &crc.to_le_bytes()])?;
     fs.rename(&unfinished, &path)?;
     fs.sync_dir(dir)
 }

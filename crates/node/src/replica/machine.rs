@@ -43,7 +43,7 @@ impl PartitionMachine {
         (state.applied_index(), state.state_hash())
     }
 
-    /// Whether so much was applied that a snapshot would shorten a restart: `bytes_min`, or twice the last one.
+    /// Whether so much was applied that a snapshot would shorten a restart: `bytes_min`, or four times the last one.
     pub fn wants_snapshot(&self, bytes_min: u64) -> bool {
         let last = self.snapshot_bytes.load(Ordering::Relaxed);
         self.applied_bytes.load(Ordering::Relaxed) > bytes_min.max(last.saturating_mul(2))
