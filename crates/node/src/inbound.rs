@@ -135,7 +135,7 @@ async fn serve_catalogue(core: Arc<Core>, frame: Frame, answers: Answers) {
 }
 
 fn encoded(reply: &Reply) -> Vec<u8> {
-    let mut bytes = Vec::new();
+    let mut bytes = Vec::with_capacity(reply.len_bytes_about());
     reply.encode_into(&mut bytes);
     bytes
 }

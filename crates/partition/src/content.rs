@@ -42,6 +42,12 @@ impl<'a> Content<'a> {
         self.put(out);
     }
 
+    pub(crate) fn len_bytes_about(&self) -> usize {
+        const FIELDS_BYTES: usize = 32;
+        let names = self.group.map_or(0, <[u8]>::len) + self.dedup_id.map_or(0, <[u8]>::len);
+        FIELDS_BYTES + names + self.attributes.len() + self.body.len()
+    }
+
     fn validate(&self) -> Result<(), DecodeError> {
         name_in_range(self.group, "group")?;
         name_in_range(self.dedup_id, "dedup_id")?;

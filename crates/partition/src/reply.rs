@@ -4,6 +4,8 @@ use crate::ids::{ContentRef, MessageKey, QueueId, Receipt};
 use crate::wire::{DecodeError, Reader, Wire, wire_enum, wire_struct};
 
 const WIRE_VERSION: u8 = 1;
+/// Of the outcome of a message that was sent: its tag and its key.
+const SENT_BYTES: usize = 13;
 
 /// The answer to one command.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +48,18 @@ wire_enum!(Reply {
 });
 
 impl Reply {
+    /// About as many bytes as `encode_into` appends, and seldom fewer.
+    pub fn len_bytes_about(&self) -> usize {
+        const OTHER_BYTES: usize = 64;
+        let items_bytes = match self {
+            Self::Sent { outcomes } => outcomes.len() * SENT_BYTES,
+            Self::Received { deliveries } => deliveries.len() * size_of::<Delivery>(),
+            Self::Settled { outcomes } => outcomes.len(),
+            _ => 0,
+        };
+        OTHER_BYTES + items_bytes
+    }
+
     /// Appends the byte form.
     pub fn encode_into(&self, out: &mut Vec<u8>) {
         out.push(WIRE_VERSION);

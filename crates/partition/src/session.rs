@@ -59,7 +59,7 @@ impl Sessions {
 
     /// Remembers a reply after `recall` said the request is new.
     pub fn remember(&mut self, id: RequestId, reply: &Reply) {
-        let mut bytes = Vec::new();
+        let mut bytes = Vec::with_capacity(reply.len_bytes_about());
         reply.encode_into(&mut bytes);
         let session = self.sessions.get_mut(&id.session).expect("recall made the session");
         if id.sequence >= session.floor {

@@ -42,6 +42,9 @@ pub(crate) struct Span {
     pub len: u32,
 }
 
+/// Memory that a list may take beforehand, as a multiple of the bytes that are left to read it from.
+const ROOM_FACTOR_MAX: usize = 8;
+
 /// A cursor over bytes that also notes where contents lie, because they stay in the log.
 pub(crate) struct Reader<'a> {
     bytes: &'a [u8],
@@ -69,6 +72,12 @@ impl<'a> Reader<'a> {
         let part = self.bytes.get(self.at..end).ok_or(DecodeError::Truncated)?;
         self.at = end;
         Ok(part)
+    }
+
+    /// How many items to make room for: what is claimed, but no more memory than a small multiple of the bytes that are left.
+    fn room_for<T>(&self, count: u32) -> usize {
+        let left = self.bytes.len() - self.at;
+        (count as usize).min(left.saturating_mul(ROOM_FACTOR_MAX) / size_of::<T>().max(1))
     }
 
     pub fn finish(&self) -> Result<(), DecodeError> {
@@ -174,7 +183,7 @@ impl<'a, T: Wire<'a>> Wire<'a> for Vec<T> {
     }
     fn take(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
         let count = u32::take(reader)?;
-        let mut items = Vec::new(); // grows with what is really there, whatever the count claims
+        let mut items = Vec::with_capacity(reader.room_for::<T>(count));
         for _ in 0..count {
             items.push(T::take(reader)?);
         }

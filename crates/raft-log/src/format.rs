@@ -21,6 +21,8 @@ use crate::payload::GroupId;
 pub const SEGMENT_HEADER_BYTES: u64 = 64;
 pub const BATCH_HEADER_BYTES: usize = 32;
 pub const RECORD_HEADER_BYTES: usize = 40;
+/// A batch is padded to the end of its page.
+const PADDING_BYTES_MAX: usize = 4096;
 
 const SEGMENT_MAGIC: [u8; 8] = *b"LHLDSEG\n";
 const BATCH_MAGIC: u32 = 0x4248_4c4c;
@@ -118,7 +120,15 @@ pub struct BatchWriter {
 
 impl BatchWriter {
     pub fn new() -> Self {
-        Self { bytes: vec![0; BATCH_HEADER_BYTES], crcs: 0, records: 0 }
+        Self::with_room(0, 0)
+    }
+
+    /// With room for so many records with so many bytes of payloads in all, and to pad what is written.
+    pub fn with_room(records: usize, payload_bytes: usize) -> Self {
+        let records_bytes = records * (RECORD_HEADER_BYTES + 8) + payload_bytes;
+        let mut bytes = Vec::with_capacity(BATCH_HEADER_BYTES + records_bytes + PADDING_BYTES_MAX);
+        bytes.resize(BATCH_HEADER_BYTES, 0);
+        Self { bytes, crcs: 0, records: 0 }
     }
 
     pub fn len_bytes(&self) -> usize {

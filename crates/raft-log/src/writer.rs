@@ -189,7 +189,8 @@ impl Writer {
         if records.is_empty() {
             return Ok(());
         }
-        let mut batch = BatchWriter::new();
+        let payload_bytes = records.iter().map(|queued| queued.record.payload.len()).sum();
+        let mut batch = BatchWriter::with_room(records.len(), payload_bytes);
         let mut written = Vec::with_capacity(records.len());
         for Queued { record, note } in records {
             let offset = batch.push(&record);

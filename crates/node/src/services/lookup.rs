@@ -36,7 +36,7 @@ pub async fn successor(core: &Core, gone: &QueueInfo) -> Result<Option<Arc<Queue
 
 /// A command as the partition takes it.
 pub fn call(queue: QueueId, request: &leasehold_partition::Request<'_>) -> CommandCall {
-    let mut bytes = Vec::new();
+    let mut bytes = Vec::with_capacity(request.len_bytes_about());
     request.encode_into(&mut bytes);
     CommandCall { queue, command: bytes.into(), promised_leases_ms: Vec::new() }
 }
