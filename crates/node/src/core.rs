@@ -13,7 +13,7 @@ use crate::answers::LocalAnswers;
 use crate::catalogue_link::{CATALOGUE_GROUP, CatalogueLink};
 use crate::cluster::ClusterView;
 use crate::config::{Config, HistoryMode};
-use crate::history::{Detail, HistoryStore, HistoryWriter};
+use crate::history::{HistoryStore, HistoryWriter};
 use crate::identity::Identity;
 use crate::lane::{Lanes, Origin, Transport};
 use crate::raft::{Group, GroupOptions, Machine, Network, ReplicaNode};
@@ -195,15 +195,15 @@ async fn announce(core: Arc<Core>) {
 type History = (Option<Arc<HistoryStore>>, Option<HistoryWriter>);
 
 async fn open_history(config: &Config) -> Result<History, String> {
-    let detail = match config.history.mode {
+    let collects = match config.history.mode {
         HistoryMode::Off => return Ok((None, None)),
-        HistoryMode::Unusual => Detail::Unusual,
-        HistoryMode::All => Detail::All,
+        HistoryMode::Unusual => leasehold_partition::History::Unusual,
+        HistoryMode::All => leasehold_partition::History::All,
     };
     let (path, bytes_max) = (config.data_dir.join("history"), config.history.bytes_max);
     let opening = {
         let path = path.clone();
-        tokio::task::spawn_blocking(move || HistoryStore::open(&path, detail, bytes_max))
+        tokio::task::spawn_blocking(move || HistoryStore::open(&path, collects, bytes_max))
     };
     let opened = opening.await.map_err(|error| error.to_string())?;
     let (store, writer) =

@@ -12,7 +12,7 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::{Duration, Instant};
 
 use leasehold_catalogue::PartitionId;
-use leasehold_partition::{Event, EventKind, QueueId};
+use leasehold_partition::{Event, EventKind, History, QueueId};
 use leasehold_proto::v1::{LifeEvent, Reason};
 use prost::Message;
 
@@ -28,14 +28,6 @@ const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 /// Of sled, for each node.
 const CACHE_BYTES: u64 = 8 * 1024 * 1024;
 const CLOSE_INTERVAL: Duration = Duration::from_millis(10);
-
-/// Which events are kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Detail {
-    /// Those of messages that needed more than one receive, or did not end with an ack.
-    Unusual,
-    All,
-}
 
 #[derive(Clone, PartialEq, Message)]
 struct Chunk {
@@ -66,15 +58,17 @@ struct Noted {
 #[derive(Clone)]
 pub struct HistoryWriter {
     entries: SyncSender<Noted>,
-    detail: Detail,
+    collects: History,
     dropped: Arc<AtomicU64>,
 }
 
 impl HistoryWriter {
-    pub fn append(&self, partition: PartitionId, log_index: u64, mut events: Vec<Event>) {
-        if self.detail == Detail::Unusual {
-            events.retain(is_unusual);
-        }
+    /// The events that are kept.
+    pub fn collects(&self) -> History {
+        self.collects
+    }
+
+    pub fn append(&self, partition: PartitionId, log_index: u64, events: Vec<Event>) {
         if events.is_empty() {
             return;
         }
@@ -93,14 +87,6 @@ impl HistoryWriter {
     }
 }
 
-fn is_unusual(event: &Event) -> bool {
-    match &event.kind {
-        EventKind::Sent | EventKind::Acked { .. } => false,
-        EventKind::Granted { receive_count, .. } => *receive_count > 1,
-        _ => true,
-    }
-}
-
 /// Reads what the writers wrote down.
 pub struct HistoryStore {
     tree: sled::Db,
@@ -114,7 +100,7 @@ impl HistoryStore {
     /// When the folder cannot be read or written, or the store stays open.
     pub fn open(
         path: &Path,
-        detail: Detail,
+        collects: History,
         bytes_max: u64,
     ) -> Result<(Arc<Self>, HistoryWriter), sled::Error> {
         let tree = open_or_wipe(path)?;
@@ -125,7 +111,7 @@ impl HistoryStore {
             .name("history".to_owned())
             .spawn(move || writing.write(&queue, bytes_max))
             .map_err(sled::Error::from)?;
-        Ok((store, HistoryWriter { entries, detail, dropped: Arc::new(AtomicU64::new(0)) }))
+        Ok((store, HistoryWriter { entries, collects, dropped: Arc::new(AtomicU64::new(0)) }))
     }
 
     /// What is known of one message, oldest first.
@@ -312,7 +298,7 @@ mod tests {
     async fn a_life_is_told_in_order_and_survives_reopening() {
         let dir = tempfile::tempdir().unwrap();
         let partition = PartitionId(3);
-        let (store, writer) = HistoryStore::open(dir.path(), Detail::All, 1 << 30).unwrap();
+        let (store, writer) = HistoryStore::open(dir.path(), History::All, 1 << 30).unwrap();
         writer.append(partition, 10, vec![event(1, EventKind::Sent), event(2, EventKind::Sent)]);
         writer.append(partition, 11, vec![event(1, EventKind::Acked { grant: 9 })]);
         drop(writer);
@@ -356,15 +342,5 @@ mod tests {
             sled::open(&path)
         });
         assert!(!opened.unwrap().contains_key("kept").unwrap());
-    }
-
-    #[test]
-    fn the_usual_life_is_not_unusual() {
-        let granted =
-            |receive_count| EventKind::Granted { grant: 1, receive_count, lease_ms: 1, consumer: [].into() };
-        assert!(!is_unusual(&event(1, EventKind::Sent)));
-        assert!(!is_unusual(&event(1, granted(1))));
-        assert!(is_unusual(&event(1, granted(2))));
-        assert!(is_unusual(&event(1, EventKind::Expired { grant: 1 })));
     }
 }

@@ -42,13 +42,16 @@ pub(crate) struct Arena<T> {
     /// The pages below `pages.len()` that have a free slot, freed pages among them.
     roomy: BTreeSet<usize>,
     used: usize,
+    /// A page that was freed last and is kept for the next one: where messages come and go at the edge of a page, it is not made
+    /// anew each time. No part of the state.
+    spare: Option<Page<T>>,
     /// Slots written since the start: a measure of work, no part of the state.
     steps: u64,
 }
 
 impl<T> Arena<T> {
     pub fn new() -> Self {
-        Self { pages: Vec::new(), roomy: BTreeSet::new(), used: 0, steps: 0 }
+        Self { pages: Vec::new(), roomy: BTreeSet::new(), used: 0, spare: None, steps: 0 }
     }
 
     pub fn len(&self) -> usize {
@@ -78,7 +81,8 @@ impl<T> Arena<T> {
             self.roomy.insert(self.pages.len());
             self.pages.push(None);
         }
-        let page = self.pages[page_index].get_or_insert_with(Page::new);
+        let spare = &mut self.spare;
+        let page = self.pages[page_index].get_or_insert_with(|| spare.take().unwrap_or_else(Page::new));
         assert!(page.slots[at].is_none(), "slot {slot} is taken");
         page.slots[at] = Some(value);
         page.taken[at / 64] |= 1 << (at % 64);
@@ -98,7 +102,7 @@ impl<T> Arena<T> {
         page.used -= 1;
         self.roomy.insert(page_index);
         if page.used == 0 {
-            self.pages[page_index] = None;
+            self.spare = self.pages[page_index].take();
             self.trim();
         }
         self.used -= 1;

@@ -10,7 +10,9 @@ use crate::wire::DecodeError;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum History {
     Skip,
-    Collect,
+    /// What happens to messages that need more than one receive, or do not end with an ack.
+    Unusual,
+    All,
 }
 
 /// What one entry did beyond its replies.
@@ -103,6 +105,17 @@ pub enum EventKind {
     Deleted,
 }
 
+impl EventKind {
+    /// Whether it belongs to a life that is more than one send, one receive and one ack.
+    pub fn is_unusual(&self) -> bool {
+        match self {
+            Self::Sent | Self::Acked { .. } => false,
+            Self::Granted { receive_count, .. } => *receive_count > 1,
+            _ => true,
+        }
+    }
+}
+
 /// The result of one entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Applied {
@@ -133,5 +146,20 @@ impl std::error::Error for ApplyError {}
 impl From<DecodeError> for ApplyError {
     fn from(error: DecodeError) -> Self {
         Self::Decode(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_usual_life_is_not_unusual() {
+        let granted =
+            |receive_count| EventKind::Granted { grant: 1, receive_count, lease_ms: 1, consumer: [].into() };
+        assert!(!EventKind::Sent.is_unusual() && !EventKind::Acked { grant: 1 }.is_unusual());
+        assert!(!granted(1).is_unusual());
+        assert!(granted(2).is_unusual());
+        assert!(EventKind::Expired { grant: 1 }.is_unusual());
     }
 }

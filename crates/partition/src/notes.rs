@@ -34,9 +34,13 @@ impl Notes {
 
     /// Notes an event, made only when somebody collects it.
     pub fn event(&mut self, queue: QueueId, sequence: u64, kind: impl FnOnce() -> EventKind) {
-        if self.history == History::Collect {
+        if self.history == History::Skip {
+            return;
+        }
+        let kind = kind();
+        if self.history == History::All || kind.is_unusual() {
             let (log_time_ms, wall_time_ms) = (self.log_time_ms, self.wall_time_ms);
-            self.events.push(Event { log_time_ms, wall_time_ms, queue, sequence, kind: kind() });
+            self.events.push(Event { log_time_ms, wall_time_ms, queue, sequence, kind });
         }
     }
 

@@ -281,7 +281,7 @@ impl Script {
         let mut replica = Partition::new();
         let mut lines = Vec::new();
         for (index, payload) in &self.rig.log {
-            let applied = replica.apply(*index, payload, History::Collect).unwrap();
+            let applied = replica.apply(*index, payload, History::All).unwrap();
             let events = applied.effects.history.into_iter().filter(|event| event.sequence == sequence);
             lines.extend(events.map(|event| match event.kind {
                 EventKind::Granted { grant, receive_count, lease_ms, consumer } => {

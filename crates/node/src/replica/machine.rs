@@ -46,14 +46,14 @@ impl PartitionMachine {
     /// Whether so much was applied that a snapshot would shorten a restart: `bytes_min`, or four times the last one.
     pub fn wants_snapshot(&self, bytes_min: u64) -> bool {
         let last = self.snapshot_bytes.load(Ordering::Relaxed);
-        self.applied_bytes.load(Ordering::Relaxed) > bytes_min.max(last.saturating_mul(2))
+        self.applied_bytes.load(Ordering::Relaxed) > bytes_min.max(last.saturating_mul(4))
     }
 }
 
 impl Machine for PartitionMachine {
     fn apply(&self, log_index: u64, payload: &Bytes) -> Result<Applied, MachineError> {
         self.applied_bytes.fetch_add(payload.len() as u64, Ordering::Relaxed);
-        let collect = if self.history.is_some() { History::Collect } else { History::Skip };
+        let collect = self.history.as_ref().map_or(History::Skip, HistoryWriter::collects);
         let mut state =
             self.state.lock().map_err(|_| MachineError("an earlier entry panicked".to_owned()))?;
         let applied = state.apply(log_index, payload, collect);

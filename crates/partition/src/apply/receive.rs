@@ -1,5 +1,7 @@
 //! Granting leases.
 
+use std::sync::Arc;
+
 use crate::command::Command;
 use crate::effects::EventKind;
 use crate::headroom::version_of;
@@ -17,18 +19,18 @@ use crate::suspects::NOBODY;
 use crate::view::State;
 
 /// What one receive may still take.
-struct Budget<'a> {
+struct Budget {
     messages: u32,
     bytes: u64,
     lease_ms: u32,
-    consumer: &'a [u8],
+    consumer: Arc<[u8]>,
     /// The version of the consumer, in `Shard::headroom`.
     version: u32,
     /// The consumer, in `Shard::suspects`.
     holder: u32,
 }
 
-impl Budget<'_> {
+impl Budget {
     /// Whether one more message fits. The first always does.
     fn allows(&self, shard: &Shard, store: &Store, slot: u32, taken: &[Delivery]) -> bool {
         let fits = taken.is_empty() || u64::from(store.messages[slot].len) <= self.bytes;
@@ -55,8 +57,8 @@ impl Partition {
             suspects.heard(consumer);
             suspects.holder_of(consumer)
         });
-        let mut budget =
-            Budget { messages: *messages_max, bytes: *bytes_max, lease_ms, consumer, version, holder };
+        let (messages, bytes, consumer) = (*messages_max, *bytes_max, Arc::from(*consumer));
+        let mut budget = Budget { messages, bytes, lease_ms, consumer, version, holder };
         let at_cap = shard.counters.leased >= u64::from(shard.settings.in_flight_max);
         let deliveries = match shard.settings.kind {
             _ if at_cap => Vec::new(),
@@ -105,7 +107,7 @@ fn same_again(store: &Store, shard: &Shard, receipts: &[Receipt]) -> Option<Vec<
 fn receive_standard(
     shard: &mut Shard,
     store: &mut Store,
-    budget: &mut Budget<'_>,
+    budget: &mut Budget,
     notes: &mut Notes,
 ) -> Vec<Delivery> {
     let mut taken = try_suspects(shard, store, budget, notes);
@@ -125,7 +127,7 @@ fn receive_standard(
 fn try_suspects(
     shard: &mut Shard,
     store: &mut Store,
-    budget: &mut Budget<'_>,
+    budget: &mut Budget,
     notes: &mut Notes,
 ) -> Vec<Delivery> {
     let mut taken = Vec::new();
@@ -148,7 +150,7 @@ fn try_suspects(
 fn receive_fifo(
     shard: &mut Shard,
     store: &mut Store,
-    budget: &mut Budget<'_>,
+    budget: &mut Budget,
     notes: &mut Notes,
 ) -> Vec<Delivery> {
     let mut taken = Vec::new();
@@ -174,7 +176,7 @@ fn grant(
     shard: &mut Shard,
     store: &mut Store,
     slot: u32,
-    budget: &mut Budget<'_>,
+    budget: &mut Budget,
     notes: &mut Notes,
 ) -> Delivery {
     shard.leave_state(store, slot, notes);
@@ -209,7 +211,7 @@ fn grant(
         grant,
         receive_count,
         lease_ms,
-        consumer: budget.consumer.into(),
+        consumer: Arc::clone(&budget.consumer),
     });
     delivery(store, slot)
 }

@@ -45,7 +45,7 @@ impl Rig {
     pub fn apply_payload(&mut self, payload: Vec<u8>) -> Applied {
         self.log_index += 1;
         let before: Vec<QueueId> = self.ready_queues();
-        let applied = self.partition.apply(self.log_index, &payload, History::Collect).unwrap();
+        let applied = self.partition.apply(self.log_index, &payload, History::All).unwrap();
         self.log.push((self.log_index, payload));
         if self.check == Check::EveryEntry {
             self.partition.check_invariants();
