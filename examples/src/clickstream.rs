@@ -7,12 +7,14 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use futures::{StreamExt, TryStreamExt};
-use leasehold_client::{Client, Delivery, NewMessage, QueueSettings};
+use leasehold_client::{Client, Delivery, NewMessage, Pending, QueueSettings};
 use rusqlite::Connection as Database;
+use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
@@ -34,8 +36,8 @@ const TICK: Duration = Duration::from_millis(5);
 pub struct Arguments {
     #[command(flatten)]
     cluster: Cluster,
-    /// Events to send, 48,000 at most.
-    #[arg(long, default_value_t = 48_000)]
+    /// Events to send. The file has 48,000, and begins anew when it ends.
+    #[arg(long, default_value_t = 500_000)]
     events: usize,
     /// Events a second.
     #[arg(long, default_value_t = 50_000)]
@@ -52,18 +54,18 @@ type Totals = BTreeMap<String, (u64, i64)>;
 pub async fn run(arguments: Arguments) -> Result<(), Failed> {
     let connection = arguments.cluster.connect().await?;
     connection.fresh_queue(QUEUE, QueueSettings::default(), SHARDS).await?;
-    let events: Vec<String> = flights()?.into_iter().take(arguments.events).collect();
+    let (flights, all) = (Arc::new(flights()?), arguments.events);
     let dir = tempfile::tempdir()?;
     let database = open(&dir.path().join("events.db"))?;
     let began = Instant::now();
-    let sending = tokio::spawn(send(connection.client.clone(), events.clone(), arguments.rate));
-    let (database, seen_again) = consume(&connection.client, database, events.len()).await?;
+    let sending = tokio::spawn(send(connection.client.clone(), flights.clone(), all, arguments.rate));
+    let (database, seen_again) = consume(&connection.client, database, all).await?;
     let took = began.elapsed();
     let sent_in = sending.await??;
-    let (expected, stored) = (totals_of(&events), totals_in(&database)?);
-    let per_second = |count: usize, time: Duration| count as f64 / time.as_secs_f64();
-    say(&format!("sent           {:>8}  {:.0} a second", events.len(), per_second(events.len(), sent_in)));
-    say(&format!("stored         {:>8}  {:.0} a second", events.len(), per_second(events.len(), took)));
+    let (expected, stored) = (totals_of(flights.iter().cycle().take(all)), totals_in(&database)?);
+    let per_second = |time: Duration| all as f64 / time.as_secs_f64();
+    say(&format!("sent           {all:>8}  {:.0} a second", per_second(sent_in)));
+    say(&format!("stored         {all:>8}  {:.0} a second", per_second(took)));
     say(&format!("came again     {seen_again:>8}  and changed nothing"));
     say(&format!("carriers       {:>8}", stored.len()));
     connection.end().await;
@@ -75,23 +77,29 @@ pub async fn run(arguments: Arguments) -> Result<(), Failed> {
 }
 
 /// Sends the events at the rate, and says how long that took.
-async fn send(client: Client, events: Vec<String>, rate: u32) -> Result<Duration, Failed> {
+async fn send(client: Client, flights: Arc<Vec<String>>, all: usize, rate: u32) -> Result<Duration, Failed> {
     let producer = client.queue(QUEUE).producer().start();
-    let (began, mut pending) = (Instant::now(), Vec::with_capacity(events.len()));
-    let mut events = events.into_iter().enumerate();
-    loop {
-        let due = (began.elapsed().as_secs_f64() * f64::from(rate)) as usize + 1;
-        while pending.len() < due {
-            let Some((id, line)) = events.next() else {
-                for sent in join_all(pending).await {
-                    sent?;
-                }
-                return Ok(began.elapsed());
-            };
-            pending.push(producer.enqueue(NewMessage::new(format!("{id},{line}"))).await?);
+    let (handed_over, mut pending) = mpsc::unbounded_channel();
+    let confirming = tokio::spawn(async move {
+        while let Some(sent) = pending.recv().await {
+            let sent: Pending = sent;
+            sent.await?;
         }
+        Ok::<_, Failed>(())
+    });
+    let (began, mut next) = (Instant::now(), 0);
+    while next < all {
+        let due = (began.elapsed().as_secs_f64() * f64::from(rate)) as usize + 1;
+        for id in next..due.min(all) {
+            let line = &flights[id % flights.len()];
+            handed_over.send(producer.enqueue(NewMessage::new(format!("{id},{line}"))).await?)?;
+        }
+        next = due;
         sleep(TICK).await;
     }
+    drop(handed_over);
+    confirming.await??;
+    Ok(began.elapsed())
 }
 
 /// Stores events until all are there; gives the database back, and how many came again.
@@ -166,7 +174,7 @@ fn carrier_of(line: &str) -> (&str, i64) {
     (field(9), field(5).parse().unwrap_or(0))
 }
 
-fn totals_of(events: &[String]) -> Totals {
+fn totals_of<'a>(events: impl Iterator<Item = &'a String>) -> Totals {
     let mut totals = Totals::new();
     for line in events {
         let (carrier, delay_minutes) = carrier_of(line);
