@@ -8,7 +8,7 @@ use leasehold_partition::{Command, QueueId};
 
 use crate::catalogue_link::CATALOGUE_GROUP;
 use crate::core::Core;
-use crate::limits::SNAPSHOT_APPLIED_BYTES_MIN;
+use crate::limits::{SNAPSHOT_APPLIED_BYTES_MIN, SNAPSHOT_LOG_FACTOR, SNAPSHOTS_TOGETHER_BYTES_MAX};
 use crate::numbers::Numbers;
 use crate::raft::{Group, GroupId, Role};
 use crate::replica::{CommandCall, QueueSource as _, Replica, group_of};
@@ -22,10 +22,10 @@ const DELETED_MAX: usize = 64;
 pub async fn run(core: Arc<Core>) {
     let mut swept_revision = 0;
     let mut numbers = Numbers::default();
-    let mut taken = Taken::new();
+    let mut snapshots = Snapshots::default();
     loop {
         tokio::time::sleep(INTERVAL).await;
-        take_snapshots(&core, &mut taken).await;
+        snapshots.take(&core).await;
         let revision = core.view.revision();
         if revision != swept_revision && remove_deleted(&core, revision).await {
             swept_revision = revision;
@@ -34,25 +34,45 @@ pub async fn run(core: Arc<Core>) {
     }
 }
 
-/// The entry up to which each group took its last snapshot.
-type Taken = HashMap<GroupId, u64>;
+/// The snapshots of this node's replicas.
+#[derive(Default)]
+struct Snapshots {
+    /// The entry up to which each group took its last one to make room.
+    taken: HashMap<GroupId, u64>,
+    /// The replica that is looked at first.
+    turn: usize,
+}
 
-async fn take_snapshots(core: &Core, taken: &mut Taken) {
-    let wanted = core.log.snapshot_wanted();
-    for replica in core.router.replicas() {
-        if wanted.contains(&group_of(replica.id())) {
-            make_room(replica.group(), taken).await;
-        } else if replica.machine().wants_snapshot(SNAPSHOT_APPLIED_BYTES_MIN) {
-            replica.group().take_snapshot().await;
+impl Snapshots {
+    /// Begins those that are due; what would be too much at once is due again the next time.
+    async fn take(&mut self, core: &Core) {
+        let replicas = core.router.replicas();
+        let last_bytes = replicas.iter().map(|replica| replica.machine().snapshot_bytes()).sum::<u64>();
+        let wanted = core.log.snapshot_wanted(last_bytes.saturating_mul(SNAPSHOT_LOG_FACTOR));
+        let mut begun_bytes = 0;
+        for at in (self.turn..).take(replicas.len()).map(|at| at % replicas.len()) {
+            let replica = &replicas[at];
+            self.turn = at;
+            if begun_bytes > SNAPSHOTS_TOGETHER_BYTES_MAX {
+                break;
+            }
+            if wanted.contains(&group_of(replica.id())) {
+                make_room(replica.group(), &mut self.taken).await;
+            } else if replica.machine().wants_snapshot(SNAPSHOT_APPLIED_BYTES_MIN) {
+                replica.group().take_snapshot().await;
+            } else {
+                continue;
+            }
+            begun_bytes += replica.machine().snapshot_bytes();
         }
-    }
-    if wanted.contains(&CATALOGUE_GROUP) {
-        make_room(&core.catalogue.group, taken).await;
+        if wanted.contains(&CATALOGUE_GROUP) {
+            make_room(&core.catalogue.group, &mut self.taken).await;
+        }
     }
 }
 
 /// Takes a snapshot so that the log can be purged; of a group that has not moved since, it gives up the last entries too.
-async fn make_room(group: &Group, taken: &mut Taken) {
+async fn make_room(group: &Group, taken: &mut HashMap<GroupId, u64>) {
     let (applied, _) = group.progress();
     if taken.insert(group.id(), applied) == Some(applied) {
         group.purge_through(applied).await;

@@ -338,16 +338,19 @@ impl Log {
         snapshot::load(self.shared.fs.as_ref(), &self.shared.dir, group)
     }
 
-    /// Groups whose entries keep the oldest segments from being used again: a snapshot of each lets Raft purge them.
-    pub fn snapshot_wanted(&self) -> Vec<GroupId> {
+    /// Groups whose entries keep the oldest segments from being used again: a snapshot of each lets Raft purge them. So many bytes
+    /// of segments may be kept without, and [`Options::pinned_segments_max`] in any case.
+    pub fn snapshot_wanted(&self, tolerated_bytes: u64) -> Vec<GroupId> {
+        let options = &self.shared.options;
+        let tolerated = usize::try_from(tolerated_bytes / options.segment_bytes).unwrap_or(usize::MAX);
+        let tolerated = tolerated.max(options.pinned_segments_max);
         let index = self.shared.lock_index();
         let pinned = index.segments.iter().filter(|(_, segment)| segment.pins > 0).map(|(number, _)| *number);
         let pinned = pinned.collect::<Vec<_>>();
-        let Some(last_tolerated) = pinned.len().checked_sub(self.shared.options.pinned_segments_max + 1)
-        else {
+        let Some(last_beyond) = pinned.len().checked_sub(tolerated.saturating_add(1)) else {
             return Vec::new();
         };
-        let limit = pinned[last_tolerated];
+        let limit = pinned[last_beyond];
         let pins_old = |group: &crate::index::GroupIndex| {
             group.slots.front().is_some_and(|slot| slot.place.segment <= limit)
         };

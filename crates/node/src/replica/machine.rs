@@ -8,6 +8,7 @@ use leasehold_catalogue::PartitionId;
 use leasehold_partition::{History, Partition};
 
 use crate::history::HistoryWriter;
+use crate::limits::SNAPSHOT_LOG_FACTOR;
 use crate::raft::{Applied, Machine, MachineError};
 
 /// One partition's state. It is locked for single operations only, and never together with anything else.
@@ -43,10 +44,15 @@ impl PartitionMachine {
         (state.applied_index(), state.state_hash())
     }
 
-    /// Whether so much was applied that a snapshot would shorten a restart: `bytes_min`, or four times the last one.
+    /// The size of the last snapshot; 0 before the first.
+    pub fn snapshot_bytes(&self) -> u64 {
+        self.snapshot_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Whether so much was applied that a snapshot would shorten a restart: `bytes_min`, or [`SNAPSHOT_LOG_FACTOR`] times the last one.
     pub fn wants_snapshot(&self, bytes_min: u64) -> bool {
-        let last = self.snapshot_bytes.load(Ordering::Relaxed);
-        self.applied_bytes.load(Ordering::Relaxed) > bytes_min.max(last.saturating_mul(4))
+        let bytes = bytes_min.max(self.snapshot_bytes().saturating_mul(SNAPSHOT_LOG_FACTOR));
+        self.applied_bytes.load(Ordering::Relaxed) > bytes
     }
 }
 
