@@ -1,6 +1,7 @@
 //! The node's metrics, read from the state machines it leads: counting costs a request nothing.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use leasehold_catalogue::PartitionId;
@@ -10,13 +11,28 @@ use metrics::{Label, counter, gauge};
 use crate::core::Core;
 use crate::headroom;
 use crate::raft::Role;
-use crate::replica::wall_ms;
+use crate::replica::{Replica, wall_ms};
 use crate::telemetry::{self, Damping, Processing, QueueSample, names};
 
-/// What was seen of each shard the last time, to count what happened since.
+/// Shards that are looked at in one pass. With more of them, a look at all takes as many passes: the rest of the node shall not wait.
+const SHARDS_MAX: usize = 2_000;
+/// Shards that are looked at while the state machine of their partition stands still.
+const SHARDS_TOGETHER: usize = 128;
+
+/// What was seen of each shard, to count what happened since.
 #[derive(Default)]
 pub struct Numbers {
     seen: HashMap<(PartitionId, QueueId), Totals>,
+    round: Round,
+}
+
+/// A look at all shards that is under way.
+#[derive(Default)]
+struct Round {
+    /// The shard that was looked at last.
+    at: Option<(PartitionId, QueueId)>,
+    seen: HashMap<(PartitionId, QueueId), Totals>,
+    sums: BTreeMap<QueueId, QueueSum>,
 }
 
 #[derive(Default)]
@@ -38,32 +54,65 @@ impl Numbers {
         let labels = || vec![Label::new(names::NODE, node.to_owned())];
         let replicas = core.router.replicas();
         let led = replicas.iter().filter(|replica| matches!(*replica.role().borrow(), Role::Leader { .. }));
-        let led = led.collect::<Vec<_>>();
+        let mut led = led.collect::<Vec<_>>();
+        led.sort_by_key(|replica| replica.id());
         gauge!(names::LEADERS, labels()).set(led.len() as f64);
         gauge!(names::PENDING_BYTES, labels()).set(core.pending_bytes.load(Ordering::Relaxed) as f64);
         let stats = core.log.stats();
         counter!(names::LOG_SYNCS, labels()).absolute(stats.batches);
         counter!(names::LOG_APPENDED_BYTES, labels()).absolute(stats.appended_bytes);
-        let mut sums: BTreeMap<QueueId, QueueSum> = BTreeMap::new();
-        let mut seen = HashMap::new();
         let mut happened = Totals::default();
+        let is_over = self.look(&led, &mut happened);
+        count(node, &happened);
+        if is_over {
+            let round = std::mem::take(&mut self.round);
+            self.seen = round.seen;
+            publish_queues(core, node, &round.sums);
+        }
+    }
+
+    /// Looks at the next shards of the replicas, which are in order; true when all were looked at.
+    fn look(&mut self, led: &[&Arc<Replica>], happened: &mut Totals) -> bool {
+        let mut left = SHARDS_MAX;
         for replica in led {
-            let state = replica.machine().read();
-            for queue in state.queues() {
-                let Some(shard) = state.shard(queue) else { continue };
-                let key = (replica.id(), queue);
-                // What happened before this node led was counted by the one that did.
-                let before = self.seen.get(&key).copied().unwrap_or(shard.totals);
-                let activity = add_since(&mut happened, &before, &shard.totals);
-                let sum = sums.entry(queue).or_default();
-                sum.add(&shard, activity);
-                sum.measure.add(&headroom::sum(&state.headroom(queue)));
-                seen.insert(key, shard.totals);
+            let is_done = |(partition, _): (PartitionId, QueueId)| partition > replica.id();
+            if self.round.at.is_some_and(is_done) {
+                continue;
+            }
+            loop {
+                if left == 0 {
+                    return false;
+                }
+                let looked_at = self.look_at(replica, left.min(SHARDS_TOGETHER), happened);
+                if looked_at == 0 {
+                    break;
+                }
+                left -= looked_at;
             }
         }
-        self.seen = seen;
-        count(node, &happened);
-        publish_queues(core, node, &sums);
+        true
+    }
+
+    /// Looks at the next shards of a partition; returns how many.
+    fn look_at(&mut self, replica: &Replica, shards_max: usize, happened: &mut Totals) -> usize {
+        let of_this = self.round.at.filter(|(partition, _)| *partition == replica.id());
+        let after = of_this.map_or(QueueId(0), |(_, queue)| queue);
+        let state = replica.machine().read();
+        let mut looked_at = 0;
+        for queue in state.queues_after(after).take(shards_max) {
+            looked_at += 1;
+            let key = (replica.id(), queue);
+            self.round.at = Some(key);
+            let Some(shard) = state.shard(queue) else { continue };
+            // What happened before this node led was counted by the one that did.
+            let before = self.seen.get(&key).copied().unwrap_or(shard.totals);
+            let activity = add_since(happened, &before, &shard.totals);
+            let sum = self.round.sums.entry(queue).or_default();
+            sum.add(&shard, activity);
+            sum.measure.add(&headroom::sum(&state.headroom(queue)));
+            self.round.seen.insert(key, shard.totals);
+        }
+        looked_at
     }
 }
 

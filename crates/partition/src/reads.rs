@@ -1,5 +1,6 @@
 //! Reading a partition. Every read is bounded by what it returns, or by a limit named beside it.
 
+use std::ops::Bound::{Excluded, Unbounded};
 use std::sync::Arc;
 
 use crate::headroom::Measure;
@@ -90,6 +91,11 @@ impl Partition {
             wall_ms: [retention, store.expiries.first_key()].into_iter().flatten().min(),
         };
         (deadline != Deadline::default()).then_some(deadline)
+    }
+
+    /// The queues after one, in order.
+    pub fn queues_after(&self, queue: QueueId) -> impl Iterator<Item = QueueId> + '_ {
+        self.shards.range((Excluded(queue), Unbounded)).map(|(queue, _)| *queue)
     }
 
     /// The queues, in order.
