@@ -10,8 +10,8 @@ use leasehold_proto::v1::{QueueKind, RoutesResponse};
 pub(crate) const FRESH: Duration = Duration::from_secs(30);
 /// Looks for the routes of one queue are at least this far apart.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
-/// Beyond it everything is forgotten and learned anew.
-const QUEUES_MAX: usize = 10_000;
+/// Beyond it everything is forgotten and learned anew. So many take some 30 MB; a queue that is not known costs a request of its own.
+const QUEUES_MAX: usize = 200_000;
 
 /// The nodes that lead shards of a queue.
 #[derive(Debug, Clone, Default)]
