@@ -30,6 +30,7 @@ mod index;
 mod limits;
 mod log;
 mod payload;
+mod read_ahead;
 mod recovery;
 mod segments;
 mod snapshot;

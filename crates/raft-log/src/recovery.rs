@@ -17,6 +17,7 @@ use crate::format::{
 use crate::index::{GroupIndex, Index, Place, Retained, Segment, Slot, Source};
 use crate::limits::{FORMAT_VERSION, SEGMENT_BYTES_MIN};
 use crate::payload::GroupId;
+use crate::read_ahead::{Whole, each_segment};
 use crate::segments::{Pool, find_files};
 use crate::snapshot;
 
@@ -45,25 +46,25 @@ pub fn recover(
     let mut replay = Replay::default();
     let mut segments = BTreeMap::new();
     let (mut tail, mut unwritten) = (None::<Tail>, Vec::new());
-    for (number, path) in found.segments {
-        let file = fs.open(&path).map_err(failed("open", &path))?;
-        let bytes = read_whole(file.as_ref()).map_err(failed("read", &path))?;
+    each_segment(fs, &found.segments, |Whole { number, path, file, bytes }| {
         if !has_header(&bytes, number, &path)? {
             unwritten.push((number, path, file));
-            continue;
+            return Ok(bytes);
         }
         // A segment is only begun when the one before it is sealed: none without a header can be before one with.
-        if let Some((_, path, _)) = unwritten.into_iter().next() {
-            return Err(OpenError::Damaged { path, offset: 0 });
+        if let Some((_, path, _)) = unwritten.first() {
+            return Err(OpenError::Damaged { path: path.clone(), offset: 0 });
         }
-        unwritten = Vec::new();
         if let Some(Tail { path, batches, .. }) = tail.take_if(|before| !before.batches.is_sealed) {
             return Err(OpenError::Damaged { path, offset: batches.end });
         }
         let batches = replay.segment(&bytes, number, &path)?;
         segments.insert(number, Segment::new(Arc::clone(&file), batches.end));
-        tail = Some(Tail { number, path, file, bytes, batches });
-    }
+        let from = batches.last_from();
+        let last = bytes[from as usize..batches.end as usize].to_vec();
+        tail = Some(Tail { number, path, file, last, batches });
+        Ok(bytes)
+    })?;
     for group in found.snapshots.into_iter().filter(|group| !replay.is_removed(*group)) {
         // A node that would serve without the group looks sound, and is one replica less.
         snapshot::load(fs.as_ref(), dir, group)?;
@@ -92,13 +93,6 @@ fn clean_up(fs: &dyn FileSystem, dir: &Path, index: &Index, unfinished: Vec<Path
         snapshot::remove(fs, dir, *id)?;
     }
     fs.sync_dir(dir)
-}
-
-fn read_whole(file: &dyn File) -> io::Result<Vec<u8>> {
-    let len = usize::try_from(file.len_bytes()?).map_err(io::Error::other)?;
-    let mut bytes = vec![0; len];
-    file.read_at(&mut bytes, 0)?;
-    Ok(bytes)
 }
 
 /// Whether a segment was begun. If not, nothing in it was ever acknowledged.
@@ -131,12 +125,20 @@ struct Batches {
     is_sealed: bool,
 }
 
+impl Batches {
+    /// Where what was written last begins: the header goes with the first batch.
+    fn last_from(&self) -> u64 {
+        if self.last == SEGMENT_HEADER_BYTES { 0 } else { self.last }
+    }
+}
+
 /// The segment that was written last.
 struct Tail {
     number: u64,
     path: PathBuf,
     file: Arc<dyn File>,
-    bytes: Vec<u8>,
+    /// The last batch, with the segment's header if it is the first.
+    last: Vec<u8>,
     batches: Batches,
 }
 
@@ -145,11 +147,9 @@ impl Tail {
     /// sync that failed, or that a kill cut off, a batch that can be read may be in the memory of the kernel alone, and count as
     /// clean there. The batches before it were synced before it was written.
     fn secure(&self) -> io::Result<()> {
-        let Batches { last, end, .. } = self.batches;
-        let from = if last == SEGMENT_HEADER_BYTES { 0 } else { last };
-        let mut bytes = self.bytes[from as usize..end as usize].to_vec();
-        bytes.extend(BatchWriter::new().finish(self.number, end));
-        self.file.write_at(&bytes, from)?;
+        let mut bytes = self.last.clone();
+        bytes.extend(BatchWriter::new().finish(self.number, self.batches.end));
+        self.file.write_at(&bytes, self.batches.last_from())?;
         self.file.sync_data()
     }
 }
