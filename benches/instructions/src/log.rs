@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use futures::executor::block_on;
 use leasehold_raft_log::testing::TypeConfig;
 use leasehold_raft_log::{Entry, GroupId, Log, Options, Payload, RealFileSystem, log_id};

@@ -34,7 +34,8 @@ pub struct Partition {
     /// Catalogue revisions below this are refused, so that an old catalogue cannot bring a deleted queue back.
     pub(crate) revision_min: u64,
     pub(crate) store: Store,
-    pub(crate) shards: BTreeMap<QueueId, Shard>,
+    /// Each in a place of its own: the tree would leave half of its room empty.
+    pub(crate) shards: BTreeMap<QueueId, Box<Shard>>,
     /// Every shard that holds an aged message, by the time its retention takes the first.
     pub(crate) retention: BTreeSet<(u64, QueueId)>,
     /// The shards whose outbox is not empty.

@@ -27,8 +27,10 @@ impl Partition {
             return Err(Refusal::TargetIsSource);
         }
         let next_sequence = self.store.next_sequence;
-        let shard =
-            self.shards.entry(queue).or_insert_with(|| Shard::new(queue, settings, revision, next_sequence));
+        let shard = self
+            .shards
+            .entry(queue)
+            .or_insert_with(|| Box::new(Shard::new(queue, settings, revision, next_sequence)));
         if shard.settings.kind != settings.kind {
             return Err(Refusal::KindIsFixed);
         }
@@ -56,7 +58,7 @@ impl Partition {
         self.revision_min = revision;
         if let Some(shard) = self.shards.remove(&queue) {
             self.unindex(&shard);
-            self.garbage.take_all(shard);
+            self.garbage.take_all(*shard);
             let sequence = self.store.next_sequence - 1;
             notes.event(queue, sequence, || EventKind::Deleted);
         }
