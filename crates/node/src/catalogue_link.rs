@@ -8,7 +8,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use leasehold_catalogue::{Command, Kind, NodeId, Refusal, Reply, RequestName};
 use leasehold_proto::peer::FrameKind;
 use leasehold_proto::v1::{Outcome, Reason, RequestId};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::cluster::ClusterView;
 use crate::failure::Failure;
@@ -21,6 +21,7 @@ use crate::replica::CutOff;
 pub const CATALOGUE_GROUP: GroupId = GroupId(0);
 /// Pause between two looks for the leader.
 const LOOK_AGAIN_MS: u64 = 20;
+const NO_ANSWER: &str = "the node that should lead the catalogue did not answer in time";
 
 /// What the leader answered, and the command up to which a copy must have come to show it. Entries that are no commands, such as
 /// the first of a new leader, are not counted: no copy shows them.
@@ -137,13 +138,10 @@ impl CatalogueLink {
         let mut hint = None;
         let mut was_unknown = false;
         for tries in 0.. {
-            let tried = match self.leader_node().or(hint).or_else(|| self.any_other(tries)) {
-                Some(leader) if leader == self.view.here() => {
-                    self.cut_off.or_answer(self.execute_here(body.clone())).await
-                }
-                Some(node) => self.ask_node(node, body.clone()).await,
-                None => Err(Failure::not_leader(None)),
-            };
+            let asked = self.leader_node().or(hint).or_else(|| self.any_other(tries));
+            // Who leads no more, or is not of the group any more, may never answer.
+            let tried = timeout_at(end, self.ask_once(asked, body.clone())).await;
+            let tried = tried.unwrap_or_else(|_| Err(Failure::unknown(Reason::NoLeader, NO_ANSWER)));
             match tried {
                 Err(failure)
                     if failure.reason == Reason::NoLeader && !self.is_hopeless() && Instant::now() < end =>
@@ -157,6 +155,14 @@ impl CatalogueLink {
             }
         }
         Err(Failure::not_leader(None).after(was_unknown))
+    }
+
+    async fn ask_once(&self, node: Option<NodeId>, body: Bytes) -> Result<Answer, Failure> {
+        match node {
+            Some(node) if node == self.view.here() => self.cut_off.or_answer(self.execute_here(body)).await,
+            Some(node) => self.ask_node(node, body).await,
+            None => Err(Failure::not_leader(None)),
+        }
     }
 
     /// Whether this node will not learn of a leader in time: its replica is cut off or has stopped.
