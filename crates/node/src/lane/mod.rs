@@ -101,10 +101,15 @@ impl Lanes {
         &*self.way.transport
     }
 
-    /// The links to a node, opened at the first use; `address` is host:port.
+    /// The links to a node, opened at the first use; `address` is host:port. Links that were opened when nobody knew where the node
+    /// is go there now.
     pub fn peer(&self, node: NodeId, address: &str) -> Arc<Peer> {
         let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(peer) = peers.get(&node) {
+            if peer.control.address().is_empty() && !address.is_empty() {
+                peer.control.connect_to(address);
+                peer.bulk.connect_to(address);
+            }
             return peer.clone();
         }
         let silences = watch::Sender::new(());

@@ -140,3 +140,16 @@ async fn a_silent_peer_breaks_both_links_and_comes_back() {
     assert_eq!(next(&mut events).await, PeerEvent::Up(node));
     assert!(lanes.is_reachable(node));
 }
+
+#[tokio::test]
+async fn links_opened_when_nobody_knew_the_address_go_there_once_it_is_known() {
+    let address = serve_peer().await.to_string();
+    let (sender, mut events) = mpsc::unbounded_channel();
+    let origin = Origin::new(&[1; 16], NodeId(1), "one:7000");
+    let lanes = Lanes::new(origin, Arc::new(Grpc), LIVENESS_TIMEOUT, sender);
+    lanes.peer(NodeId(2), "");
+    while !matches!(next(&mut events).await, PeerEvent::Down(NodeId(2))) {}
+    lanes.peer(NodeId(2), &address);
+    while !matches!(next(&mut events).await, PeerEvent::Up(NodeId(2))) {}
+    assert_eq!(lanes.address(NodeId(2)), Some(address));
+}
