@@ -6,10 +6,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::filesystem_direct;
-
-/// What is written at once of a file that is made as a whole.
-const CHUNK_BYTES: usize = 1024 * 1024;
+use crate::filesystem_direct::{self, CHUNK_BYTES};
 
 /// An open file.
 pub trait File: Send + Sync {

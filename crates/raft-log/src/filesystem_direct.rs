@@ -11,7 +11,7 @@ use std::path::Path;
 use rustix::fs::OFlags;
 
 /// What is written at once.
-const CHUNK_BYTES: usize = 1024 * 1024;
+pub const CHUNK_BYTES: usize = 1024 * 1024;
 /// What a write past the cache is aligned to, in memory and in the file.
 const ALIGNMENT_BYTES: usize = 4096;
 
