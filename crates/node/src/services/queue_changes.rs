@@ -47,8 +47,11 @@ pub async fn set(core: &Core, request: SetQueueRequest, if_revision: u64) -> Res
     let set = SetQueue { name: name.clone(), change, wall_ms: wall_ms(), if_revision };
     core.catalogue.propose_for(request, Kind::SetQueue(set)).await?;
     // A command that does nothing makes each leader bring its shard up to date now.
-    let info = lookup::queue(core, &name).await?;
-    for_each_shard(core, &info, |_| Command::Ack { queue: info.id, receipts: Vec::new() }, Repeat::Safe).await
+    // The catalogue has changed by now: what fails from here on is not a change that was not made.
+    let changed = |failure: Failure| failure.after(true);
+    let info = lookup::queue(core, &name).await.map_err(changed)?;
+    let empty = |_| Command::Ack { queue: info.id, receipts: Vec::new() };
+    for_each_shard(core, &info, empty, Repeat::Safe).await.map_err(changed)
 }
 
 /// Names of queues, in order.
