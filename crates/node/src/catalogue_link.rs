@@ -6,13 +6,12 @@ use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use leasehold_catalogue::{Command, Kind, NodeId, Refusal, Reply, RequestName};
-use leasehold_proto::peer::FrameKind;
 use leasehold_proto::v1::{Outcome, Reason, RequestId};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::cluster::ClusterView;
 use crate::failure::Failure;
-use crate::lane::Lanes;
+use crate::lane::{FrameKind, Lanes};
 use crate::limits::LEADER_WAIT_MS_MAX;
 use crate::raft::{Applied, Group, GroupId, Payload, ProposeError, ReplicaNode, Role};
 use crate::replica::CutOff;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use leasehold_catalogue::PartitionId;
 use leasehold_partition::{QueueId, Reply};
-use leasehold_proto::peer::{self, Frame, FrameKind};
+use leasehold_proto::peer;
 use leasehold_proto::v1::Reason;
 use prost::Message as _;
 use tokio::task::AbortHandle;
@@ -13,7 +13,7 @@ use tokio::task::AbortHandle;
 use crate::catalogue_link::CATALOGUE_GROUP;
 use crate::core::Core;
 use crate::failure::Failure;
-use crate::lane::{Answers, Dispatch};
+use crate::lane::{Answers, Dispatch, Frame, FrameKind};
 use crate::raft::{Group, GroupDirectory, GroupId, Pipelines, serve_call};
 use crate::replica::CommandCall;
 
@@ -95,7 +95,7 @@ impl Dispatch for Inbound {
                 drop(tokio::spawn(serve_catalogue(self.core.clone(), frame, answers.clone())))
             }
             FrameKind::Liveness | FrameKind::Answer | FrameKind::Failure => {
-                let detail = format!("{} is not a call", kind.as_str_name());
+                let detail = format!("{kind:?} is not a call");
                 answers.failed(frame.call, &Failure::not_done(Reason::InvalidArgument, detail).to_peer());
             }
         }

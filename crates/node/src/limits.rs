@@ -4,6 +4,8 @@
 pub const FRAME_BATCH_FRAMES_MAX: usize = 256;
 /// Bytes after which a batch of frames is closed.
 pub const FRAME_BATCH_BYTES_MAX: usize = 512 * 1024;
+/// A lane reads this much at a time, or more when a batch is longer.
+pub const LANE_READ_BYTES: usize = 32 * 1024;
 /// The largest message that a peer may send.
 pub const PEER_MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// The largest message that a client may send.

@@ -18,7 +18,18 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// A connection that makes room for another one when it ends.
 pub struct Admitted {
     stream: TcpStream,
-    _permit: OwnedSemaphorePermit,
+    permit: OwnedSemaphorePermit,
+}
+
+impl Admitted {
+    pub fn stream(&self) -> &TcpStream {
+        &self.stream
+    }
+
+    /// The connection, and what makes room for another one when it is dropped.
+    pub fn into_parts(self) -> (TcpStream, OwnedSemaphorePermit) {
+        (self.stream, self.permit)
+    }
 }
 
 /// The connections of a listener, at most `connections_max` of them at the same time.
@@ -44,7 +55,7 @@ async fn next(listener: &TcpListener, room: &Arc<Semaphore>) -> Admitted {
                 if let Err(error) = stream.set_nodelay(true) {
                     tracing::debug!(%error, "a connection stays slow for small messages");
                 }
-                return Admitted { stream, _permit: permit };
+                return Admitted { stream, permit };
             }
             Err(error) => {
                 tracing::warn!(%error, "a connection cannot be accepted");

@@ -1,10 +1,12 @@
 //! A node as a process holds it: listeners, the log, and, once it belongs to a cluster, the core.
 
+use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
+use futures::{Stream, StreamExt};
 use leasehold_catalogue::NodeId;
 use leasehold_proto::peer::peer_server::PeerServer;
 use leasehold_proto::peer::{IdentifyResponse, JoinRequest};
@@ -14,8 +16,9 @@ use leasehold_proto::v1::messages_server::MessagesServer;
 use leasehold_proto::v1::queues_server::QueuesServer;
 use leasehold_raft_log::{FileSystem as _, Log, OpenError, Options, RealFileSystem};
 use tokio::net::TcpListener;
-use tokio::sync::{Mutex as AsyncMutex, watch};
+use tokio::sync::{Mutex as AsyncMutex, mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Server;
 
 use crate::admin_http::{self, AdminState, NotReady, Readiness};
@@ -23,16 +26,16 @@ use crate::config::{AddressError, Config};
 use crate::core::{Core, CoreParts};
 use crate::failure::Failure;
 use crate::identity::{FORMAT_VERSION, Identity, IdentityError};
-use crate::lane::Grpc;
+use crate::lane::{self, Sockets};
 use crate::leaders;
 use crate::limits::{
     CLIENT_MESSAGE_BYTES_MAX, CONNECTION_WINDOW_BYTES, HTTP_FRAME_BYTES_MAX, PEER_MESSAGE_BYTES_MAX,
     STREAM_WINDOW_BYTES,
 };
-use crate::listener::admit;
+use crate::listener::{Admitted, admit};
 use crate::raft::ReplicaNode;
 use crate::service::Service;
-use crate::services::{ClusterService, MessagesService, PeerService, QueuesService};
+use crate::services::{ClusterService, MessagesService, PeerService, QueuesService, serve_lane};
 use crate::telemetry::{self, TelemetryError};
 
 /// How long a stop waits for calls that are being answered.
@@ -152,7 +155,7 @@ impl Shell {
             config: self.config.clone(),
             identity,
             log: self.log.clone(),
-            transport: Arc::new(Grpc),
+            transport: Arc::new(Sockets),
             peer_address: self.peer_address.clone(),
             client_address: self.client_address.clone(),
         };
@@ -399,16 +402,56 @@ fn server() -> Server {
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
 }
 
+/// Lanes and gRPC share the port.
 async fn serve_peers(shell: Arc<Shell>, listener: TcpListener, stop: watch::Receiver<bool>) {
     let connections_max = shell.config.limits.connections_max as usize;
+    let (others, grpc) = mpsc::channel(1);
+    let sorting = sort_peers(shell.clone(), admit(listener, connections_max), others);
     let peer = PeerServer::new(PeerService::new(shell))
         .max_decoding_message_size(PEER_MESSAGE_BYTES_MAX)
         .max_encoding_message_size(PEER_MESSAGE_BYTES_MAX);
-    let served = server()
-        .add_service(peer)
-        .serve_with_incoming_shutdown(admit(listener, connections_max), until(stop))
-        .await;
-    report("peers", served);
+    let serving =
+        server().add_service(peer).serve_with_incoming_shutdown(ReceiverStream::new(grpc), until(stop));
+    // Connections are taken for as long as calls are served.
+    tokio::select! {
+        served = serving => report("peers", served),
+        () = sorting => {}
+    }
+}
+
+async fn sort_peers(
+    shell: Arc<Shell>,
+    admitted: impl Stream<Item = io::Result<Admitted>>,
+    others: mpsc::Sender<io::Result<Admitted>>,
+) {
+    let mut admitted = std::pin::pin!(admitted);
+    let mut connections = JoinSet::new();
+    while let Some(Ok(connection)) = admitted.next().await {
+        connections.spawn(sort_peer(shell.clone(), connection, others.clone()));
+        while connections.try_join_next().is_some() {}
+    }
+}
+
+async fn sort_peer(shell: Arc<Shell>, connection: Admitted, others: mpsc::Sender<io::Result<Admitted>>) {
+    let served = match lane::is_lane(connection.stream()).await {
+        Ok(true) => {
+            let (stream, _permit) = connection.into_parts();
+            lane::accept(stream, |hello, frames| {
+                let core = shell.core().map_err(|failure| failure.to_string())?;
+                serve_lane(core, hello, frames, shell.stopped())
+            })
+            .await
+        }
+        Ok(false) => {
+            // Who serves calls has stopped otherwise.
+            let _ = others.send(Ok(connection)).await;
+            Ok(())
+        }
+        Err(error) => Err(error),
+    };
+    if let Err(error) = served {
+        tracing::debug!(%error, "the connection of a peer ended");
+    }
 }
 
 async fn serve_clients(shell: Arc<Shell>, listener: TcpListener, stop: watch::Receiver<bool>) {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use futures::Stream;
 use leasehold_catalogue::{Found, Founder, Kind, PartitionId};
-use leasehold_proto::peer::{FrameBatch, SnapshotAnswer, SnapshotChunk};
+use leasehold_proto::peer::{LaneHello, SnapshotAnswer, SnapshotChunk};
 use leasehold_proto::v1::{
     AckRequest, CreateQueueRequest, CreateQueueResponse, DeleteQueueRequest, DescribeQueueResponse,
     ExtendRequest, ReceiveRequest, ReceiveResponse, ReleaseRequest, SendOutcome, SendRequest, SettleOutcome,
@@ -24,7 +24,7 @@ use crate::service::Deletion;
 use crate::services::{self, Counting, Settle};
 
 pub use crate::failure::Failure;
-pub use crate::lane::{Batches, FrameStream, Transport, TransportError};
+pub use crate::lane::{Batches, Frame, FrameKind, FrameStream, Transport, TransportError};
 pub use crate::raft::{Calls, Claim};
 
 /// A node's place in the cluster.
@@ -111,9 +111,10 @@ impl SimulatedNode {
     /// When the caller is of another cluster.
     pub fn serve_lane(
         &self,
-        request: Request<impl Stream<Item = Result<FrameBatch, Status>> + Send + 'static>,
-    ) -> Result<FrameStream, Status> {
-        services::serve_lane(self.core.clone(), request, pending())
+        hello: &LaneHello,
+        frames: impl Stream<Item = Vec<Frame>> + Send + 'static,
+    ) -> Result<FrameStream, String> {
+        services::serve_lane(self.core.clone(), hello, frames, pending())
     }
 
     /// # Errors

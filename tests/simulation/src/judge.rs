@@ -12,8 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use leasehold_histories::checkers::Violations;
 use leasehold_histories::random::Random;
-use leasehold_node::simulation::{Calls, Claim};
-use leasehold_proto::peer::FrameBatch;
+use leasehold_node::simulation::{Calls, Claim, Frame};
 use leasehold_raft_log::{Log, SimulatedFileSystem, Survival};
 
 use crate::machine::{LOG_DIR, log_options};
@@ -74,9 +73,9 @@ pub struct Witness {
 
 impl Witness {
     /// A batch of answers leaves; `calls` are those of its lane.
-    pub fn answers(&self, calls: &Mutex<Calls>, batch: &FrameBatch) {
+    pub fn answers(&self, calls: &Mutex<Calls>, batch: &[Frame]) {
         let mut calls = calls.lock().unwrap_or_else(PoisonError::into_inner);
-        let claims = batch.frames.iter().filter_map(|frame| calls.answer(frame)).collect::<Vec<_>>();
+        let claims = batch.iter().filter_map(|frame| calls.answer(frame)).collect::<Vec<_>>();
         let mut state = self.judge.lock();
         state.claims += claims.len() as u64;
         let has_vote = claims.iter().any(|claim| matches!(claim, Claim::Vote { .. }));
@@ -100,9 +99,8 @@ impl Witness {
 
 #[cfg(test)]
 mod tests {
-    use leasehold_proto::peer::{
-        AppendAnswer, Frame, FrameKind, LogId, Matched, Vote, VoteAnswer, append_answer,
-    };
+    use leasehold_node::simulation::FrameKind;
+    use leasehold_proto::peer::{AppendAnswer, LogId, Matched, Vote, VoteAnswer, append_answer};
     use prost::Message as _;
 
     use super::*;
@@ -112,10 +110,10 @@ mod tests {
     /// What is found when this answer leaves a node whose disk is empty.
     fn leaves(judge: &Judge, kind: FrameKind, body: Vec<u8>) {
         let calls = Mutex::new(Calls::default());
-        let frame = |kind: FrameKind| Frame { call: CALL, kind: kind as i32, group: 7, ..Frame::default() };
+        let frame = |kind: FrameKind| Frame { call: CALL, kind: kind as u8, group: 7, ..Frame::default() };
         calls.lock().unwrap().ask(&frame(kind));
         let answer = Frame { body: body.into(), ..frame(FrameKind::Answer) };
-        judge.witness(2, SimulatedFileSystem::new()).answers(&calls, &FrameBatch { frames: vec![answer] });
+        judge.witness(2, SimulatedFileSystem::new()).answers(&calls, &[answer]);
     }
 
     #[test]

@@ -5,13 +5,15 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::{Stream, StreamExt};
-use leasehold_node::simulation::{Batches, Calls, FrameStream, SimulatedNode, Transport, TransportError};
-use leasehold_proto::peer::{FrameBatch, SnapshotAnswer, SnapshotChunk};
+use leasehold_node::simulation::{
+    Batches, Calls, Frame, FrameStream, SimulatedNode, Transport, TransportError,
+};
+use leasehold_proto::peer::{LaneHello, SnapshotAnswer, SnapshotChunk};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 use tokio_stream::wrappers::{ReceiverStream, UnboundedReceiverStream};
-use tonic::{Request, Status};
+use tonic::Request;
 
 use crate::machine::Process;
 use crate::network::{Connection, Direction, Effect, End, Network};
@@ -37,7 +39,7 @@ fn node_at(address: &str) -> Option<usize> {
 }
 
 fn refused() -> TransportError {
-    TransportError::Refused(Box::new(Status::unavailable("connection refused")))
+    TransportError::Refused("connection refused".to_owned())
 }
 
 impl SimulatedTransport {
@@ -46,11 +48,11 @@ impl SimulatedTransport {
     }
 }
 
-fn hash_of(batch: &FrameBatch) -> u64 {
-    batch.frames.iter().fold(0, |hash: u64, frame| {
+fn hash_of(batch: &[Frame]) -> u64 {
+    batch.iter().fold(0, |hash: u64, frame| {
         let parts = [
             frame.call,
-            frame.kind as u64,
+            u64::from(frame.kind),
             u64::from(frame.group),
             frame.target,
             crc32c::crc32c(&frame.body).into(),
@@ -61,20 +63,20 @@ fn hash_of(batch: &FrameBatch) -> u64 {
     })
 }
 
-type Frames = mpsc::UnboundedSender<Result<FrameBatch, Status>>;
+type Frames = mpsc::UnboundedSender<Vec<Frame>>;
 
 /// Sends what comes out of a stream, until it ends or the connection does.
 async fn pump(
     network: Arc<Network>,
     connection: Connection,
     direction: Direction,
-    mut batches: impl Stream<Item = FrameBatch> + Unpin,
+    mut batches: impl Stream<Item = Vec<Frame>> + Unpin,
     far: Frames,
 ) {
     while let Some(batch) = batches.next().await {
         let (hash, far) = (hash_of(&batch), far.clone());
         // Who does not listen any more has closed the connection.
-        let effect = Box::new(move |_: Option<&Process>| drop(far.send(Ok(batch))));
+        let effect = Box::new(move |_: Option<&Process>| drop(far.send(batch)));
         if !network.push(connection, direction, hash, effect) {
             return;
         }
@@ -82,21 +84,21 @@ async fn pump(
     network.close(connection, direction);
 }
 
-fn hear(calls: &Mutex<Calls>, batch: &FrameBatch) {
+fn hear(calls: &Mutex<Calls>, batch: &[Frame]) {
     let mut calls = calls.lock().unwrap_or_else(PoisonError::into_inner);
-    batch.frames.iter().for_each(|frame| calls.ask(frame));
+    batch.iter().for_each(|frame| calls.ask(frame));
 }
 
 impl Transport for SimulatedTransport {
     fn open_lane(
         &self,
         address: String,
-        frames: Request<Batches>,
+        hello: LaneHello,
+        batches: Batches,
     ) -> BoxFuture<'static, Result<FrameStream, TransportError>> {
         let (network, here) = (self.network.clone(), self.here);
         Box::pin(async move {
             let to = node_at(&address).ok_or_else(refused)?;
-            let (metadata, _, batches) = frames.into_parts();
             let (back, answers) = mpsc::unbounded_channel();
             let (forth, served) = mpsc::unbounded_channel();
             let (accept, accepted) = oneshot::channel();
@@ -106,13 +108,9 @@ impl Transport for SimulatedTransport {
             let opening = {
                 let (network, calls) = (network.clone(), calls.clone());
                 move |process: Option<&Process>| {
-                    let request = Request::from_parts(
-                        metadata,
-                        Default::default(),
-                        UnboundedReceiverStream::new(served),
-                    );
+                    let frames = UnboundedReceiverStream::new(served);
                     let lane = process.and_then(|process| {
-                        let lane = process.node()?.serve_lane(request).ok()?;
+                        let lane = process.node()?.serve_lane(&hello, frames).ok()?;
                         Some((lane, process.witness().clone()))
                     });
                     let is_served = lane.is_some();
@@ -122,8 +120,7 @@ impl Transport for SimulatedTransport {
                     });
                     network.push(connection, Direction::Back, u64::from(is_served), answer);
                     if let Some((lane, witness)) = lane {
-                        let batches = lane.filter_map(|batch| std::future::ready(batch.ok()));
-                        let batches = batches.inspect(move |batch| witness.answers(&calls, batch));
+                        let batches = lane.inspect(move |batch| witness.answers(&calls, batch));
                         tokio::spawn(pump(network, connection, Direction::Back, batches, back));
                     }
                 }
@@ -173,7 +170,7 @@ impl Transport for SimulatedTransport {
             tokio::select! {
                 biased;
                 answer = call.answer() => match answer {
-                    Answer::Came(answer) => answer.map_err(|status| TransportError::Refused(Box::new(status))),
+                    Answer::Came(answer) => answer.map_err(|status| TransportError::Failed(Box::new(status))),
                     Answer::Refused | Answer::Broken => Err(refused()),
                 },
                 () = is_dead => Err(TransportError::Silent),

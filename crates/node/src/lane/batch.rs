@@ -4,9 +4,9 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use futures::Stream;
-use leasehold_proto::peer::{Frame, FrameBatch};
 use tokio::sync::mpsc;
 
+use super::frame::Frame;
 use crate::limits::{FRAME_BATCH_BYTES_MAX, FRAME_BATCH_FRAMES_MAX};
 
 /// Batches of the frames that come out of a channel; ends with the channel.
@@ -21,9 +21,9 @@ impl Batches {
 }
 
 impl Stream for Batches {
-    type Item = FrameBatch;
+    type Item = Vec<Frame>;
 
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<FrameBatch>> {
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Vec<Frame>>> {
         let first = match self.frames.poll_recv(context) {
             Poll::Pending => return Poll::Pending,
             Poll::Ready(None) => return Poll::Ready(None),
@@ -40,6 +40,6 @@ impl Stream for Batches {
                 Err(_) => break,
             }
         }
-        Poll::Ready(Some(FrameBatch { frames }))
+        Poll::Ready(Some(frames))
     }
 }

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
-use leasehold_proto::peer::{Failure, Frame, FrameBatch, FrameKind};
+use leasehold_proto::peer::Failure;
 use prost::Message as _;
-use tokio::sync::mpsc;
-use tonic::Status;
+use tokio::sync::{mpsc, oneshot};
 
 use super::batch::Batches;
+use super::frame::{Frame, FrameKind};
 use super::transport::FrameStream;
 
 /// Where the answers of one inbound lane go. Cheap to clone; answers may come in any order.
@@ -21,13 +21,13 @@ pub struct Answers {
 impl Answers {
     /// Answers a call. A peer that has hung up hears nothing; it counts the call as lost.
     pub fn done(&self, call: u64, body: Bytes) {
-        let _ = self.frames.send(Frame { call, kind: FrameKind::Answer as i32, body, ..Frame::default() });
+        let _ = self.frames.send(Frame { call, kind: FrameKind::Answer as u8, body, ..Frame::default() });
     }
 
     /// Answers a call with a failure.
     pub fn failed(&self, call: u64, failure: &Failure) {
         let body = Bytes::from(failure.encode_to_vec());
-        let _ = self.frames.send(Frame { call, kind: FrameKind::Failure as i32, body, ..Frame::default() });
+        let _ = self.frames.send(Frame { call, kind: FrameKind::Failure as u8, body, ..Frame::default() });
     }
 
     /// Completes when the peer has hung up.
@@ -56,16 +56,18 @@ where
         Self { factory: Arc::new(factory) }
     }
 
-    /// Serves one lane until the peer hangs up or it is time to stop; the stream carries the answers.
+    /// Serves one lane until the peer hangs up or it is time to stop; the stream carries the answers, and ends then too.
     pub fn serve(
         &self,
-        frames: impl Stream<Item = Result<FrameBatch, Status>> + Send + 'static,
+        frames: impl Stream<Item = Vec<Frame>> + Send + 'static,
         stop: impl Future<Output = ()> + Send + 'static,
     ) -> FrameStream {
         let (sender, queue) = mpsc::unbounded_channel();
         let answers = Answers { frames: sender };
         let mut dispatch = (self.factory)();
+        let (serving, has_ended) = oneshot::channel::<()>();
         tokio::spawn(async move {
+            let _serving = serving;
             let (mut frames, mut stop) = (std::pin::pin!(frames), std::pin::pin!(stop));
             loop {
                 let batch = tokio::select! {
@@ -73,21 +75,21 @@ where
                     () = answers.closed() => break,
                     () = &mut stop => break,
                 };
-                let Some(Ok(batch)) = batch else { break };
-                for frame in batch.frames {
+                let Some(batch) = batch else { break };
+                for frame in batch {
                     serve_frame(&mut dispatch, frame, &answers);
                 }
             }
         });
-        Box::pin(Batches::new(queue).map(Ok))
+        Box::pin(Batches::new(queue).take_until(has_ended))
     }
 }
 
 fn serve_frame<D: Dispatch>(dispatch: &mut D, frame: Frame, answers: &Answers) {
-    match FrameKind::try_from(frame.kind) {
-        Ok(FrameKind::Liveness) => answers.done(frame.call, Bytes::new()),
-        Ok(kind) => dispatch.dispatch(frame, kind, answers),
-        Err(_) => {
+    match frame.kind() {
+        Some(FrameKind::Liveness) => answers.done(frame.call, Bytes::new()),
+        Some(kind) => dispatch.dispatch(frame, kind, answers),
+        None => {
             let detail =
                 format!("this node does not know frames of kind {}; is it older than its peer?", frame.kind);
             answers.failed(frame.call, &Failure { detail, ..Failure::default() });

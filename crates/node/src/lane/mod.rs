@@ -12,9 +12,11 @@
 //! it breaks `bulk` with itself, whose connection would otherwise wait for the transport's retransmissions, longer and longer.
 
 mod batch;
+mod frame;
 mod inbound;
 mod origin;
 mod outbound;
+mod tcp;
 #[cfg(test)]
 mod tests;
 mod transport;
@@ -29,11 +31,13 @@ use tokio::sync::{mpsc, watch};
 
 #[cfg(feature = "simulation")]
 pub use batch::Batches;
+pub use frame::{Frame, FrameKind};
 pub use inbound::{Answers, Dispatch, LaneServer};
 pub use origin::{Caller, Origin};
 pub use outbound::{Link, PendingAnswer};
 use outbound::{Liveness, Way};
-pub use transport::{FrameStream, Grpc, Transport, TransportError, open_channel};
+pub use tcp::{accept, is_lane};
+pub use transport::{FrameStream, Sockets, Transport, TransportError, open_channel};
 
 /// Why a call to a peer has no answer.
 #[derive(Debug, Clone, thiserror::Error)]

@@ -8,13 +8,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::StreamExt;
 use leasehold_catalogue::NodeId;
-use leasehold_proto::peer::{Failure, Frame, FrameKind};
+use leasehold_proto::peer::Failure;
 use prost::Message as _;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout};
 
 use super::batch::Batches;
+use super::frame::{Frame, FrameKind};
 use super::transport::{FrameStream, Transport, TransportError};
 use super::{CallFailure, Origin, PeerEvent};
 use crate::limits::{LIVENESS_INTERVAL_MS, RECONNECT_PAUSE_MS_MAX, RECONNECT_PAUSE_MS_MIN};
@@ -133,7 +134,7 @@ impl Link {
         let mut wire = self.shared.wire();
         let unreachable = CallFailure::Unreachable(self.shared.node);
         let Some(open) = wire.as_mut() else { return Err(unreachable) };
-        if open.frames.send(Frame { call, kind: kind as i32, group, target, body }).is_err() {
+        if open.frames.send(Frame { call, kind: kind as u8, group, target, body }).is_err() {
             return Err(unreachable);
         }
         open.pending.insert(call, sender);
@@ -170,14 +171,14 @@ impl Shared {
             && open.pending.remove(&call).is_some()
         {
             // A link that is breaking ends the question as well.
-            let _ = open.frames.send(Frame { call, kind: FrameKind::Cancel as i32, ..Frame::default() });
+            let _ = open.frames.send(Frame { call, kind: FrameKind::Cancel as u8, ..Frame::default() });
         }
     }
 
     fn settle(&self, frame: Frame) {
         let waiting = self.wire().as_mut().and_then(|wire| wire.pending.remove(&frame.call));
         let Some(waiting) = waiting else { return };
-        let answer = if frame.kind == FrameKind::Failure as i32 {
+        let answer = if frame.kind() == Some(FrameKind::Failure) {
             Err(CallFailure::Refused(Failure::decode(frame.body).unwrap_or_default()))
         } else {
             Ok(frame.body)
@@ -279,11 +280,11 @@ async fn exchange(
     loop {
         tokio::select! {
             batch = answers.next() => match batch {
-                Some(Ok(batch)) => {
+                Some(batch) => {
                     heard = Instant::now();
-                    batch.frames.into_iter().for_each(|frame| shared.settle(frame));
+                    batch.into_iter().for_each(|frame| shared.settle(frame));
                 }
-                None | Some(Err(_)) => return End::Broken,
+                None => return End::Broken,
             },
             // Without its other half the link is about to be dropped.
             () = next_silence(watch) => return End::Broken,
@@ -293,7 +294,7 @@ async fn exchange(
                     liveness.silences.send_replace(());
                     return End::Silence;
                 }
-                let sign_of_life = Frame { kind: FrameKind::Liveness as i32, ..Frame::default() };
+                let sign_of_life = Frame { kind: FrameKind::Liveness as u8, ..Frame::default() };
                 if frames.send(sign_of_life).is_err() {
                     return End::Broken;
                 }
@@ -315,6 +316,6 @@ type Connection = (mpsc::UnboundedSender<Frame>, FrameStream);
 async fn connect(shared: &Arc<Shared>) -> Result<Connection, TransportError> {
     let address = shared.address.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let (frames, queue) = mpsc::unbounded_channel();
-    let answers = shared.transport.open_lane(address, shared.origin.label(Batches::new(queue))).await?;
+    let answers = shared.transport.open_lane(address, shared.origin.hello(), Batches::new(queue)).await?;
     Ok((frames, answers))
 }

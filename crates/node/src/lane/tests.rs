@@ -1,28 +1,21 @@
 //! A peer that falls silent while its connections stay open, as behind a cable that was pulled.
 
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::Stream;
 use leasehold_catalogue::NodeId;
-use leasehold_proto::peer::peer_server::{Peer as PeerCalls, PeerServer};
-use leasehold_proto::peer::{
-    Frame, FrameBatch, FrameKind, IdentifyRequest, IdentifyResponse, JoinRequest, JoinResponse,
-    SnapshotAnswer, SnapshotChunk,
-};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
-use tonic::{Request, Response, Status, Streaming};
 
 use super::*;
 
 /// Longer than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(30);
 const LIVENESS_TIMEOUT: Duration = Duration::from_millis(600);
+const CLUSTER: [u8; 16] = [7; 16];
 
 /// Serves signs of life, and never answers anything else.
 struct Mute;
@@ -31,46 +24,20 @@ impl Dispatch for Mute {
     fn dispatch(&mut self, _frame: Frame, _kind: FrameKind, _answers: &Answers) {}
 }
 
-#[tonic::async_trait]
-impl PeerCalls for Mute {
-    type LaneStream = Pin<Box<dyn Stream<Item = Result<FrameBatch, Status>> + Send>>;
-
-    async fn lane(
-        &self,
-        request: Request<Streaming<FrameBatch>>,
-    ) -> Result<Response<Self::LaneStream>, Status> {
-        let server = LaneServer::new(|| Mute);
-        Ok(Response::new(server.serve(request.into_inner(), std::future::pending())))
-    }
-
-    async fn install_snapshot(
-        &self,
-        _request: Request<Streaming<SnapshotChunk>>,
-    ) -> Result<Response<SnapshotAnswer>, Status> {
-        Err(Status::unimplemented(""))
-    }
-
-    async fn identify(
-        &self,
-        _request: Request<IdentifyRequest>,
-    ) -> Result<Response<IdentifyResponse>, Status> {
-        Err(Status::unimplemented(""))
-    }
-
-    async fn join(&self, _request: Request<JoinRequest>) -> Result<Response<JoinResponse>, Status> {
-        Err(Status::unimplemented(""))
-    }
-}
-
 async fn serve_peer() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let connections = crate::listener::admit(listener, 8);
-    tokio::spawn(
-        tonic::transport::Server::builder()
-            .add_service(PeerServer::new(Mute))
-            .serve_with_incoming(connections),
-    );
+    tokio::spawn(async move {
+        let here = Origin::new(&CLUSTER, NodeId(2), "");
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let here = here.clone();
+            tokio::spawn(accept(stream, move |hello, frames| {
+                here.meet(hello)?;
+                Ok(LaneServer::new(|| Mute).serve(frames, std::future::pending()))
+            }));
+        }
+    });
     address
 }
 
@@ -114,8 +81,8 @@ async fn a_silent_peer_breaks_both_links_and_comes_back() {
     let address = cable_to(serve_peer().await, is_in).await.to_string();
     let (sender, mut events) = mpsc::unbounded_channel();
     let node = NodeId(2);
-    let origin = Origin::new(&[7; 16], NodeId(1), "127.0.0.1:1");
-    let lanes = Lanes::new(origin, Arc::new(Grpc), LIVENESS_TIMEOUT, sender);
+    let origin = Origin::new(&CLUSTER, NodeId(1), "127.0.0.1:1");
+    let lanes = Lanes::new(origin, Arc::new(Sockets), LIVENESS_TIMEOUT, sender);
     let mut reach = lanes.reach();
     let peer = lanes.peer(node, &address);
     assert_eq!(next(&mut events).await, PeerEvent::Up(node));
@@ -145,11 +112,57 @@ async fn a_silent_peer_breaks_both_links_and_comes_back() {
 async fn links_opened_when_nobody_knew_the_address_go_there_once_it_is_known() {
     let address = serve_peer().await.to_string();
     let (sender, mut events) = mpsc::unbounded_channel();
-    let origin = Origin::new(&[1; 16], NodeId(1), "one:7000");
-    let lanes = Lanes::new(origin, Arc::new(Grpc), LIVENESS_TIMEOUT, sender);
+    let origin = Origin::new(&CLUSTER, NodeId(1), "one:7000");
+    let lanes = Lanes::new(origin, Arc::new(Sockets), LIVENESS_TIMEOUT, sender);
     lanes.peer(NodeId(2), "");
     while !matches!(next(&mut events).await, PeerEvent::Down(NodeId(2))) {}
     lanes.peer(NodeId(2), &address);
     while !matches!(next(&mut events).await, PeerEvent::Up(NodeId(2))) {}
     assert_eq!(lanes.address(NodeId(2)), Some(address));
+}
+
+/// What a peer that is asked this way answers before it hangs up.
+async fn answer_to(opening: &[u8]) -> Vec<u8> {
+    let mut stream = TcpStream::connect(serve_peer().await).await.unwrap();
+    stream.write_all(opening).await.unwrap();
+    let mut answer = Vec::new();
+    timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("it hangs up").unwrap();
+    answer
+}
+
+#[tokio::test]
+async fn a_peer_of_another_version_is_told_so() {
+    let answer = answer_to(b"LEASEHOLD LANE 9\nwhatever it says then").await;
+    assert!(String::from_utf8_lossy(&answer).contains("LEASEHOLD LANE 1"), "{answer:?}");
+}
+
+#[tokio::test]
+async fn a_peer_of_another_cluster_is_refused() {
+    let hello = Origin::new(&[8; 16], NodeId(1), "one:7000").hello();
+    let (_frames, queue) = mpsc::unbounded_channel();
+    let address = serve_peer().await.to_string();
+    let opened = Sockets.open_lane(address, hello, batch::Batches::new(queue)).await;
+    let Err(TransportError::Refused(refusal)) = opened else { panic!("it is served") };
+    assert!(refusal.contains("another cluster"), "{refusal}");
+}
+
+#[tokio::test]
+async fn a_damaged_batch_breaks_the_lane() {
+    let mut stream = TcpStream::connect(serve_peer().await).await.unwrap();
+    let hello = prost::Message::encode_to_vec(&Origin::new(&CLUSTER, NodeId(1), "one:7000").hello());
+    stream.write_all(b"LEASEHOLD LANE 1\n").await.unwrap();
+    stream.write_u32_le(hello.len() as u32).await.unwrap();
+    stream.write_all(&hello).await.unwrap();
+    assert_eq!(stream.read_u32_le().await.unwrap(), 0, "an empty welcome");
+    let sign_of_life = frame::Encoded::new(&[Frame { call: 5, ..Frame::default() }]);
+    let mut bytes = Vec::new();
+    bytes::BufMut::put(&mut bytes, sign_of_life);
+    stream.write_all(&bytes).await.unwrap();
+    let mut answer = vec![0; bytes.len()];
+    stream.read_exact(&mut answer).await.unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    stream.write_all(&bytes).await.unwrap();
+    let mut rest = Vec::new();
+    timeout(PATIENCE, stream.read_to_end(&mut rest)).await.expect("it hangs up").unwrap();
+    assert!(rest.is_empty(), "{rest:?}");
 }

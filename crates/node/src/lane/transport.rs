@@ -1,35 +1,40 @@
-//! How streams to a peer are opened: over gRPC, or by what a simulation puts in its place.
+//! How streams to a peer are opened: lanes over TCP and snapshots over gRPC, or by what a simulation puts in their place.
 
+use std::io;
 use std::time::Duration;
 
-use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use leasehold_proto::peer::peer_client::PeerClient;
-use leasehold_proto::peer::{FrameBatch, SnapshotAnswer, SnapshotChunk};
-use tokio::time::timeout;
+use leasehold_proto::peer::{LaneHello, SnapshotAnswer, SnapshotChunk};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 
 use super::batch::Batches;
+use super::frame::Frame;
+use super::tcp;
 use crate::limits::{
     CONNECT_TIMEOUT_MS, CONNECTION_WINDOW_BYTES, HTTP_FRAME_BYTES_MAX, KEEP_ALIVE_INTERVAL_MS,
     KEEP_ALIVE_TIMEOUT_MS, PEER_MESSAGE_BYTES_MAX, STREAM_WINDOW_BYTES,
 };
 
 /// Frames of one direction of a lane; it ends with the connection.
-pub type FrameStream = BoxStream<'static, Result<FrameBatch, Status>>;
+pub type FrameStream = BoxStream<'static, Vec<Frame>>;
 
 /// Why a stream could not be opened, or did not end well.
 #[derive(Debug, thiserror::Error)]
 pub enum TransportError {
     #[error("cannot connect: {0}")]
-    Connect(#[from] tonic::transport::Error),
+    Connect(#[from] io::Error),
+    #[error("cannot connect: {0}")]
+    Channel(#[from] tonic::transport::Error),
     #[error("the peer does not answer")]
     Silent,
     #[error("the peer refused: {0}")]
-    Refused(#[from] Box<Status>),
+    Refused(String),
+    #[error("the peer refused: {0}")]
+    Failed(#[from] Box<Status>),
 }
 
 /// Opens streams to peers; `address` is host:port.
@@ -38,7 +43,8 @@ pub trait Transport: Send + Sync + 'static {
     fn open_lane(
         &self,
         address: String,
-        frames: Request<Batches>,
+        hello: LaneHello,
+        frames: Batches,
     ) -> BoxFuture<'static, Result<FrameStream, TransportError>>;
 
     /// Sends a snapshot over a connection of its own.
@@ -49,24 +55,18 @@ pub trait Transport: Send + Sync + 'static {
     ) -> BoxFuture<'static, Result<SnapshotAnswer, TransportError>>;
 }
 
-/// Streams over HTTP/2.
+/// Streams over the network.
 #[derive(Debug, Clone, Copy)]
-pub struct Grpc;
+pub struct Sockets;
 
-impl Transport for Grpc {
+impl Transport for Sockets {
     fn open_lane(
         &self,
         address: String,
-        frames: Request<Batches>,
+        hello: LaneHello,
+        frames: Batches,
     ) -> BoxFuture<'static, Result<FrameStream, TransportError>> {
-        Box::pin(async move {
-            let mut client = PeerClient::new(open_channel(&address).await?)
-                .max_decoding_message_size(PEER_MESSAGE_BYTES_MAX)
-                .max_encoding_message_size(PEER_MESSAGE_BYTES_MAX);
-            let patience = Duration::from_millis(CONNECT_TIMEOUT_MS);
-            let opened = timeout(patience, client.lane(frames)).await.map_err(|_| TransportError::Silent)?;
-            Ok(opened.map_err(Box::new)?.into_inner().boxed())
-        })
+        Box::pin(tcp::open(address, hello, frames))
     }
 
     fn install_snapshot(

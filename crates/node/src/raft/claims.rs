@@ -9,12 +9,12 @@ use std::collections::BTreeMap;
 use std::io;
 
 use futures::FutureExt as _;
-use leasehold_proto::peer::{Frame, FrameKind};
 use leasehold_raft_log::{Log, decode_snapshot_meta};
 use openraft::storage::{RaftLogReader as _, RaftLogStorage as _};
 
 use super::codec::{append_answer_from, vote_answer_from};
 use super::{GroupId, LogId, TypeConfig, Vote};
+use crate::lane::{Frame, FrameKind};
 
 /// What an answer says that its sender's disk holds, or has held and replaced by something newer.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -88,7 +88,7 @@ impl Calls {
     /// Hears a frame of who opened the lane.
     pub fn ask(&mut self, frame: &Frame) {
         // A pre-vote promises nothing.
-        if let kind @ (FrameKind::Append | FrameKind::Vote) = frame.kind() {
+        if let Some(kind @ (FrameKind::Append | FrameKind::Vote)) = frame.kind() {
             self.open.insert(frame.call, (kind, frame.group));
         }
     }
@@ -96,7 +96,7 @@ impl Calls {
     /// What the answer in a frame claims. One that cannot be read claims nothing: who gets it refuses it.
     pub fn answer(&mut self, frame: &Frame) -> Option<Claim> {
         let (kind, group) = self.open.remove(&frame.call)?;
-        if frame.kind() != FrameKind::Answer {
+        if frame.kind() != Some(FrameKind::Answer) {
             return None;
         }
         let body = frame.body.clone();
@@ -130,7 +130,7 @@ mod tests {
     }
 
     fn frame(call: u64, kind: FrameKind, group: u32) -> Frame {
-        Frame { call, kind: kind as i32, group, ..Frame::default() }
+        Frame { call, kind: kind as u8, group, ..Frame::default() }
     }
 
     /// What an answer to a call of a kind claims.

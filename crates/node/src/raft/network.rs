@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use leasehold_catalogue::NodeId;
-use leasehold_proto::peer::{FrameKind, TransferAnswer};
+use leasehold_proto::peer::TransferAnswer;
 use openraft::base::{BoxFuture, BoxStream};
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{
@@ -29,7 +29,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use super::codec::{self, CodecError};
 use super::snapshot::send_snapshot;
 use super::{GroupId, Image, ReplicaNode, TypeConfig, Vote};
-use crate::lane::{CallFailure, Lanes, PendingAnswer};
+use crate::lane::{CallFailure, FrameKind, Lanes, PendingAnswer};
 
 /// Appends that one pipeline has sent and not yet seen answered.
 const APPENDS_IN_FLIGHT_MAX: usize = 64;

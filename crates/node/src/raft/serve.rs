@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::StreamExt;
-use leasehold_proto::peer::{self, Failure, Frame, FrameKind, TransferAnswer};
+use leasehold_proto::peer::{self, Failure, TransferAnswer};
 use openraft::raft::AppendEntriesRequest;
 use prost::Message as _;
 use tokio::sync::mpsc;
@@ -15,7 +15,7 @@ use super::codec;
 use super::election::VotePhase;
 use super::group::Group;
 use super::{GroupId, TypeConfig};
-use crate::lane::Answers;
+use crate::lane::{Answers, Frame, FrameKind};
 
 /// Finds the replica that a Raft message is meant for.
 pub trait GroupDirectory: Send + Sync + 'static {
@@ -120,7 +120,7 @@ async fn answer_call(group: &Group, kind: FrameKind, body: Bytes) -> Result<Byte
             let detail = outcome.as_ref().err().map(ToString::to_string).unwrap_or_default();
             Ok(TransferAnswer { accepted: outcome.is_ok(), detail }.encode_to_vec().into())
         }
-        other => Err(format!("{} is not a call to a group", other.as_str_name())),
+        other => Err(format!("{other:?} is not a call to a group")),
     }
 }
 

@@ -19,9 +19,9 @@ pub use cluster::ClusterService;
 pub use describe::{Counting, describe};
 pub use lookup::queue as look_up_queue;
 pub use messages::MessagesService;
-pub use peer::PeerService;
 #[cfg(feature = "simulation")]
-pub use peer::{serve_lane, take_snapshot};
+pub use peer::take_snapshot;
+pub use peer::{PeerService, serve_lane};
 pub use queue_changes::{create, delete, list, list_sources, purge, set};
 pub use queues::QueuesService;
 pub use receive::receive;

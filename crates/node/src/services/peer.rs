@@ -5,27 +5,30 @@ use std::sync::Arc;
 use futures::Stream;
 use leasehold_proto::peer::peer_server::Peer;
 use leasehold_proto::peer::{
-    FrameBatch, IdentifyRequest, IdentifyResponse, JoinRequest, JoinResponse, SnapshotAnswer, SnapshotChunk,
+    IdentifyRequest, IdentifyResponse, JoinRequest, JoinResponse, LaneHello, SnapshotAnswer, SnapshotChunk,
 };
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::core::Core;
 use crate::inbound::Inbound;
-use crate::lane::{FrameStream, LaneServer};
+use crate::lane::{Frame, FrameStream, LaneServer};
 use crate::node::Shell;
 use crate::raft::receive_snapshot;
 
 /// Serves a lane that a node of this cluster opens, until `stop`.
+///
+/// # Errors
+/// When the caller is of another cluster; says what to look at.
 pub fn serve_lane(
     core: Arc<Core>,
-    request: Request<impl Stream<Item = Result<FrameBatch, Status>> + Send + 'static>,
+    hello: &LaneHello,
+    frames: impl Stream<Item = Vec<Frame>> + Send + 'static,
     stop: impl Future<Output = ()> + Send + 'static,
-) -> Result<FrameStream, Status> {
-    if let Some(caller) = core.lanes.origin().check(request.metadata())? {
-        core.lanes.follow_caller(&caller);
-    }
+) -> Result<FrameStream, String> {
+    let caller = core.lanes.origin().meet(hello)?;
+    core.lanes.follow_caller(&caller);
     let server = LaneServer::new(move || Inbound::new(core.clone()));
-    Ok(server.serve(request.into_inner(), stop))
+    Ok(server.serve(frames, stop))
 }
 
 /// Installs a snapshot that a node of this cluster sends.
@@ -50,16 +53,6 @@ impl PeerService {
 
 #[tonic::async_trait]
 impl Peer for PeerService {
-    type LaneStream = FrameStream;
-
-    async fn lane(
-        &self,
-        request: Request<Streaming<FrameBatch>>,
-    ) -> Result<Response<Self::LaneStream>, Status> {
-        let core = self.shell.core()?;
-        Ok(Response::new(serve_lane(core, request, self.shell.stopped())?))
-    }
-
     async fn install_snapshot(
         &self,
         request: Request<Streaming<SnapshotChunk>>,

@@ -1,0 +1,172 @@
+//! A lane over TCP: an opening in which both sides say who they are, then batches of frames in both directions.
+//!
+//! ```text
+//! who opens:    "LEASEHOLD LANE 1\n" | length u32 | LaneHello
+//! who is asked: length u32 | LaneWelcome; it hangs up after a refusal
+//! ```
+//!
+//! The lane shares the port of the peers with gRPC, whose connections begin with another letter. It is one stream in each direction,
+//! bounded by the calls in flight, so it needs nothing that HTTP/2 has beside that, and takes a fraction of the calls to the system.
+
+use std::io;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use futures::{Stream, StreamExt};
+use leasehold_proto::peer::{LaneHello, LaneWelcome};
+use prost::Message;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::frame::{BATCH_HEAD_BYTES, BatchHead, Encoded, Frame};
+use super::transport::{FrameStream, TransportError};
+use crate::limits::{CONNECT_TIMEOUT_MS, KEEP_ALIVE_INTERVAL_MS, LANE_READ_BYTES};
+
+/// The version is part of it.
+const OPENING: &[u8; 17] = b"LEASEHOLD LANE 1\n";
+/// Hellos and welcomes are short.
+const GREETING_BYTES_MAX: usize = 16 * 1024;
+const PATIENCE: Duration = Duration::from_millis(CONNECT_TIMEOUT_MS);
+
+/// Opens a lane: `frames` go there, and what comes back is the stream.
+pub async fn open(
+    address: String,
+    hello: LaneHello,
+    frames: impl Stream<Item = Vec<Frame>> + Send + 'static,
+) -> Result<FrameStream, TransportError> {
+    let opening = async {
+        let mut stream = TcpStream::connect(&address).await?;
+        prepare(&stream)?;
+        stream.write_all(&[OPENING, &*framed(&hello)].concat()).await?;
+        let welcome = read_message::<LaneWelcome>(&mut stream).await?;
+        Ok::<_, io::Error>((stream, welcome))
+    };
+    let (stream, welcome) = timeout(PATIENCE, opening).await.map_err(|_| TransportError::Silent)??;
+    if !welcome.refusal.is_empty() {
+        return Err(TransportError::Refused(welcome.refusal));
+    }
+    let (read, write) = stream.into_split();
+    tokio::spawn(async move { ended(send_all(write, frames).await) });
+    Ok(receive(read).boxed())
+}
+
+/// Whether a connection to the peers' port is a lane; it waits for the first byte.
+pub async fn is_lane(stream: &TcpStream) -> io::Result<bool> {
+    let mut first = [0];
+    timeout(PATIENCE, stream.peek(&mut first)).await??;
+    Ok(first[0] == OPENING[0])
+}
+
+/// Serves a lane until it ends. `serve` takes the caller's frames and returns the answers, or says why it does not.
+pub async fn accept(
+    mut stream: TcpStream,
+    serve: impl FnOnce(&LaneHello, FrameStream) -> Result<FrameStream, String>,
+) -> io::Result<()> {
+    prepare(&stream)?;
+    let hello = timeout(PATIENCE, read_hello(&mut stream)).await??;
+    let (read, mut write) = stream.into_split();
+    let served = hello.and_then(|hello| serve(&hello, receive(read).boxed()));
+    let refusal = served.as_ref().err().cloned().unwrap_or_default();
+    write.write_all(&framed(&LaneWelcome { refusal })).await?;
+    match served {
+        Ok(answers) => send_all(write, answers).await,
+        Err(_) => Ok(()),
+    }
+}
+
+fn prepare(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    // Who opened notices silence by itself; who was asked has this, for a caller that lost its power.
+    let interval = Duration::from_millis(KEEP_ALIVE_INTERVAL_MS);
+    let keepalive = TcpKeepalive::new().with_time(interval).with_interval(interval).with_retries(2);
+    SockRef::from(stream).set_tcp_keepalive(&keepalive)
+}
+
+fn framed(message: &impl Message) -> Vec<u8> {
+    let body = message.encode_to_vec();
+    [&(body.len() as u32).to_le_bytes(), &*body].concat()
+}
+
+async fn read_message<M: Message + Default>(stream: &mut TcpStream) -> io::Result<M> {
+    let length = stream.read_u32_le().await? as usize;
+    if length > GREETING_BYTES_MAX {
+        return Err(invalid("the greeting is too long: is this the port of a node's peers?"));
+    }
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body).await?;
+    M::decode(&*body).map_err(invalid)
+}
+
+/// Who opens a lane, or why it cannot be served.
+async fn read_hello(stream: &mut TcpStream) -> io::Result<Result<LaneHello, String>> {
+    let mut opening = [0; OPENING.len()];
+    stream.read_exact(&mut opening).await?;
+    if opening != *OPENING {
+        let spoken = OPENING.escape_ascii();
+        // What is left unread would take the answer with it when the connection is closed.
+        let _ = stream.read(&mut vec![0; GREETING_BYTES_MAX]).await?;
+        return Ok(Err(format!("this node opens lanes with \"{spoken}\": is it of another version?")));
+    }
+    read_message(stream).await.map(Ok)
+}
+
+async fn send_all(
+    mut write: impl AsyncWrite + Unpin,
+    frames: impl Stream<Item = Vec<Frame>>,
+) -> io::Result<()> {
+    let mut frames = std::pin::pin!(frames);
+    while let Some(batch) = frames.next().await {
+        write.write_all_buf(&mut Encoded::new(&batch)).await?;
+    }
+    write.shutdown().await
+}
+
+/// The frames that arrive. The stream ends with the connection, and when what comes is not a batch.
+fn receive(read: impl AsyncRead + Send + Unpin + 'static) -> impl Stream<Item = Vec<Frame>> + Send {
+    futures::stream::unfold((read, BytesMut::new()), |(mut read, mut buffer)| async move {
+        match next_batch(&mut read, &mut buffer).await {
+            Ok(batch) => Some((batch, (read, buffer))),
+            Err(error) => {
+                ended(Err(error));
+                None
+            }
+        }
+    })
+}
+
+async fn next_batch(read: &mut (impl AsyncRead + Unpin), buffer: &mut BytesMut) -> io::Result<Vec<Frame>> {
+    fill(read, buffer, BATCH_HEAD_BYTES).await?;
+    let mut head = [0; BATCH_HEAD_BYTES];
+    head.copy_from_slice(&buffer.split_to(BATCH_HEAD_BYTES));
+    let head = BatchHead::decode(head).map_err(invalid)?;
+    fill(read, buffer, head.length_bytes).await?;
+    head.frames(buffer.split_to(head.length_bytes).freeze()).map_err(invalid)
+}
+
+/// Reads until the buffer holds `length` bytes, and more if more is there.
+async fn fill(read: &mut (impl AsyncRead + Unpin), buffer: &mut BytesMut, length: usize) -> io::Result<()> {
+    while buffer.len() < length {
+        buffer.reserve((length - buffer.len()).max(LANE_READ_BYTES));
+        if read.read_buf(buffer).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+    Ok(())
+}
+
+/// Connections break all the time; what must not happen is worth a word.
+fn ended(outcome: io::Result<()>) {
+    match outcome {
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+            tracing::warn!(%error, "a lane is broken off")
+        }
+        Err(error) => tracing::debug!(%error, "a lane ended"),
+        Ok(()) => {}
+    }
+}
+
+fn invalid(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
+}
