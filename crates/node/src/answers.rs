@@ -85,8 +85,9 @@ impl LocalAnswers {
         let queue = QueueId(receive.queue);
         let asked = Instant::now();
         let wait_until = (wait_ms > 0).then(|| asked + Duration::from_millis(wait_ms));
-        let granted =
-            replica.ask(|reply| Request::Receive(Receive { queue, options, wait_until, reply })).await?;
+        let granted = replica
+            .ask(|reply| Request::Receive(Receive { queue, options, wait_until, is_listed: false, reply }))
+            .await?;
         // Before anything else is done: the leases last from now at the latest.
         let waited_ms = millis(asked.elapsed());
         let mut deliveries = Vec::with_capacity(granted.deliveries.len());
@@ -98,7 +99,8 @@ impl LocalAnswers {
 
     pub async fn ready(&self, replica: &Replica, ready: peer::Ready) -> Result<(), Failure> {
         let wait = Duration::from_millis(ready.wait_ms.min(RECEIVE_WAIT_MS_MAX));
-        let asked = replica.ask(|reply| Request::Ready { queue: QueueId(ready.queue), reply });
+        let (queue, messages_max) = (QueueId(ready.queue), ready.messages_max.max(1));
+        let asked = replica.ask(|reply| Request::Ready { queue, messages_max, reply });
         timeout(wait, asked).await.unwrap_or(Ok(()))
     }
 

@@ -54,6 +54,9 @@ pub const INHERITED_GRACE_MS: u64 = 1_000;
 /// What an answer may take from the partition's leader to the wire.
 pub const ANSWER_ALLOWANCE_MS: u64 = 50;
 
+/// Who is told that messages are ready is waited for so long; then others are told of them.
+pub const TOLD_PATIENCE_MS: u64 = 5;
+
 /// How long a node looks for a leader before it gives a command back.
 pub const LEADER_WAIT_MS_MAX: u64 = 5_000;
 /// The hint that goes with a refusal that will pass.

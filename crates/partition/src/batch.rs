@@ -42,12 +42,13 @@ impl BatchBuilder {
         self.push_parts(request.id, &request.command)
     }
 
-    /// Adds an encoded `Request` as it is, after checking it.
-    pub fn push_encoded(&mut self, request: &[u8]) -> Result<(), DecodeError> {
-        Command::check(request)?;
+    /// Adds an encoded `Request` as it is, after checking it; returns how many messages it sends that are not delayed.
+    pub fn push_encoded(&mut self, request: &[u8]) -> Result<usize, DecodeError> {
+        let sent = Command::decode(request)?.sent();
         let start = self.payload.len();
         request.put(&mut self.payload);
-        self.keep_or_undo(start)
+        self.keep_or_undo(start)?;
+        Ok(sent)
     }
 
     fn push_parts(&mut self, id: Option<RequestId>, command: &Command<'_>) -> Result<(), DecodeError> {

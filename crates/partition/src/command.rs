@@ -163,9 +163,14 @@ impl<'a> Command<'a> {
         Request::decode(bytes).map(|request| request.command)
     }
 
-    /// Whether `bytes` are an encoded, valid `Request`. Copies no body.
-    pub fn check(bytes: &[u8]) -> Result<(), DecodeError> {
-        Request::decode(bytes).map(drop)
+    /// How many messages it sends that ask for no delay of their own.
+    pub(crate) fn sent(&self) -> usize {
+        match self {
+            Self::Send { messages, .. } => {
+                messages.iter().filter(|message| message.delay_ms.unwrap_or(0) == 0).count()
+            }
+            _ => 0,
+        }
     }
 
     /// Checks every field against `limits`: what passes can lie in a log without ever halting a partition.

@@ -59,7 +59,7 @@ pub use reply::{Delivery, Outcome, RedriveProgress, RedriveState, Refusal, Reply
 pub use settings::{DeadLetter, Isolation, Kind, RetryBudget, Settings};
 pub use snapshot::SnapshotError;
 pub use view::{
-    Counters, DampingView, Deadline, MessageView, Mood, OutboxItem, OutboxReason, Peek, ShardView, State,
-    SuspectsView, Totals,
+    Counters, DampingView, Deadline, MessageView, Mood, OutboxItem, OutboxReason, Peek, Prospect, ShardView,
+    State, SuspectsView, Totals,
 };
 pub use wire::DecodeError;

@@ -4,12 +4,13 @@ use std::ops::Bound::{Excluded, Unbounded};
 use std::sync::Arc;
 
 use crate::headroom::Measure;
-use crate::ids::{QueueId, Receipt};
+use crate::ids::{QueueId, Receipt, RequestId};
 use crate::limits::{PEEK_SCAN_MAX, WINDOW_SLACK_MS};
 use crate::list;
 use crate::message::{Age, Aged, holds};
 use crate::partition::Partition;
-use crate::view::{Deadline, MessageView, OutboxItem, Peek, ShardView, State};
+use crate::settings::Kind;
+use crate::view::{Deadline, MessageView, OutboxItem, Peek, Prospect, ShardView, State};
 
 impl Partition {
     pub fn log_time_ms(&self) -> u64 {
@@ -66,6 +67,22 @@ impl Partition {
     /// Whether a receive now would deliver. O(log queues).
     pub fn has_ready(&self, queue: QueueId) -> bool {
         self.shards.get(&queue).is_some_and(|shard| shard.has_ready())
+    }
+
+    /// What a receive may find in a queue. O(log queues).
+    pub fn prospect(&self, queue: QueueId) -> Prospect {
+        let Some(shard) = self.shards.get(&queue) else { return Prospect::default() };
+        let has_room = shard.counters.leased < u64::from(shard.settings.in_flight_max);
+        let is_immediate = shard.settings.kind == Kind::Standard && shard.settings.delay_ms == 0;
+        Prospect {
+            ready: if shard.has_ready() { shard.counters.ready } else { 0 },
+            gives_at_once: is_immediate && has_room,
+        }
+    }
+
+    /// Whether a request is answered as it was before, or refused because it is too old to know. O(log sessions + log replies).
+    pub fn remembers(&self, id: RequestId) -> bool {
+        self.sessions.remembers(id)
     }
 
     /// Whether a receipt is that of a lease that was neither settled nor ended, nor given to somebody else.

@@ -57,6 +57,13 @@ impl Sessions {
         recalled
     }
 
+    /// Whether the request was answered before, or is forgotten.
+    pub fn remembers(&self, id: RequestId) -> bool {
+        let session = self.sessions.get(&id.session);
+        session
+            .is_some_and(|session| id.sequence < session.floor || session.replies.contains_key(&id.sequence))
+    }
+
     /// Remembers a reply after `recall` said the request is new.
     pub fn remember(&mut self, id: RequestId, reply: &Reply) {
         let mut bytes = Vec::with_capacity(reply.len_bytes_about());

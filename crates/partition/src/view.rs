@@ -23,6 +23,15 @@ pub struct ShardView {
     pub suspects: SuspectsView,
 }
 
+/// What a receive may find.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Prospect {
+    /// Messages that are ready; 0 when none of them may be given, for the order or for the leases of others.
+    pub ready: u64,
+    /// Whether what is sent without a delay of its own can be received by the same entry.
+    pub gives_at_once: bool,
+}
+
 /// The messages that may have killed their consumer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SuspectsView {

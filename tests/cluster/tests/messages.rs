@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use futures::StreamExt;
+use futures::future::join_all;
 use leasehold_client::v1::{MessageState, QueueSettings};
 use leasehold_client::{Client, Lease, Message, NewMessage, QueueKind, Reason, ReceiveOptions};
 use leasehold_cluster_tests::{Plan, TestCluster, eventually};
@@ -391,12 +392,15 @@ async fn producers_and_consumers_stream() {
     assert!(sent.iter().all(Result::is_ok));
     producer.close().await;
     let mut consumer = client.queue("stream").consumer().concurrency(100).name("c1").start();
-    let mut seen = Vec::new();
+    let (mut seen, mut acks) = (Vec::new(), Vec::new());
     while seen.len() < 2_000 {
         let next = tokio::time::timeout(leasehold_cluster_tests::PATIENCE, consumer.next()).await;
         let delivery = next.expect("a delivery comes in time").unwrap().unwrap();
         seen.push(String::from_utf8(delivery.body.to_vec()).unwrap());
-        delivery.ack().await.unwrap();
+        acks.push(delivery.ack());
+        if acks.len() == 50 {
+            assert!(join_all(acks.drain(..)).await.iter().all(Result::is_ok));
+        }
     }
     consumer.close().await;
     seen.sort();

@@ -1,8 +1,10 @@
 //! Receives that wait for something to come: what comes meanwhile is theirs, wherever it is sent and whoever leads.
 #![allow(clippy::unwrap_used, reason = "a test that fails says so by a panic")]
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use futures::future::select_all;
 use leasehold_client::v1::QueueSettings;
 use leasehold_client::{Client, Lease, Message, NewMessage, QueueKind, ReceiveOptions};
 use leasehold_cluster_tests::{Plan, TestCluster, eventually};
@@ -136,6 +138,100 @@ async fn a_receive_goes_on_waiting_when_leaders_change() {
         send(&client, queue, NewMessage::new("late")).await;
         let messages = receiving.await.unwrap();
         assert_eq!(messages[0].body, "late");
+    }
+    cluster.end().await;
+}
+
+/// How many entries all partitions have applied, at the node that has the most of each.
+async fn entries_now(cluster: &TestCluster) -> u64 {
+    let mut applied = BTreeMap::<u32, u64>::new();
+    for node in ["n1", "n2", "n3"] {
+        for partition in cluster.client_at(node).cluster_status().await.unwrap().partitions {
+            let most = applied.entry(partition.partition).or_default();
+            *most = (*most).max(partition.applied_index);
+        }
+    }
+    applied.values().sum()
+}
+
+/// The same, when what a node says of itself has caught up with what it has done.
+async fn entries(cluster: &TestCluster) -> u64 {
+    let mut last = entries_now(cluster).await;
+    loop {
+        sleep(Duration::from_millis(20)).await;
+        let now = entries_now(cluster).await;
+        if now == last {
+            return now;
+        }
+        last = now;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receive_of_nothing_writes_nothing() {
+    let cluster = TestCluster::start(Plan::default()).await;
+    let client = cluster.client();
+    for (queue, shards) in [("narrow", 1), ("wide", 4)] {
+        client.create_queue(queue, QueueSettings::default(), shards).await.unwrap();
+        // Partitions that know the queue.
+        let messages = (0..100).map(|number| NewMessage::new(format!("{number}"))).collect();
+        assert!(client.send(queue, messages).await.unwrap().iter().all(Result::is_ok));
+        client.purge_queue(queue).await.unwrap();
+        let before = entries(&cluster).await;
+        for wait in [Duration::ZERO, Duration::from_millis(20)] {
+            for _ in 0..5 {
+                let options = ReceiveOptions { wait, ..waiting() };
+                assert!(client.receive(queue, options).await.unwrap().is_empty());
+            }
+        }
+        assert_eq!(entries(&cluster).await, before, "{queue}");
+    }
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_grant_for_who_waits_joins_the_entry_of_the_send() {
+    let cluster = TestCluster::start(Plan::default()).await;
+    let client = cluster.client();
+    client.create_queue("work", QueueSettings::default(), 1).await.unwrap();
+    send(&client, "work", NewMessage::new("first")).await;
+    ack(&client, "work", &client.receive("work", waiting()).await.unwrap()).await;
+    eventually("a grant takes no entry of its own", async || {
+        let before = entries(&cluster).await;
+        let receiving = start_receive(&client, "work", waiting());
+        sleep(UNTIL_IT_WAITS).await;
+        send(&client, "work", NewMessage::new("one")).await;
+        let messages = receiving.await.unwrap();
+        // Before the ack, there are leases, and the leader may write a mark of the time.
+        let took = entries(&cluster).await - before;
+        ack(&client, "work", &messages).await;
+        took == 1
+    })
+    .await;
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_message_does_not_wake_everybody() {
+    let cluster = TestCluster::start(Plan::default()).await;
+    let client = cluster.client();
+    client.create_queue("wide", QueueSettings::default(), 4).await.unwrap();
+    let receiving = (0..8).map(|_| start_receive(&client, "wide", waiting())).collect::<Vec<_>>();
+    sleep(UNTIL_IT_WAITS).await;
+    let before = entries(&cluster).await;
+    send(&client, "wide", NewMessage::new("one")).await;
+    let (messages, _, others) = select_all(receiving).await;
+    // The queue's first message at its shard brings the settings with it, in the same entry.
+    assert!(entries(&cluster).await - before < 8, "as if everybody had come for it");
+    ack(&client, "wide", &messages.unwrap()).await;
+    for number in 0..7 {
+        send(&client, "wide", NewMessage::new(format!("{number}"))).await;
+    }
+    for receiving in others {
+        let messages = receiving.await.unwrap();
+        assert!(!messages.is_empty(), "every waiting receive finds something in the end");
+        ack(&client, "wide", &messages).await;
+        send(&client, "wide", NewMessage::new("more")).await;
     }
     cluster.end().await;
 }

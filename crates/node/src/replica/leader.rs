@@ -6,16 +6,19 @@
 //!                └──── expiry, marks ◀──── timers from next_deadline() ◀┘
 //! ```
 //!
+//! Who waits does not wait for a send to be applied: the grant joins the entry of the send, or the next one (`waking.rs`).
+//!
 //! One task owns all of it, for one leadership: when the term ends, everything here is dropped and everybody is told. Invariant:
 //! nothing in here is needed for correctness after a crash; the state machine knows every lease.
 
 mod timers;
+mod waking;
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use leasehold_partition::{
-    BatchBuilder, Command, Deadline, Delivery, Effects, Kind, QueueId, Reply, Request as PartitionRequest,
+    BatchBuilder, Command, Deadline, Delivery, Effects, QueueId, Reply, Request as PartitionRequest,
     ShardView,
 };
 use tokio::sync::{mpsc, watch};
@@ -32,6 +35,7 @@ use crate::headroom;
 use crate::limits::{ENTRIES_IN_FLIGHT_MAX, ENTRY_BYTES_MAX, ENTRY_COMMANDS_MAX};
 use crate::raft::{Applied, Payload, Proposal, ProposeError, Role};
 use leasehold_proto::v1::Reason;
+use waking::{Coming, name_of};
 
 /// Who waits for the reply of one command of an entry.
 enum Pending {
@@ -49,6 +53,7 @@ struct Batch {
     builder: BatchBuilder,
     stamp_ms: u64,
     pending: Vec<Pending>,
+    coming: Coming,
 }
 
 /// An entry on its way.
@@ -56,6 +61,7 @@ struct InFlight {
     proposal: Proposal,
     stamp_ms: u64,
     pending: Vec<Pending>,
+    coming: Coming,
 }
 
 /// One leadership of one partition.
@@ -69,6 +75,10 @@ pub struct Leadership {
     waiters: Waiters,
     /// Queues in which something may be deliverable, and somebody may wait for it.
     to_wake: BTreeSet<QueueId>,
+    /// The receives on their way that have a request's name.
+    named: HashSet<(u64, u64)>,
+    /// The last entry whose requests were answered.
+    completed_index: u64,
     /// The catalogue revision under which each queue's shard is known to be configured.
     configured: HashMap<QueueId, u64>,
     deadline: Deadline,
@@ -86,10 +96,10 @@ impl Leadership {
         shared.group.catch_up().await?;
         shared.group.apply_appended().await?;
         let now = Instant::now();
-        let (log_time_ms, deadline, has_leases) = {
+        let (log_time_ms, completed_index, deadline, has_leases) = {
             let state = shared.machine.read();
             let deadline = state.next_deadline().unwrap_or_default();
-            (state.log_time_ms(), deadline, deadline.lease_log_ms.is_some())
+            (state.log_time_ms(), state.applied_index(), deadline, deadline.lease_log_ms.is_some())
         };
         let longest = u64::from(leasehold_partition::limits::LEASE_MS_MAX);
         let grace = Grace::inherit(if has_leases { log_time_ms + longest } else { 0 });
@@ -103,6 +113,8 @@ impl Leadership {
             in_flight: VecDeque::new(),
             waiters: Waiters::default(),
             to_wake: BTreeSet::new(),
+            named: HashSet::new(),
+            completed_index,
             configured: HashMap::new(),
             deadline,
             is_expiring: false,
@@ -175,47 +187,10 @@ impl Leadership {
                 }
             }
             Request::Receive(receive) => self.take_receive(receive),
-            Request::Ready { queue, reply } => {
-                if self.shared.machine.read().has_ready(queue) {
-                    let _ = reply.send(Ok(()));
-                } else {
-                    self.waiters.park_ready(queue, reply);
-                }
+            Request::Ready { queue, messages_max, reply } => {
+                self.waiters.ask(queue, messages_max, reply);
+                self.to_wake.insert(queue);
             }
-        }
-    }
-
-    fn take_receive(&mut self, receive: Receive) {
-        if receive.reply.is_closed() {
-            return;
-        }
-        // A retry must reach the state machine even when nothing is ready: the first try may have taken it all.
-        let is_named = receive.options.request.is_some() || receive.options.attempt.is_some();
-        let may_be_retry = is_named && self.shared.machine.read().shard(receive.queue).is_some();
-        if may_be_retry || self.shared.machine.read().has_ready(receive.queue) {
-            self.add_receive(receive);
-        } else if !receive.may_wait() && self.is_over_limit(receive.queue) {
-            // Who does not wait shall not take it for an empty queue.
-            let _ = receive.reply.send(Err(receive_refused(&Reply::OverLimit)));
-        } else {
-            self.park(receive);
-        }
-    }
-
-    /// Whether a standard queue has as many leases as it may have: a FIFO queue says nothing of it.
-    fn is_over_limit(&self, queue: QueueId) -> bool {
-        self.shared.machine.read().shard(queue).is_some_and(|shard| {
-            let leases_max = u64::from(shard.settings.in_flight_max);
-            shard.settings.kind == Kind::Standard && shard.counters.leased >= leases_max
-        })
-    }
-
-    /// Lets a receive wait that found nothing, or ends it.
-    fn park(&mut self, receive: Receive) {
-        if receive.may_wait() {
-            self.waiters.park(receive);
-        } else {
-            let _ = receive.reply.send(Ok(Granted::default()));
         }
     }
 
@@ -231,7 +206,7 @@ impl Leadership {
         };
         let request = PartitionRequest { id: options.request, command };
         match self.open_batch().builder.push_request(&request) {
-            Ok(()) => self.open_batch().pending.push(Pending::Receive(Box::new(receive))),
+            Ok(()) => self.note_asked(receive),
             Err(error) => drop(receive.reply.send(Err(invalid(&error)))),
         }
     }
@@ -293,11 +268,16 @@ impl Leadership {
 
     fn add_encoded(&mut self, call: CommandCall, reply: ReplySender<Reply>) {
         let batch = self.open_batch();
-        match batch.builder.push_encoded(&call.command) {
-            Ok(()) if call.promised_leases_ms.is_empty() => batch.pending.push(Pending::Command(reply)),
-            Ok(()) => batch.pending.push(Pending::Promise(reply, call.promised_leases_ms)),
-            Err(error) => drop(reply.send(Err(invalid(&error)))),
-        }
+        let sent = match batch.builder.push_encoded(&call.command) {
+            Ok(sent) => sent,
+            Err(error) => return drop(reply.send(Err(invalid(&error)))),
+        };
+        batch.pending.push(if call.promised_leases_ms.is_empty() {
+            Pending::Command(reply)
+        } else {
+            Pending::Promise(reply, call.promised_leases_ms)
+        });
+        self.note_sent(call.queue, sent);
     }
 
     fn add_own(&mut self, command: &Command<'_>) {
@@ -320,6 +300,7 @@ impl Leadership {
                 builder: BatchBuilder::after(&Payload::PREFIX, stamp_ms, wall_ms()),
                 stamp_ms,
                 pending: Vec::new(),
+                coming: Coming::default(),
             }
         })
     }
@@ -331,8 +312,8 @@ impl Leadership {
             Payload::from_prefixed(batch.builder.finish().into()).expect("the batch has the prefix");
         match self.shared.group.propose(payload, self.term).await {
             Ok(proposal) => {
-                let Batch { stamp_ms, pending, .. } = batch;
-                self.in_flight.push_back(InFlight { proposal, stamp_ms, pending });
+                let Batch { stamp_ms, pending, coming, .. } = batch;
+                self.in_flight.push_back(InFlight { proposal, stamp_ms, pending, coming });
                 Ok(())
             }
             Err(error) => {
@@ -346,7 +327,10 @@ impl Leadership {
     fn complete(&mut self, applied: Result<(u64, Applied), ProposeError>) -> Result<(), Failure> {
         let Some(entry) = self.in_flight.pop_front() else { return Ok(()) };
         let applied = match applied {
-            Ok((_, Applied::Partition(applied))) => applied,
+            Ok((index, Applied::Partition(applied))) => {
+                self.completed_index = index;
+                applied
+            }
             Ok((_, Applied::Nothing | Applied::Catalogue(_))) => {
                 unreachable!("a partition's entry has a partition's replies")
             }
@@ -366,6 +350,11 @@ impl Leadership {
     }
 
     fn answer(&mut self, pending: Pending, reply: Reply, lag_ms: u64, stamp_ms: u64) {
+        if let Pending::Receive(receive) = &pending
+            && let Some(id) = receive.options.request
+        {
+            self.named.remove(&name_of(id));
+        }
         match (pending, reply) {
             (Pending::Receive(receive), Reply::Received { deliveries }) => {
                 // It may have left something, since it was bounded, for one who was not woken because of it.
@@ -419,37 +408,6 @@ impl Leadership {
             self.shared.outbox.notify_one();
         }
         self.deadline = self.shared.machine.read().next_deadline().unwrap_or_default();
-    }
-
-    /// Proposes grants for those who wait, as far as there is something to grant and the batch has room; the rest has its turn
-    /// when an entry in flight is applied.
-    fn wake_waiters(&mut self) {
-        while !self.batch_is_full()
-            && let Some(queue) = self.to_wake.pop_first()
-        {
-            self.wake(queue);
-        }
-    }
-
-    fn wake(&mut self, queue: QueueId) {
-        let mut ready = {
-            let state = self.shared.machine.read();
-            let is_ready = state.has_ready(queue);
-            state.shard(queue).filter(|_| is_ready).map_or(0, |shard| shard.counters.ready)
-        };
-        if ready > 0 {
-            self.waiters.tell_ready(queue);
-        }
-        while ready > 0
-            && let Some(receive) = self.waiters.pop(queue)
-        {
-            ready = ready.saturating_sub(u64::from(receive.options.messages_max));
-            self.add_receive(receive);
-            if self.batch_is_full() {
-                self.to_wake.insert(queue);
-                return;
-            }
-        }
     }
 
     /// The term is over: whoever waits learns it, and entries in flight are of unknown outcome.

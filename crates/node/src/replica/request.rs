@@ -15,8 +15,8 @@ pub enum Request {
     Command { call: CommandCall, reply: ReplySender<Reply> },
     /// A grant, at once or when something becomes deliverable.
     Receive(Receive),
-    /// Tells when a receive would deliver.
-    Ready { queue: QueueId, reply: ReplySender<()> },
+    /// Tells when a receive of so many messages would deliver. The one who is told is waited for, for a moment, before others are.
+    Ready { queue: QueueId, messages_max: u32, reply: ReplySender<()> },
 }
 
 /// A partition command on its way to the leader.
@@ -35,6 +35,8 @@ pub struct Receive {
     pub options: ReceiveOptions,
     /// Until when it may wait; `None` answers at once.
     pub wait_until: Option<Instant>,
+    /// Whether the leader knows when its wait ends.
+    pub is_listed: bool,
     pub reply: ReplySender<Granted>,
 }
 

@@ -1,63 +1,123 @@
 //! Consumers that wait for something to become deliverable. They live in the leader's memory alone: a new leader knows none, and
 //! the nodes that ask come again.
+//!
+//! Who asks when a queue is ready is told as if the messages were meant for it: as many are told as there are messages for. If they do
+//! not come, because they found something elsewhere, others are told a moment later.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
+use std::time::Duration;
 
 use leasehold_partition::QueueId;
 use tokio::time::Instant;
 
 use super::request::{Granted, Receive, ReplySender};
 use crate::failure::Failure;
+use crate::limits::TOLD_PATIENCE_MS;
+
+const TOLD_PATIENCE: Duration = Duration::from_millis(TOLD_PATIENCE_MS);
 
 /// Parked receives and readiness questions, by queue and in order of arrival.
 #[derive(Default)]
 pub struct Waiters {
     receives: BTreeMap<QueueId, VecDeque<Receive>>,
-    ready: BTreeMap<QueueId, Vec<ReplySender<()>>>,
+    asking: BTreeMap<QueueId, VecDeque<Asking>>,
+    told: BTreeMap<QueueId, VecDeque<Told>>,
     /// When the waits end, with the queue to look at; entries of waiters that have gone are harmless.
     ends: BinaryHeap<Reverse<(Instant, QueueId)>>,
+    /// When it is to be looked whether those who were told have come, once a queue.
+    looks: BTreeSet<(Instant, QueueId)>,
+    looked_at: BTreeSet<QueueId>,
+}
+
+/// Who asks when a queue is ready.
+struct Asking {
+    messages_max: u32,
+    reply: ReplySender<()>,
+}
+
+/// Somebody was told of so many messages and has not come for them yet.
+struct Told {
+    until: Instant,
+    messages: u64,
 }
 
 impl Waiters {
-    pub fn park(&mut self, receive: Receive) {
-        if let Some(end) = receive.wait_until {
+    pub fn park(&mut self, mut receive: Receive) {
+        if let Some(end) = receive.wait_until
+            && !receive.is_listed
+        {
             self.ends.push(Reverse((end, receive.queue)));
+            receive.is_listed = true;
         }
         self.receives.entry(receive.queue).or_default().push_back(receive);
     }
 
-    pub fn park_ready(&mut self, queue: QueueId, reply: ReplySender<()>) {
-        let waiting = self.ready.entry(queue).or_default();
-        waiting.retain(|reply| !reply.is_closed());
-        waiting.push(reply);
+    pub fn ask(&mut self, queue: QueueId, messages_max: u32, reply: ReplySender<()>) {
+        let waiting = self.asking.entry(queue).or_default();
+        waiting.retain(|asking| !asking.reply.is_closed());
+        waiting.push_back(Asking { messages_max, reply });
+    }
+
+    /// Whether anybody waits for something in the queue.
+    pub fn has_any(&self, queue: QueueId) -> bool {
+        self.receives.contains_key(&queue) || self.asking.contains_key(&queue)
     }
 
     /// The longest waiting receive whose consumer is still there.
     pub fn pop(&mut self, queue: QueueId) -> Option<Receive> {
-        let waiting = self.receives.get_mut(&queue)?;
-        let found = loop {
-            let Some(receive) = waiting.pop_front() else { break None };
-            if !receive.reply.is_closed() {
-                break Some(receive);
+        pop_open(&mut self.receives, queue, |receive| receive.reply.is_closed())
+    }
+
+    /// Tells as many of those who ask as `ready` messages are for, beside those who were told and have not come yet.
+    pub fn tell(&mut self, queue: QueueId, ready: u64, now: Instant) {
+        let told = self.told.entry(queue).or_default();
+        told.retain(|told| told.until > now);
+        let mut left = ready.saturating_sub(told.iter().map(|told| told.messages).sum());
+        while left > 0
+            && let Some(asking) = pop_open(&mut self.asking, queue, |asking| asking.reply.is_closed())
+        {
+            if asking.reply.send(Ok(())).is_ok() {
+                let messages = u64::from(asking.messages_max).min(left);
+                told.push_back(Told { until: now + TOLD_PATIENCE, messages });
+                left -= messages;
             }
-        };
-        if waiting.is_empty() {
-            self.receives.remove(&queue);
         }
-        found
-    }
-
-    /// Answers everybody who asked when the queue is ready.
-    pub fn tell_ready(&mut self, queue: QueueId) {
-        for reply in self.ready.remove(&queue).unwrap_or_default() {
-            let _ = reply.send(Ok(()));
+        match told.front() {
+            None => drop(self.told.remove(&queue)),
+            Some(first) if self.asking.contains_key(&queue) && self.looked_at.insert(queue) => {
+                self.looks.insert((first.until, queue));
+            }
+            Some(_) => {}
         }
     }
 
-    /// When the next wait ends.
-    pub fn next_end(&self) -> Option<Instant> {
-        self.ends.peek().map(|Reverse((end, _))| *end)
+    /// A receive has come: it is one of those who were told.
+    pub fn came(&mut self, queue: QueueId) {
+        if let Some(told) = self.told.get_mut(&queue) {
+            told.pop_front();
+            if told.is_empty() {
+                self.told.remove(&queue);
+            }
+        }
+    }
+
+    /// When something is to be done next.
+    pub fn next_due(&self) -> Option<Instant> {
+        let end = self.ends.peek().map(|Reverse((end, _))| *end);
+        let look = self.looks.first().map(|(look, _)| *look);
+        end.into_iter().chain(look).min()
+    }
+
+    /// The queues of which those who were told may not have come.
+    pub fn due_looks(&mut self, now: Instant) -> Vec<QueueId> {
+        let mut due = Vec::new();
+        while let Some((_, queue)) = self.looks.first().copied().filter(|(look, _)| *look <= now) {
+            self.looks.pop_first();
+            self.looked_at.remove(&queue);
+            due.push(queue);
+        }
+        due
     }
 
     /// Answers the receives whose wait is over with nothing.
@@ -84,12 +144,90 @@ impl Waiters {
     }
 
     pub fn fail_all(&mut self, failure: &Failure) {
-        for receive in std::mem::take(&mut self.receives).into_values().flatten() {
+        let waiting = std::mem::take(self);
+        for receive in waiting.receives.into_values().flatten() {
             let _ = receive.reply.send(Err(failure.clone()));
         }
-        for reply in std::mem::take(&mut self.ready).into_values().flatten() {
-            let _ = reply.send(Err(failure.clone()));
+        for asking in waiting.asking.into_values().flatten() {
+            let _ = asking.reply.send(Err(failure.clone()));
         }
-        self.ends.clear();
+    }
+}
+
+/// The first of a queue that is still there.
+fn pop_open<T>(
+    waiting: &mut BTreeMap<QueueId, VecDeque<T>>,
+    queue: QueueId,
+    is_closed: impl Fn(&T) -> bool,
+) -> Option<T> {
+    let of_queue = waiting.get_mut(&queue)?;
+    let found = loop {
+        match of_queue.pop_front() {
+            Some(first) if is_closed(&first) => {}
+            found => break found,
+        }
+    };
+    if of_queue.is_empty() {
+        waiting.remove(&queue);
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    const QUEUE: QueueId = QueueId(7);
+
+    fn asks(waiters: &mut Waiters, count: usize) -> Vec<oneshot::Receiver<Result<(), Failure>>> {
+        let ask = |_| {
+            let (reply, told) = oneshot::channel();
+            waiters.ask(QUEUE, 10, reply);
+            told
+        };
+        (0..count).map(ask).collect()
+    }
+
+    fn told(asking: &mut [oneshot::Receiver<Result<(), Failure>>]) -> usize {
+        asking.iter_mut().map(|told| usize::from(matches!(told.try_recv(), Ok(Ok(()))))).sum()
+    }
+
+    #[test]
+    fn as_many_are_told_as_there_are_messages_for() {
+        let (mut waiters, now) = (Waiters::default(), Instant::now());
+        let mut asking = asks(&mut waiters, 5);
+        waiters.tell(QUEUE, 11, now);
+        assert_eq!(told(&mut asking), 2);
+        waiters.tell(QUEUE, 11, now);
+        assert_eq!(told(&mut asking), 0, "they are on their way");
+        waiters.came(QUEUE);
+        waiters.tell(QUEUE, 11, now);
+        assert_eq!(told(&mut asking), 1, "one has come, and there is as much again");
+    }
+
+    #[test]
+    fn others_are_told_when_nobody_comes() {
+        let (mut waiters, now) = (Waiters::default(), Instant::now());
+        let mut asking = asks(&mut waiters, 2);
+        waiters.tell(QUEUE, 1, now);
+        assert_eq!(told(&mut asking), 1);
+        assert_eq!(waiters.next_due(), Some(now + TOLD_PATIENCE));
+        assert!(waiters.due_looks(now).is_empty());
+        let later = now + TOLD_PATIENCE;
+        assert_eq!(waiters.due_looks(later), [QUEUE]);
+        waiters.tell(QUEUE, 1, later);
+        assert_eq!(told(&mut asking), 1);
+        assert_eq!(waiters.next_due(), None, "nobody is left to be told");
+    }
+
+    #[test]
+    fn who_has_gone_is_not_counted_as_told() {
+        let (mut waiters, now) = (Waiters::default(), Instant::now());
+        let mut asking = asks(&mut waiters, 3);
+        drop(asking.remove(0));
+        waiters.tell(QUEUE, 1, now);
+        assert_eq!(told(&mut asking), 1);
     }
 }

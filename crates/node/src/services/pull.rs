@@ -181,8 +181,13 @@ impl Pull {
     async fn pump(self: Arc<Self>, shard: PartitionId) {
         let mut is_drained = false;
         loop {
-            if is_drained {
-                let ready = peer::Ready { queue: self.queue.id.0, wait_ms: RECEIVE_WAIT_MS_MAX };
+            // With one shard nobody else needs the credit: the receive itself waits.
+            if is_drained && self.queue.shards.len() > 1 {
+                let ready = peer::Ready {
+                    queue: self.queue.id.0,
+                    wait_ms: RECEIVE_WAIT_MS_MAX,
+                    messages_max: self.credit_soon().await,
+                };
                 if self.core.router.ask(shard, ready).await.is_err() {
                     sleep(RETRY_PAUSE).await;
                     continue;
@@ -199,6 +204,13 @@ impl Pull {
         }
     }
 
+    /// Waits until there is credit; returns how many messages a batch may have with it.
+    async fn credit_soon(&self) -> u32 {
+        // It is never closed.
+        drop(self.credit.acquire().await);
+        (self.credit.available_permits() as u32).clamp(1, self.batch_max)
+    }
+
     /// Delivers one batch; returns how much credit it had and how many messages it found.
     async fn deliver_some(&self, shard: PartitionId) -> Result<(usize, usize), Failure> {
         let Ok(first) = self.credit.acquire().await else { return Ok((1, 0)) };
@@ -210,6 +222,7 @@ impl Pull {
             messages_max: asked as u32,
             lease_ms: self.lease_ms,
             consumer: self.consumer.clone().into(),
+            wait_ms: if self.queue.shards.len() > 1 { 0 } else { RECEIVE_WAIT_MS_MAX },
             ..peer::Receive::default()
         };
         let asked_at = self.began.elapsed();

@@ -105,6 +105,10 @@ async fn receive_from_any(
     let end = Instant::now() + Duration::from_millis(wanted.wait_ms);
     let first = first % shards.len();
     let mut order = (0..shards.len()).map(|at| shards[(first + at) % shards.len()]).collect::<Vec<_>>();
+    if wanted.wait_ms > 0 {
+        // The others say by themselves whether they have something.
+        order.truncate(1);
+    }
     loop {
         let mut failed = None;
         for shard in &order {
@@ -115,7 +119,7 @@ async fn receive_from_any(
                 Err(failure) => failed = Some(failure),
             }
         }
-        let Some(ready) = wait_for_any(core, shards, wanted.queue, end).await else {
+        let Some(ready) = wait_for_any(core, shards, &wanted, end).await else {
             return failed.map_or_else(|| Ok(ReceiveResponse::default()), Err);
         };
         order = vec![ready];
@@ -123,17 +127,29 @@ async fn receive_from_any(
 }
 
 /// The first shard that has something before `end`.
-async fn wait_for_any(core: &Core, shards: &[PartitionId], queue: u64, end: Instant) -> Option<PartitionId> {
+async fn wait_for_any(
+    core: &Core,
+    shards: &[PartitionId],
+    wanted: &peer::Receive,
+    end: Instant,
+) -> Option<PartitionId> {
+    // A wait of nothing ends at once, as if there were something.
+    if Instant::now() >= end {
+        return None;
+    }
     let mut waits =
-        shards.iter().map(|shard| wait_for(core, *shard, queue, end)).collect::<FuturesUnordered<_>>();
+        shards.iter().map(|shard| wait_for(core, *shard, wanted, end)).collect::<FuturesUnordered<_>>();
     timeout_at(end, waits.next()).await.ok().flatten()
 }
 
 /// Waits until the shard has something, whoever leads it meanwhile; at `end` it may return without.
-async fn wait_for(core: &Core, shard: PartitionId, queue: u64, end: Instant) -> PartitionId {
+async fn wait_for(core: &Core, shard: PartitionId, wanted: &peer::Receive, end: Instant) -> PartitionId {
+    let (queue, messages_max) = (wanted.queue, wanted.messages_max);
     loop {
-        let wait_ms = end.saturating_duration_since(Instant::now()).as_millis() as u64;
-        match core.router.ask(shard, peer::Ready { queue, wait_ms }).await {
+        // Not less than what is left: it would be asked again and again until then.
+        let left = end.saturating_duration_since(Instant::now());
+        let wait_ms = left.as_micros().div_ceil(1_000) as u64;
+        match core.router.ask(shard, peer::Ready { queue, wait_ms, messages_max }).await {
             Ok(()) => return shard,
             Err(failure) => {
                 tracing::debug!(shard = shard.0, %failure, "a receive waits for a leader");

@@ -19,7 +19,7 @@ impl Leadership {
         let far = Instant::now() + Duration::from_secs(3600);
         let log = |log_ms: u64| self.clock.instant_of(log_ms);
         let due = [
-            self.waiters.next_end(),
+            self.waiters.next_due(),
             self.expiry_due(),
             self.is_counting().then(|| self.stamped_at + Duration::from_millis(MARK_INTERVAL_MS)),
             self.deadline
@@ -54,6 +54,7 @@ impl Leadership {
     pub(super) fn on_timer(&mut self) {
         let now = Instant::now();
         self.waiters.end_waits(now);
+        self.to_wake.extend(self.waiters.due_looks(now));
         let now_ms = self.clock.now_ms(now);
         let windows_due = self.deadline.window_log_ms.is_some_and(|end| end + WINDOW_PATIENCE_MS <= now_ms);
         let expiry_due =
