@@ -31,7 +31,7 @@ const REACH_INTERVAL: Duration = Duration::from_secs(1);
 const BALANCE_INTERVAL: Duration = Duration::from_secs(2);
 /// A node that came back leads again after this long.
 const UP_FOR: Duration = Duration::from_secs(5);
-/// A transfer that did not succeed is tried again after this long.
+/// A node that did not stay the leader is made it again after this long.
 const TRANSFER_AGAIN: Duration = Duration::from_secs(10);
 const HAND_OVER_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -179,7 +179,8 @@ pub async fn balance(core: Arc<Core>) {
             }
         }
         for replica in core.router.replicas() {
-            if !matches!(*replica.role().borrow(), Role::Leader { .. }) {
+            let leads = matches!(*replica.role().borrow(), Role::Leader { .. });
+            if !leads || replica.group().gives_up_leadership() {
                 continue;
             }
             let preferred = core.view.look(|catalogue| {

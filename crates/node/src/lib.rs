@@ -43,6 +43,8 @@ mod services;
 pub mod simulation;
 mod storms;
 pub mod telemetry;
+#[cfg(test)]
+mod testing;
 
 pub use cluster::QueueInfo;
 pub use failure::Failure;

@@ -29,7 +29,7 @@ use leasehold_catalogue::NodeId;
 use leasehold_proto::peer::Failure;
 use tokio::sync::{mpsc, watch};
 
-#[cfg(feature = "simulation")]
+#[cfg(any(test, feature = "simulation"))]
 pub use batch::Batches;
 pub use frame::{Frame, FrameKind};
 pub use inbound::{Answers, Dispatch, LaneServer};

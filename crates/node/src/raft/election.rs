@@ -1,5 +1,7 @@
 //! Who is to lead a group: elections that are asked for, votes, and leadership that is handed over. docs/decisions/004 says why.
 
+use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -16,6 +18,8 @@ use super::{LogId, ReplicaNode, TypeConfig, Vote};
 const CONSENT_PATIENCE: Duration = Duration::from_millis(300);
 /// How long a replica may take to take over leadership that was handed to it.
 const TRANSFER_PATIENCE: Duration = Duration::from_millis(500);
+/// The longest pause before one is asked that was asked before.
+const TRANSFER_PAUSE_MAX: Duration = Duration::from_secs(8);
 
 /// A vote for real, or a question whether it would be granted.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -81,26 +85,46 @@ impl Group {
     }
 
     /// Hands leadership to another replica. From here on this one proposes nothing more: when the other does not take over, the
-    /// next one that can be reached shall.
+    /// next one that can be reached shall. Asked again in the same term, it only tells the one that is named now.
+    ///
+    /// # Errors
+    /// When the group has stopped.
     pub async fn transfer(&self, to: u64) -> Result<(), String> {
         let Role::Leader { term } = *self.role.borrow() else { return Ok(()) };
         self.raft.trigger().transfer_leader(to).await.map_err(|error| error.to_string())?;
-        tokio::spawn(self.clone().transfer_on(term, to));
+        // Leadership that was given up does not come back in its term, so one task sees to it until the term is over.
+        if self.term_given_up.fetch_max(term, Ordering::Relaxed) < term {
+            tokio::spawn(self.clone().transfer_on(term, to));
+        }
         Ok(())
     }
 
-    /// Hands leadership on, from one reachable voter to the next, until the term is over.
+    /// Whether this replica leads only until another one takes over.
+    pub fn gives_up_leadership(&self) -> bool {
+        let given_up = self.term_given_up.load(Ordering::Relaxed);
+        matches!(*self.role.borrow(), Role::Leader { term } if term == given_up)
+    }
+
+    /// Hands leadership on, from one reachable voter to the next, until the term is over. More and more slowly once all were asked:
+    /// a leader that hears nothing stays in its term for as long as that lasts.
     async fn transfer_on(self, term: u64, mut to: u64) {
         let mut role = self.role();
-        while timeout(TRANSFER_PATIENCE, role.wait_for(|role| *role != Role::Leader { term })).await.is_err()
-        {
+        let mut pause = TRANSFER_PATIENCE;
+        let mut asked = BTreeSet::from([to]);
+        while timeout(pause, role.wait_for(|role| *role != Role::Leader { term })).await.is_err() {
             let members = self.members();
             let mut others = members.voters_in_reach(|node| self.network.is_reachable(node));
             others.retain(|voter| *voter != self.replica);
             // In the order of their ids, and around.
             let next = others.iter().find(|voter| **voter > to).or(others.first()).copied();
             let Some(next) = next else { continue };
-            tracing::warn!(group = self.id.0, to, next, "a replica does not take over leadership");
+            // Not every time: nothing that is said later is news.
+            if pause == TRANSFER_PATIENCE {
+                tracing::warn!(group = self.id.0, to, next, "a replica does not take over leadership");
+            }
+            if !asked.insert(next) {
+                pause = (pause * 2).min(TRANSFER_PAUSE_MAX);
+            }
             to = next;
             if let Err(error) = self.raft.trigger().transfer_leader(to).await {
                 return tracing::warn!(group = self.id.0, %error, "leadership cannot be handed on");
@@ -166,5 +190,76 @@ impl Members {
         let mut voters = self.voters.iter().filter(can_be_reached).copied().collect::<Vec<_>>();
         voters.sort_unstable();
         voters
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::raft::{Applied, GroupId, Machine, MachineError};
+    use crate::testing::{ADDRESS, HERE, group, silent_lanes};
+
+    /// Longer than anything here takes.
+    const PATIENCE: Duration = Duration::from_secs(30);
+    /// No replica has this id, so none takes over.
+    const NOBODY: u64 = 99;
+
+    /// Keeps nothing.
+    struct Empty;
+
+    impl Machine for Empty {
+        fn apply(&self, _log_index: u64, _payload: &Bytes) -> Result<Applied, MachineError> {
+            Ok(Applied::Nothing)
+        }
+
+        fn snapshot(&self) -> Vec<u8> {
+            Vec::new()
+        }
+
+        fn restore(&self, _bytes: &[u8]) -> Result<(), MachineError> {
+            Ok(())
+        }
+
+        fn live_contents(&self) -> Vec<(u64, u64)> {
+            Vec::new()
+        }
+
+        fn live_ranges(&self, _log_index: u64) -> Vec<(u32, u32)> {
+            Vec::new()
+        }
+    }
+
+    /// The only voter of its group, once it leads.
+    async fn leader(dir: &Path) -> Group {
+        let group = group(dir, GroupId(1), Arc::new(Empty), silent_lanes()).await;
+        let node = ReplicaNode { node_id: HERE, address: ADDRESS.to_owned() };
+        group.initialise(BTreeMap::from([(HERE, node)])).await.unwrap();
+        let mut role = group.role();
+        let leads = role.wait_for(|role| matches!(role, Role::Leader { .. }));
+        drop(timeout(PATIENCE, leads).await.unwrap().unwrap());
+        group
+    }
+
+    fn tasks() -> usize {
+        tokio::runtime::Handle::current().metrics().num_alive_tasks()
+    }
+
+    #[tokio::test]
+    async fn leadership_that_nobody_takes_over_is_handed_on_by_one_task() {
+        let dir = tempfile::tempdir().unwrap();
+        let group = leader(dir.path()).await;
+        assert!(!group.gives_up_leadership());
+        let before = tasks();
+        for _ in 0..20 {
+            group.transfer(NOBODY).await.unwrap();
+        }
+        assert!(group.gives_up_leadership());
+        assert!(tasks() <= before + 1, "{} tasks, {before} before", tasks());
     }
 }

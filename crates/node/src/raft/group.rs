@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use futures::Stream;
 use futures::stream::BoxStream;
@@ -65,6 +66,8 @@ pub struct Group {
     pub(super) raft: Raft<TypeConfig, Adapter>,
     pub(super) network: Network,
     pub(super) role: watch::Receiver<Role>,
+    /// The last term of which this replica has handed over the leadership; 0 before the first.
+    pub(super) term_given_up: Arc<AtomicU64>,
     /// Whether a leader has sent anything since the start.
     has_heard: Arc<watch::Sender<bool>>,
 }
@@ -112,7 +115,8 @@ impl Group {
         let (has_heard, hears) = watch::channel(false);
         tokio::spawn(follow_role(raft.server_metrics(), options.replica, sender, hears));
         let has_heard = Arc::new(has_heard);
-        Ok(Self { id: options.id, replica: options.replica, raft, network, role, has_heard })
+        let term_given_up = Arc::new(AtomicU64::new(0));
+        Ok(Self { id: options.id, replica: options.replica, raft, network, role, term_given_up, has_heard })
     }
 
     pub fn id(&self) -> GroupId {
