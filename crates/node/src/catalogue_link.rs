@@ -283,3 +283,55 @@ fn reason_of(refusal: Refusal) -> Reason {
         | Refusal::NotSettled => Reason::InvalidArgument,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use leasehold_catalogue::{CreateQueue, Found, Founder};
+
+    use super::*;
+    use crate::raft::Machine as _;
+    use crate::testing::{HERE, group, silent_lanes};
+
+    /// Longer than what is bounded here takes. The clock stands still while anything is done, so no machine is too slow for it.
+    const PATIENCE: Duration = Duration::from_millis(4 * LEADER_WAIT_MS_MAX);
+
+    /// A node that knows two others, and no leader; they take what they are asked and never answer.
+    async fn link_to_silent_nodes(dir: &Path) -> CatalogueLink {
+        let view = Arc::new(ClusterView::new(NodeId(HERE)));
+        let founder = |node: u64| Founder {
+            node,
+            name: format!("n{node}"),
+            peer_address: format!("127.0.0.1:{node}"),
+            client_address: format!("127.0.0.1:1{node}"),
+            catalogue_replica: node,
+        };
+        let founders = (HERE..HERE + 3).map(founder).collect();
+        let found =
+            Found { cluster_id: vec![7; 16], secret: vec![7; 32], replication: 3, partitions: 1, founders };
+        view.apply(1, &Bytes::from(Command::bytes_for(None, Kind::Found(found)))).unwrap();
+        let lanes = silent_lanes();
+        let group = group(dir, CATALOGUE_GROUP, view.clone(), lanes.clone()).await;
+        let link = CatalogueLink::new(group, view, lanes);
+        assert_eq!(link.any_other(0), Some(NodeId(HERE + 1)));
+        link
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_leader_that_never_answers_holds_nobody_for_ever_and_a_question_was_not_done() {
+        let dir = tempfile::tempdir().unwrap();
+        let link = link_to_silent_nodes(dir.path()).await;
+        let failure = timeout(PATIENCE, link.catch_up()).await.unwrap().unwrap_err();
+        assert_eq!((failure.outcome, failure.reason), (Outcome::NotDone, Reason::NoLeader), "{failure}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_change_that_a_silent_leader_may_have_made_is_unknown() {
+        let dir = tempfile::tempdir().unwrap();
+        let link = link_to_silent_nodes(dir.path()).await;
+        let create = || Kind::CreateQueue(CreateQueue { name: "q".to_owned(), ..CreateQueue::default() });
+        let failure = timeout(PATIENCE, link.propose(create())).await.unwrap().unwrap_err();
+        assert_eq!((failure.outcome, failure.reason), (Outcome::Unknown, Reason::NoLeader), "{failure}");
+    }
+}
