@@ -110,9 +110,9 @@ async fn move_contents(shared: &Shared, sparse: &Sparse, live_ranges: &LiveRange
             let Some(generation) = holder_generation(shared, number, &record) else { continue };
             if !record.is_sound {
                 tracing::error!(
-                    segment = number,
+                    path = %shared.pool.segment_path(number).display(),
                     offset = record.offset,
-                    "a live content is damaged: its segment stays"
+                    "a live content is damaged, its segment stays: restore the disk, or wipe the folder and replace this node in the cluster"
                 );
                 continue;
             }

@@ -53,8 +53,10 @@ pub enum OpenError {
 pub enum ReadError {
     #[error("group {} has no content at index {index}, bytes {offset} to {end}", .group.0)]
     Missing { group: GroupId, index: u64, offset: u32, end: u64 },
-    #[error("group {} is damaged at index {index}: its checksum does not match", .group.0)]
-    Damaged { group: GroupId, index: u64 },
+    #[error(
+        "{path} is damaged at byte {offset} (group {}, index {index}), its checksum does not match: restore the disk, or wipe the folder and replace this node in the cluster", .group.0
+    )]
+    Damaged { path: PathBuf, offset: u64, group: GroupId, index: u64 },
     #[error(
         "{path} is damaged, its checksum does not match: restore the disk, or wipe the folder and replace this node in the cluster"
     )]

@@ -163,10 +163,11 @@ impl Shared {
         let missing = ReadError::Missing { group, index, offset: 0, end: u64::from(place.len) };
         let file = file.ok_or(missing)?;
         let mut record = vec![0; RECORD_HEADER_BYTES + place.len as usize];
-        file.read_at(&mut record, u64::from(place.offset) - RECORD_HEADER_BYTES as u64)
-            .map_err(|source| ReadError::Io { path: self.pool.segment_path(place.segment), source })?;
+        let offset = u64::from(place.offset) - RECORD_HEADER_BYTES as u64;
+        let path = || self.pool.segment_path(place.segment);
+        file.read_at(&mut record, offset).map_err(|source| ReadError::Io { path: path(), source })?;
         if !is_record_of(&record, kind, group, index) {
-            return Err(ReadError::Damaged { group, index });
+            return Err(ReadError::Damaged { path: path(), offset, group, index });
         }
         Ok(Bytes::from(record).slice(RECORD_HEADER_BYTES..))
     }
