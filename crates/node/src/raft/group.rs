@@ -113,7 +113,15 @@ impl Group {
             .map_err(|error| error.to_string())?;
         let (sender, role) = watch::channel(Role::Follower { leader: None });
         let (has_heard, hears) = watch::channel(false);
-        tokio::spawn(follow_role(raft.server_metrics(), options.replica, sender, hears));
+        let (metrics, ending) = (raft.server_metrics(), raft.metrics());
+        tokio::spawn(async move {
+            follow_role(metrics, options.replica, sender, hears).await;
+            if let Err(error @ (Fatal::StorageError(_) | Fatal::Panicked)) =
+                &ending.borrow_watched().running_state
+            {
+                tracing::error!(group = options.id.0, %error, "the group has halted on this node, others lead it");
+            }
+        });
         let has_heard = Arc::new(has_heard);
         let term_given_up = Arc::new(AtomicU64::new(0));
         Ok(Self { id: options.id, replica: options.replica, raft, network, role, term_given_up, has_heard })

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use leasehold_catalogue::NodeId;
 use leasehold_proto::peer::TransferAnswer;
+use openraft::StorageError;
 use openraft::base::{BoxFuture, BoxStream};
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{
@@ -19,6 +20,7 @@ use openraft::raft::{
     AppendEntriesRequest, SnapshotResponse, StreamAppendResult, TransferLeaderError, TransferLeaderRequest,
     TransferLeaderResponse, VoteRequest, VoteResponse,
 };
+use openraft::type_config::TypeConfigExt as _;
 use openraft::type_config::alias::SnapshotOf;
 use prost::Message as _;
 use tokio::sync::mpsc;
@@ -27,7 +29,7 @@ use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::codec::{self, CodecError};
-use super::snapshot::send_snapshot;
+use super::snapshot::{SnapshotError, send_snapshot};
 use super::{GroupId, Image, ReplicaNode, TypeConfig, Vote};
 use crate::lane::{CallFailure, FrameKind, Lanes, PendingAnswer};
 
@@ -234,8 +236,12 @@ impl NetSnapshot<TypeConfig> for ReplicaLink {
             send_snapshot(&network.log, network.group, self.target, address, &network.lanes, &vote, snapshot);
         tokio::select! {
             closed = cancel => Err(StreamingError::Closed(closed)),
-            answer = sending => answer.map(SnapshotResponse::new).map_err(|error| {
-                StreamingError::Unreachable(Unreachable::new(&error))
+            answer = sending => answer.map(SnapshotResponse::new).map_err(|error| match error {
+                // Another replica shall lead, and send its own.
+                SnapshotError::Unread(error) => {
+                    StorageError::read_snapshot(None, TypeConfig::err_from_error(&error)).into()
+                }
+                error => StreamingError::Unreachable(Unreachable::new(&error)),
             }),
         }
     }

@@ -30,6 +30,9 @@ pub enum SnapshotError {
     Transport(#[from] TransportError),
     #[error("the answer is malformed: {0}")]
     Answer(#[from] super::codec::CodecError),
+    /// This node's own disk does not give back what belongs to it.
+    #[error(transparent)]
+    Unread(ReadError),
 }
 
 /// Sends a snapshot with the contents that are still live. What was settled since the snapshot was taken may be missing: the
@@ -54,28 +57,42 @@ pub async fn send_snapshot(
     };
     let through = snapshot.meta.last_log_id.map_or(0, |id| id.index);
     let log = log.clone();
-    let reader = tokio::spawn(async move {
-        // The receiver goes away when the call fails; then there is nothing left to do.
-        let _ = read_chunks(&log, group, through, head, &snapshot.snapshot.0, &sender).await;
-    });
+    let reader =
+        tokio::spawn(
+            async move { read_chunks(&log, group, through, head, &snapshot.snapshot.0, &sender).await },
+        );
     let chunks = lanes.origin().label(ReceiverStream::new(chunks));
-    let answer = lanes.transport().install_snapshot(address, chunks).await?;
-    reader.abort();
-    Ok(vote_from_peer(answer.vote)?)
-}
-
-/// The snapshot is broken off: the call has ended, or a content cannot be read.
-struct Closed;
-
-impl From<mpsc::error::SendError<SnapshotChunk>> for Closed {
-    fn from(_: mpsc::error::SendError<SnapshotChunk>) -> Self {
-        Self
+    match lanes.transport().install_snapshot(address, chunks).await {
+        Ok(answer) => {
+            reader.abort();
+            Ok(vote_from_peer(answer.vote)?)
+        }
+        // With the call the receiver of the chunks has gone, and so has the reader. What it could not read is why, whatever the
+        // peer says of half a snapshot.
+        Err(error) => match reader.await {
+            Ok(Err(BrokenOff::Unread(error))) => Err(SnapshotError::Unread(error)),
+            Ok(_) | Err(_) => Err(error.into()),
+        },
     }
 }
 
-impl From<JoinError> for Closed {
+/// Why a snapshot is not sent to its end.
+#[derive(Debug)]
+enum BrokenOff {
+    /// The call has ended, or the node stops.
+    Closed,
+    Unread(ReadError),
+}
+
+impl From<mpsc::error::SendError<SnapshotChunk>> for BrokenOff {
+    fn from(_: mpsc::error::SendError<SnapshotChunk>) -> Self {
+        Self::Closed
+    }
+}
+
+impl From<JoinError> for BrokenOff {
     fn from(_: JoinError) -> Self {
-        Self
+        Self::Closed
     }
 }
 
@@ -86,7 +103,7 @@ async fn read_chunks(
     head: SnapshotHead,
     state: &Bytes,
     chunks: &mpsc::Sender<SnapshotChunk>,
-) -> Result<(), Closed> {
+) -> Result<(), BrokenOff> {
     chunks.send(SnapshotChunk { head: Some(head), ..SnapshotChunk::default() }).await?;
     for start in (0..state.len()).step_by(CHUNK_BYTES) {
         let part = state.slice(start..state.len().min(start + CHUNK_BYTES));
@@ -111,7 +128,7 @@ async fn read_chunks(
 
 type LiveRanges = Vec<(u64, Vec<(u32, u32)>)>;
 
-fn read_contents(log: &Log, group: GroupId, entries: LiveRanges) -> Result<Vec<Contents>, Closed> {
+fn read_contents(log: &Log, group: GroupId, entries: LiveRanges) -> Result<Vec<Contents>, BrokenOff> {
     let read = |(log_index, ranges)| {
         read_ranges(log, group, log_index, ranges).map(|ranges| Contents { log_index, ranges })
     };
@@ -124,16 +141,13 @@ fn read_ranges(
     group: GroupId,
     log_index: u64,
     ranges: Vec<(u32, u32)>,
-) -> Result<Vec<ContentRange>, Closed> {
+) -> Result<Vec<ContentRange>, BrokenOff> {
     let mut found = Vec::with_capacity(ranges.len());
     for (offset, len) in ranges {
         match log.read_content(group, log_index, offset, len) {
             Ok(bytes) => found.push(ContentRange { offset, bytes }),
             Err(ReadError::Missing { .. }) => {}
-            Err(error) => {
-                tracing::error!(group = group.0, log_index, %error, "a snapshot cannot be sent");
-                return Err(Closed);
-            }
+            Err(error) => return Err(BrokenOff::Unread(error)),
         }
     }
     Ok(found)
@@ -179,4 +193,104 @@ pub async fn receive_snapshot<D: GroupDirectory>(
     let meta = decode_snapshot_meta(&head.meta).map_err(|error| malformed(error.to_string()))?;
     let vote = group.install_snapshot(vote, meta, Image(state)).await.map_err(Status::internal)?;
     Ok(SnapshotAnswer { vote: Some(vote_to_peer(&vote)) })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt as _;
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use futures::future::BoxFuture;
+    use leasehold_catalogue::NodeId;
+    use leasehold_proto::peer::LaneHello;
+    use leasehold_raft_log::{Options, Payload, RealFileSystem};
+    use openraft::storage::{IOFlushed, RaftLogStorage as _};
+    use openraft::{EntryPayload, Snapshot};
+    use tonic::Request;
+
+    use super::*;
+    use crate::lane::{Batches, FrameStream, Origin, Transport};
+    use crate::raft::{Entry, SnapshotMeta};
+    use crate::testing::{ADDRESS, HERE, LIVENESS_TIMEOUT};
+
+    const GROUP: GroupId = GroupId(1);
+    const BODY: [u8; 300] = [7; 300];
+
+    /// Takes snapshots that come to their end, and refuses those that are broken off.
+    struct Taker;
+
+    impl Transport for Taker {
+        fn open_lane(
+            &self,
+            _address: String,
+            _hello: LaneHello,
+            _frames: Batches,
+        ) -> BoxFuture<'static, Result<FrameStream, TransportError>> {
+            Box::pin(std::future::pending())
+        }
+
+        fn install_snapshot(
+            &self,
+            _address: String,
+            chunks: Request<ReceiverStream<SnapshotChunk>>,
+        ) -> BoxFuture<'static, Result<SnapshotAnswer, TransportError>> {
+            Box::pin(async move {
+                let chunks = chunks.into_inner().collect::<Vec<_>>().await;
+                let contents = chunks.iter().flat_map(|chunk| &chunk.contents).flat_map(|held| &held.ranges);
+                assert!(contents.map(|range| &range.bytes[..]).all(|bytes| bytes == BODY));
+                if chunks.last().is_some_and(|chunk| chunk.is_last) {
+                    return Ok(SnapshotAnswer { vote: Some(vote_to_peer(&Vote::new(1, HERE))) });
+                }
+                Err(Box::new(Status::data_loss("it was broken off")).into())
+            })
+        }
+    }
+
+    /// A log with one entry, whose payload is live.
+    async fn log(dir: &Path) -> Log {
+        let options = Options { cache_bytes: 0, segment_bytes: 64 * 1024, ..Options::default() };
+        let (log, _) = Log::open(Arc::new(RealFileSystem), dir, options).unwrap();
+        log.set_live_ranges_source(Arc::new(|_, _| vec![(0, BODY.len() as u32)]));
+        let mut part = log.group::<TypeConfig>(GROUP);
+        let payload = EntryPayload::Normal(Payload::copy_of(&BODY));
+        let entry = Entry { log_id: leasehold_raft_log::log_id(1, 0), payload };
+        part.append([entry], IOFlushed::noop()).await.unwrap();
+        log.retain(GROUP, 0, BODY.len() as u64);
+        // It is on the disk when this is.
+        part.save_vote(&Vote::new(1, HERE)).await.unwrap();
+        log
+    }
+
+    async fn send(log: &Log) -> Result<Vote, SnapshotError> {
+        let (events, _heard) = mpsc::unbounded_channel();
+        let origin = Origin::new(&[7; 16], NodeId(HERE), ADDRESS);
+        let lanes = Lanes::new(origin, Arc::new(Taker), LIVENESS_TIMEOUT, events);
+        let meta =
+            SnapshotMeta { last_log_id: Some(leasehold_raft_log::log_id(1, 0)), ..SnapshotMeta::default() };
+        let snapshot = Snapshot { meta, snapshot: Image(Bytes::from_static(b"state")) };
+        send_snapshot(log, GROUP, 2, ADDRESS.to_owned(), &lanes, &Vote::new(1, HERE), snapshot).await
+    }
+
+    #[tokio::test]
+    async fn a_content_that_cannot_be_read_ends_a_snapshot_with_the_file_that_is_damaged() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = log(dir.path()).await;
+        assert_eq!(send(&log).await.unwrap(), Vote::new(1, HERE));
+        let mut files = std::fs::read_dir(dir.path()).unwrap().map(|file| file.unwrap().path());
+        let path = files.find(|path| path.to_str().unwrap().contains("segment-")).unwrap();
+        let bytes = std::fs::read(&path).unwrap();
+        let at = bytes.windows(BODY.len()).position(|window| window == BODY).unwrap();
+        std::fs::File::options()
+            .write(true)
+            .open(&path)
+            .unwrap()
+            .write_all_at(&[8], at as u64 + 100)
+            .unwrap();
+        let error = send(&log).await.unwrap_err();
+        assert!(
+            matches!(&error, SnapshotError::Unread(ReadError::Damaged { path: found, .. }) if *found == path),
+            "{error}"
+        );
+    }
 }
