@@ -7,19 +7,18 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use leasehold_partition::{
-    Content, ContentRef, Delivery as Grant, MessageView, QueueId, RedriveState, RequestId, ShardView, State,
+    Content, Delivery as Grant, MessageView, QueueId, RedriveState, RequestId, ShardView, State,
 };
 use leasehold_proto::peer::{self, query::Kind};
 use leasehold_proto::v1::{
     self, Attribute, Delivery, MessageId, MessageState, Origin, PeekResponse, Peeked, QueueCounters, Reason,
     ReceiveResponse, RedriveProgress, ShardDescription, WhyResponse,
 };
-use leasehold_raft_log::{GroupId, Log};
 use prost::Message;
 use tokio::time::{Instant, timeout};
 
 use crate::cluster::ClusterView;
-use crate::disk;
+use crate::contents::Contents;
 use crate::endings;
 use crate::failure::Failure;
 use crate::headroom;
@@ -27,7 +26,7 @@ use crate::history::HistoryStore;
 use crate::limits::{RECEIVE_BYTES_MAX, RECEIVE_WAIT_MS_MAX};
 use crate::receipt_token::{self, ReceiptToken};
 use crate::redrive_id::RedriveId;
-use crate::replica::{QueueSource as _, Receive, ReceiveOptions, Replica, Request, group_of, wall_ms};
+use crate::replica::{QueueSource as _, Receive, ReceiveOptions, Replica, Request, wall_ms};
 use crate::storms;
 
 /// Attributes as they lie in the log, opaque to the partition.
@@ -40,7 +39,7 @@ pub struct StoredAttributes {
 /// Answers questions about the replicas of this node.
 #[derive(Clone)]
 pub struct LocalAnswers {
-    pub log: Log,
+    pub contents: Contents,
     pub view: Arc<ClusterView>,
     pub history: Option<Arc<HistoryStore>>,
 }
@@ -49,7 +48,7 @@ impl LocalAnswers {
     /// Answers a question of another node, encoded.
     ///
     /// # Errors
-    /// When the replica does not lead, or the question is not understood.
+    /// When the replica does not lead and has to, or the question is not understood.
     pub async fn answer(&self, replica: &Replica, query: peer::Query) -> Result<Bytes, Failure> {
         Ok(match query.kind {
             Some(Kind::Receive(receive)) => encoded(&self.receive(replica, &receive).await?),
@@ -58,6 +57,7 @@ impl LocalAnswers {
             Some(Kind::Describe(describe)) => encoded(&self.describe(replica, describe)?),
             Some(Kind::Why(why)) => encoded(&self.why(replica, why).await?),
             Some(Kind::HandOver(to)) => encoded(&self.hand_over(replica, to).await?),
+            Some(Kind::ReadContent(wanted)) => encoded(&self.read_content(replica, wanted).await?),
             None => {
                 return Err(Failure::not_done(Reason::InvalidArgument, "a question this node does not know"));
             }
@@ -91,10 +91,19 @@ impl LocalAnswers {
         // Before anything else is done: the leases last from now at the latest.
         let waited_ms = millis(asked.elapsed());
         let mut deliveries = Vec::with_capacity(granted.deliveries.len());
+        let mut unread = None;
         for grant in granted.deliveries {
-            deliveries.push(self.delivery(replica, queue, &grant).await?);
+            match self.delivery(replica, queue, &grant).await {
+                Ok(delivery) => deliveries.push(delivery),
+                // It comes again when its lease ends. The others do not pay for it.
+                Err(failure) => unread = Some(failure),
+            }
         }
-        Ok(ReceiveResponse { deliveries, waited_ms })
+        match unread {
+            // It was leased.
+            Some(failure) if deliveries.is_empty() => Err(failure.after(true)),
+            _ => Ok(ReceiveResponse { deliveries, waited_ms }),
+        }
     }
 
     pub async fn ready(&self, replica: &Replica, ready: peer::Ready) -> Result<(), Failure> {
@@ -111,7 +120,7 @@ impl LocalAnswers {
         let mut messages = Vec::with_capacity(found.messages.len());
         for view in found.messages {
             // A message that is settled between the look and the read is simply no longer there.
-            if let Ok(bytes) = self.content(replica, view.content).await {
+            if let Ok(bytes) = self.contents.read(replica.id(), view.content).await {
                 messages.push(peeked(replica, &view, &bytes)?);
             }
         }
@@ -181,6 +190,19 @@ impl LocalAnswers {
         Ok(WhyResponse { events, state: state.to_owned() })
     }
 
+    /// For a node whose own disk does not give it back; whoever leads.
+    async fn read_content(
+        &self,
+        replica: &Replica,
+        wanted: peer::ReadContent,
+    ) -> Result<peer::Content, Failure> {
+        // Before it is applied, another entry may stand there than the one of the asker.
+        if replica.machine().read().applied_index() < wanted.log_index {
+            return Err(Failure::try_again(Reason::Busy, "the replica has not applied the entry yet"));
+        }
+        self.contents.read_here(replica.id(), wanted).await
+    }
+
     pub async fn hand_over(&self, replica: &Replica, to: peer::HandOver) -> Result<(), Failure> {
         self.check_leads(replica)?;
         let handed = replica.group().transfer(to.replica).await;
@@ -197,7 +219,7 @@ impl LocalAnswers {
 
     async fn delivery(&self, replica: &Replica, queue: QueueId, grant: &Grant) -> Result<Delivery, Failure> {
         let key = self.view.receipt_key().ok_or_else(|| Failure::not_leader(None))?;
-        let bytes = self.content(replica, grant.content).await?;
+        let bytes = self.contents.read(replica.id(), grant.content).await?;
         let parts = ContentParts::read(&bytes)?;
         let token = ReceiptToken {
             partition: replica.id().0,
@@ -229,31 +251,11 @@ impl LocalAnswers {
             receive_count: origin.receive_count,
         }
     }
-
-    /// Reads a content from the cache, or from the disk on a thread that may wait.
-    ///
-    /// # Errors
-    /// `NODE_FAILED` when the log cannot give back what it was given: the node's disk is damaged.
-    pub async fn content(&self, replica: &Replica, at: ContentRef) -> Result<Bytes, Failure> {
-        let group = group_of(replica.id());
-        if let Some(bytes) = self.log.try_read_cached(group, at.log_index, at.offset, at.len) {
-            return Ok(bytes);
-        }
-        let read = disk::read(&self.log, move |log| read_content(log, group, at));
-        read.await.unwrap_or_else(|error| Err(Failure::try_again(Reason::Stopping, error.to_string())))
-    }
 }
 
 /// Whole milliseconds.
 pub fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-fn read_content(log: &Log, group: GroupId, at: ContentRef) -> Result<Bytes, Failure> {
-    log.read_content(group, at.log_index, at.offset, at.len).map_err(|error| {
-        tracing::error!(group = group.0, index = at.log_index, %error, "a message's content cannot be read");
-        Failure::try_again(Reason::NodeFailed, error.to_string())
-    })
 }
 
 fn encoded(message: &impl Message) -> Bytes {

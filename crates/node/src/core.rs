@@ -13,6 +13,7 @@ use crate::answers::LocalAnswers;
 use crate::catalogue_link::{CATALOGUE_GROUP, CatalogueLink};
 use crate::cluster::ClusterView;
 use crate::config::{Config, HistoryMode};
+use crate::contents::Contents;
 use crate::history::{HistoryStore, HistoryWriter};
 use crate::identity::Identity;
 use crate::lane::{Lanes, Origin, Transport};
@@ -70,7 +71,8 @@ impl Core {
         ));
         let view = Arc::new(ClusterView::new(here));
         let (store, history) = open_history(&config).await?;
-        let answers = LocalAnswers { log: log.clone(), view: view.clone(), history: store };
+        let contents = Contents { log: log.clone(), view: view.clone(), lanes: lanes.clone() };
+        let answers = LocalAnswers { contents, view: view.clone(), history: store };
         let router = Arc::new(Router::new(here, view.clone(), lanes.clone(), answers));
         let network = Network::new(CATALOGUE_GROUP, lanes.clone(), log.clone());
         let options = group_options(&config, CATALOGUE_GROUP, identity.catalogue_replica);

@@ -13,6 +13,7 @@ mod answers;
 mod catalogue_link;
 mod cluster;
 pub mod config;
+mod contents;
 mod core;
 mod disk;
 mod endings;

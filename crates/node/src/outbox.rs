@@ -178,7 +178,7 @@ async fn read_contents(core: &Core, replica: &Replica, items: &[OutboxItem]) -> 
         if !contents.is_empty() && bytes > ITEMS_BYTES_MAX {
             break;
         }
-        contents.push(core.router.answers().content(replica, item.content).await?);
+        contents.push(core.router.answers().contents.read(replica.id(), item.content).await?);
     }
     Ok(contents)
 }

@@ -124,7 +124,9 @@ impl Router {
             let tried = match self.way_to(partition) {
                 Way::Here(replica) => replica.cut_off().or_answer(self.execute(&replica, call.clone())).await,
                 Way::Node(node) => {
-                    let answer = self.ask_node(node, FrameKind::Command, partition, body.get()).await;
+                    let answer =
+                        ask_node(&self.view, &self.lanes, node, FrameKind::Command, partition, body.get())
+                            .await;
                     answer.and_then(|bytes| Reply::decode(&bytes).map_err(|error| malformed(&error)))
                 }
                 Way::Unknown => Err(Failure::not_leader(None)),
@@ -155,7 +157,9 @@ impl Router {
                     replica.cut_off().or_answer(question.answer(&self.answers, &replica)).await
                 }
                 Way::Node(node) => {
-                    let answer = self.ask_node(node, FrameKind::Query, partition, body.get()).await;
+                    let answer =
+                        ask_node(&self.view, &self.lanes, node, FrameKind::Query, partition, body.get())
+                            .await;
                     answer.and_then(|bytes| Q::Answer::decode(bytes).map_err(|error| malformed(&error)))
                 }
                 Way::Unknown => Err(Failure::not_leader(None)),
@@ -189,7 +193,7 @@ impl Router {
     }
 
     async fn execute(&self, replica: &Replica, call: CommandCall) -> Result<Reply, Failure> {
-        if self.answers.log.disk_is_low() && adds_messages(&call.command) {
+        if self.answers.contents.log.disk_is_low() && adds_messages(&call.command) {
             let detail = "the leader's disk is nearly full: acks still work, sends do not";
             return Err(Failure::try_again(Reason::DiskLow, detail));
         }
@@ -207,19 +211,6 @@ impl Router {
             (Some(leader), _) if leader != self.here => Way::Node(leader),
             _ => Way::Unknown,
         }
-    }
-
-    async fn ask_node(
-        &self,
-        node: NodeId,
-        kind: FrameKind,
-        partition: PartitionId,
-        body: Bytes,
-    ) -> Result<Bytes, Failure> {
-        let address = self.view.peer_address(node).unwrap_or_default();
-        let peer = self.lanes.peer(node, &address);
-        let answer = peer.bulk.call(kind, group_of(partition).0, 0, body)?;
-        Ok(answer.wait().await?)
     }
 
     fn may_repeat(
@@ -253,6 +244,24 @@ impl Router {
             hints.insert(partition, next);
         }
     }
+}
+
+/// Asks the replica of a partition on a node.
+///
+/// # Errors
+/// When it cannot be reached, or refuses.
+pub async fn ask_node(
+    view: &ClusterView,
+    lanes: &Lanes,
+    node: NodeId,
+    kind: FrameKind,
+    partition: PartitionId,
+    body: Bytes,
+) -> Result<Bytes, Failure> {
+    let address = view.peer_address(node).unwrap_or_default();
+    let peer = lanes.peer(node, &address);
+    let answer = peer.bulk.call(kind, group_of(partition).0, 0, body)?;
+    Ok(answer.wait().await?)
 }
 
 /// A receive without a name would grant twice; the other questions write nothing.
