@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use leasehold_client::v1::messages_client::MessagesClient;
-use leasehold_client::v1::{QueueSettings, SendRequest, StatusResponse};
+use leasehold_client::v1::queues_client::QueuesClient;
+use leasehold_client::v1::{QueueSettings, SendRequest, SetQueueRequest, StatusResponse};
 use leasehold_client::{Client, NewMessage, Outcome, Reason, ReceiveOptions};
 use leasehold_cluster_tests::{Plan, TestCluster, eventually};
 
@@ -465,6 +466,39 @@ async fn a_node_without_a_quorum_refuses_what_it_cannot_do() {
     send(&client, "q", 0, 1).await;
     let count = client.describe_queue("q").await.unwrap().counters.unwrap().ready;
     assert!(count as usize <= may_be_there + 1, "{count} are there, {may_be_there} may be");
+    cluster.end().await;
+}
+
+/// The catalogue has made the change, and the leader of the queue's only shard, which is to follow it, is away.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_of_a_queue_that_did_not_reach_its_shards_is_unknown() {
+    let mut cluster = TestCluster::empty(Vec::new());
+    let names = ["n1", "n2", "n3"];
+    for name in names {
+        cluster.add_process(name).await;
+    }
+    let nodes = names.map(|name| cluster.init_node(name)).to_vec();
+    cluster.client().init_cluster(nodes, 3, 1).await.unwrap();
+    cluster.wait_until_ready().await;
+    let client = cluster.client();
+    client.create_queue("q", QueueSettings::default(), 1).await.unwrap();
+    let shard = client.routes("q").await.unwrap().shards[0].partition;
+    let status = status(&client).await;
+    let holder = status.partitions.iter().find(|partition| partition.partition == shard).unwrap().leader;
+    let holder = status.nodes.iter().find(|node| node.id == holder).unwrap().name.clone();
+    let other = names.into_iter().find(|name| *name != holder).unwrap();
+    cluster.stop(&holder).await;
+    // Past the client, which would ask again.
+    let endpoint = leasehold_cluster_tests::endpoint(cluster.node(other).client_address());
+    let mut calls = QueuesClient::connect(endpoint).await.unwrap();
+    let settings = Some(QueueSettings { lease_ms: Some(1_234), ..QueueSettings::default() });
+    let change = SetQueueRequest { queue: "q".to_owned(), settings, request: None };
+    let error = leasehold_client::Error::from(calls.set_queue(change).await.unwrap_err());
+    assert_eq!((error.outcome, error.reason), (Outcome::Unknown, Reason::NoLeader), "{error}");
+    cluster.restart(&holder).await;
+    cluster.wait_until_ready().await;
+    let settings = cluster.client().describe_queue("q").await.unwrap().settings.unwrap();
+    assert_eq!(settings.lease_ms, Some(1_234));
     cluster.end().await;
 }
 
