@@ -115,7 +115,7 @@ impl Processes {
         Self::start_all(program, dir, partitions, NODES as u32, places, settings).await
     }
 
-    /// As [`Processes::start`], a node in each place; every partition has a replica on each.
+    /// As [`Processes::start_with`], a node in each place; every partition has a replica on each.
     ///
     /// # Errors
     /// As [`Processes::start`].
@@ -124,9 +124,10 @@ impl Processes {
         dir: &Path,
         partitions: u32,
         places: Vec<Place>,
+        settings: &[&str],
     ) -> Result<Self, ProcessError> {
         let replication = places.len() as u32;
-        Self::start_all(program, dir, partitions, replication, places, &[]).await
+        Self::start_all(program, dir, partitions, replication, places, settings).await
     }
 
     /// As [`Processes::start`], with so many nodes; every partition has three replicas, or one on each of fewer nodes.
@@ -254,10 +255,19 @@ impl Processes {
         Ok(())
     }
 
+    /// What a node says.
+    pub fn log_path(&self, at: usize) -> PathBuf {
+        log_path(&self.dir, &self.nodes[at].name)
+    }
+
     /// Where a node keeps what it must not lose.
     pub fn data_dir(&self, at: usize) -> PathBuf {
         self.dir.join(&self.nodes[at].name)
     }
+}
+
+fn log_path(dir: &Path, name: &str) -> PathBuf {
+    dir.join(format!("{name}.log"))
 }
 
 impl NodeProcess {
@@ -270,7 +280,7 @@ impl NodeProcess {
         more_settings: &[&str],
     ) -> Result<Self, ProcessError> {
         let data_dir = dir.join(name);
-        let log_path = dir.join(format!("{name}.log"));
+        let log_path = log_path(dir, name);
         let log = File::options().create(true).append(true).open(&log_path)?;
         let settings = [
             format!("name={name}"),

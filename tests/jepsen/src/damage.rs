@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::ops::Range;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use leasehold_histories::random::Random;
@@ -25,6 +26,10 @@ enum Kind {
 }
 
 const KINDS: [Kind; 4] = [Kind::Bits, Kind::Zeros, Kind::Misdirected, Kind::Cut];
+/// What a disk does to a file that a process has open.
+const KINDS_IN_USE: [Kind; 3] = [Kind::Bits, Kind::Zeros, Kind::Misdirected];
+/// Places of one file that are damaged at a time: a node reads what it leads, about a third of what it holds.
+const PLACES_IN_USE: usize = 8;
 
 /// Damages one file of a node that is down: a closed segment, a snapshot, or the identity. Says which and how.
 ///
@@ -42,6 +47,52 @@ pub fn damage(data_dir: &Path, random: &mut Random) -> io::Result<String> {
     Ok(format!("{kind:?} in {}", path.strip_prefix(data_dir).unwrap_or(&path).display()))
 }
 
+/// Damages one file that a running node may read, at several places: the last closed segment or a snapshot. Only bytes that change
+/// are written. Says which file and how.
+///
+/// # Errors
+/// As [`damage`].
+pub fn damage_in_use(data_dir: &Path, random: &mut Random) -> io::Result<(PathBuf, String)> {
+    let (segments, snapshots) = log_files(&data_dir.join("log"))?;
+    let path = if random.percent(30) { any(&snapshots, random) } else { None };
+    let path = path.or_else(|| closed(&segments).last().cloned());
+    let path = path.ok_or_else(|| io::Error::other("the node has no segment"))?;
+    let sound = fs::read(&path)?;
+    let written = if segments.contains(&path) { written(&sound, true) } else { 0..sound.len() };
+    let kind = KINDS_IN_USE[random.below(KINDS_IN_USE.len() as u64) as usize];
+    let mut bytes = sound.clone();
+    (0..PLACES_IN_USE).for_each(|_| apply(kind, &mut bytes, &written, random));
+    while bytes == sound {
+        flip(&mut bytes, &written, random);
+    }
+    write_changes(&path, &sound, &bytes)?;
+    let what = format!("{kind:?} in {}", path.strip_prefix(data_dir).unwrap_or(&path).display());
+    Ok((path, what))
+}
+
+fn write_changes(path: &Path, sound: &[u8], bytes: &[u8]) -> io::Result<()> {
+    let file = fs::File::options().write(true).open(path)?;
+    let mut at = 0;
+    while let Some(skipped) = sound[at..].iter().zip(&bytes[at..]).position(|(was, is)| was != is) {
+        let begin = at + skipped;
+        let differ = sound[begin..].iter().zip(&bytes[begin..]).take_while(|(was, is)| was != is).count();
+        at = begin + differ;
+        file.write_all_at(&bytes[begin..at], begin as u64)?;
+    }
+    Ok(())
+}
+
+/// Those that nothing is written to any more. The last one may end in what no sync covered: before its last batch everything is
+/// followed by something.
+fn closed(segments: &[PathBuf]) -> &[PathBuf] {
+    &segments[..segments.len().saturating_sub(1).max(segments.len().min(1))]
+}
+
+fn any(paths: &[PathBuf], random: &mut Random) -> Option<PathBuf> {
+    let at = random.below(paths.len() as u64) as usize;
+    paths.get(at).cloned()
+}
+
 /// A file, its bytes, and those of them that count.
 struct Target {
     path: PathBuf,
@@ -51,13 +102,8 @@ struct Target {
 
 fn choose(data_dir: &Path, random: &mut Random) -> io::Result<Target> {
     let (segments, snapshots) = log_files(&data_dir.join("log"))?;
-    let any = |paths: &[PathBuf], random: &mut Random| {
-        let at = random.below(paths.len() as u64) as usize;
-        paths.get(at).cloned()
-    };
     let class = random.below(10);
-    // The last segment may end in what no sync covered: before its last batch everything is followed by something.
-    let closed = &segments[..segments.len().saturating_sub(1).max(segments.len().min(1))];
+    let closed = closed(&segments);
     let path = match class {
         0 => None,
         1..4 => any(&snapshots, random).or_else(|| any(closed, random)),
@@ -73,7 +119,7 @@ fn choose(data_dir: &Path, random: &mut Random) -> io::Result<Target> {
 }
 
 /// The segments in their order, and the snapshots.
-fn log_files(dir: &Path) -> io::Result<(Vec<PathBuf>, Vec<PathBuf>)> {
+pub fn log_files(dir: &Path) -> io::Result<(Vec<PathBuf>, Vec<PathBuf>)> {
     let mut paths =
         fs::read_dir(dir)?.map(|entry| entry.map(|entry| entry.path())).collect::<io::Result<Vec<_>>>()?;
     paths.sort();
@@ -198,5 +244,33 @@ mod tests {
             // Four kinds in each of: the segments, the snapshot, the identity.
             assert_eq!(seen.len(), 4 * (segments.max(2) - 1 + 2), "{seen:?}");
         }
+    }
+    #[test]
+    fn a_file_in_use_is_damaged_in_its_place_and_keeps_its_length() {
+        let end = SEGMENT_HEADER_BYTES + 3 * BATCH_HEADER_BYTES + 5_740;
+        let mut seen = std::collections::BTreeSet::new();
+        for seed in 0..200 {
+            let node = node(3);
+            let before = contents(node.path());
+            let open = |name: &str| fs::File::open(node.path().join(name)).unwrap();
+            let held = before.iter().map(|(name, _)| open(name.to_str().unwrap())).collect::<Vec<_>>();
+            let (path, what) = damage_in_use(node.path(), &mut Random::new(seed, 0)).unwrap();
+            let mut changed = Vec::new();
+            for ((name, sound), file) in before.iter().zip(held) {
+                // Who has the file open sees it.
+                let mut bytes = vec![0; sound.len() + 1];
+                assert_eq!(file.read_at(&mut bytes, 0).unwrap(), sound.len(), "seed {seed}: {what}");
+                bytes.pop();
+                if bytes != *sound {
+                    changed.push((name, bytes[end.min(sound.len())..] == sound[end.min(sound.len())..]));
+                }
+            }
+            let [(name, is_tail_sound)] = changed[..] else { panic!("seed {seed}: {what}: {changed:?}") };
+            assert!(is_tail_sound && node.path().join(name) == path, "seed {seed}: {what}");
+            seen.insert(what);
+        }
+        // Three kinds in each of: the last closed segment, the snapshot.
+        assert_eq!(seen.len(), 6, "{seen:?}");
+        assert!(seen.iter().all(|what| what.ends_with("1")), "{seen:?}");
     }
 }

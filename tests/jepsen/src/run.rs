@@ -22,7 +22,7 @@ use crate::network::{self, Network};
 use crate::workers::{
     REPEATED_QUEUE, Stage, consumer, lessee, list_queues, owner, read_dead_letters, repeater, sender,
 };
-use crate::workload::{DEAD_LETTER_QUEUE, QUEUE, settings};
+use crate::workload::{Bodies, DEAD_LETTER_QUEUE, QUEUE, settings};
 
 #[derive(Debug, Clone, clap::Args)]
 pub struct Plan {
@@ -75,6 +75,8 @@ fn nodes(text: &str) -> Result<usize, String> {
 const DRAIN_PATIENCE: Duration = Duration::from_secs(120);
 const QUIET_PATIENCE: Duration = Duration::from_secs(60);
 const OWNERS: u64 = 3;
+/// The smallest that can be set.
+const SMALL_CACHE: &str = "limits.cache_bytes=1MiB";
 
 /// Runs a plan. Call it before there are threads: they would not be in the network of the clients.
 ///
@@ -117,8 +119,11 @@ async fn run_in(plan: &Plan, dir: &Path, network: Option<&Network>) -> Result<(H
         network,
         machines: machines.as_ref(),
         repeated: BTreeMap::new(),
+        damaged: BTreeMap::new(),
+        noticed: 0,
     };
     inject(&mut scene, &planned).await?;
+    let noticed = scene.noticed;
     await_progress(&stage).await;
     stage.is_over.store(true, Ordering::Relaxed);
     drain(&stage).await?;
@@ -135,6 +140,9 @@ async fn run_in(plan: &Plan, dir: &Path, network: Option<&Network>) -> Result<(H
     verdict.faults = planned.len();
     verdict.skipped = skipped;
     verdict.counts.extend(network.map(Network::counts).into_iter().flatten());
+    if plan.faults.iter().any(|fault| fault.is_of_reads()) {
+        verdict.counts.insert("damage_noticed", noticed);
+    }
     Ok((history, verdict))
 }
 
@@ -145,6 +153,12 @@ impl Plan {
             return Ok(None);
         }
         Machines::make(dir, self.nodes)
+    }
+
+    /// Long, if a fault is about what is read from the disk while a node runs.
+    fn bodies(&self) -> Bodies {
+        let is_needed = self.faults.iter().any(|fault| fault.is_of_reads());
+        if is_needed { Bodies::Long } else { Bodies::Short }
     }
 
     /// The faults of the run, and the names of those that are not possible here.
@@ -190,7 +204,11 @@ async fn start_nodes(
             *place = machines.place(node, std::mem::take(place));
         }
     }
-    let started = Processes::start_in(&program, dir, plan.partitions, places).await;
+    let settings: &[&str] = match plan.bodies() {
+        Bodies::Short => &[],
+        Bodies::Long => &[SMALL_CACHE],
+    };
+    let started = Processes::start_in(&program, dir, plan.partitions, places, settings).await;
     started.map_err(|error| error.to_string())
 }
 
@@ -214,11 +232,13 @@ async fn set_up(plan: &Plan, processes: &Processes) -> Result<Stage, String> {
     recorder.add(Op::Began { workload: plan.workload });
     Ok(Stage {
         workload: plan.workload,
+        bodies: plan.bodies(),
         recorder,
         endpoints: RwLock::new(processes.endpoints()),
         partitions: routes.shards.iter().map(|shard| shard.partition).collect(),
         rows: AtomicU64::new(0),
         queues: Mutex::default(),
+        is_held_back: AtomicBool::new(false),
         is_over: AtomicBool::new(false),
         is_drained: AtomicBool::new(false),
     })

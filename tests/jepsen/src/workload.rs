@@ -24,13 +24,65 @@ pub fn settings(workload: Workload) -> QueueSettings {
     }
 }
 
-pub fn message(workload: Workload, row: u64) -> NewMessage {
-    let message = NewMessage::new(row.to_string());
+/// How long the bodies of a run are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bodies {
+    /// The row alone.
+    Short,
+    /// Such that a cache holds few of them.
+    Long,
+}
+
+const LONG_BODY_BYTES: usize = 16 * 1024;
+
+pub fn message(workload: Workload, row: u64, bodies: Bodies) -> NewMessage {
+    let message = NewMessage::new(match bodies {
+        Bodies::Short => row.to_string(),
+        Bodies::Long => body_of(row, LONG_BODY_BYTES),
+    });
     match workload {
         Workload::Queue | Workload::DeadLetter | Workload::Leases | Workload::Queues => message,
         // Every send has an id: the groups repeat the retries of their senders otherwise.
         Workload::Fifo => message.group(group_of(row).to_string()).deduplication_id(row.to_string()),
         Workload::Delays => message.delay(delay_of(row)),
         Workload::Deduplication => message.deduplication_id(row.to_string()),
+    }
+}
+
+/// A row, and letters that follow from it and their place: another body, or a part of one, is not taken for it.
+fn body_of(row: u64, len: usize) -> String {
+    let letter = |at: usize| char::from(b'a' + (row.wrapping_mul(31) + at as u64 * 7) as u8 % 26);
+    let digits = row.to_string();
+    let letters = (digits.len()..len).map(letter);
+    digits.chars().chain(letters).collect()
+}
+
+/// The row that a body was sent for; `None` when it is not as it was sent.
+pub fn row_of(body: &[u8]) -> Option<u64> {
+    let text = std::str::from_utf8(body).ok()?;
+    let row = text.trim_end_matches(|letter: char| letter.is_ascii_lowercase()).parse().ok()?;
+    (body_of(row, text.len()) == text).then_some(row)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_is_known_by_its_row_and_a_changed_one_is_not() {
+        for (row, len) in [(0, 1), (7, 40), (123, 3), (99_999, 40)] {
+            let body = body_of(row, len).into_bytes();
+            assert_eq!(row_of(&body), Some(row));
+            for at in 0..len {
+                for bit in 0..8 {
+                    let mut changed = body.clone();
+                    changed[at] ^= 1 << bit;
+                    // A digit that is another one is another row: its letters do not follow from it.
+                    assert!(row_of(&changed) != Some(row) && (len < 40 || row_of(&changed).is_none()));
+                }
+            }
+        }
+        assert_eq!(row_of(b""), None);
+        assert_eq!(row_of(&body_of(7, 40).as_bytes()[..30].repeat(2)), None);
     }
 }

@@ -18,7 +18,10 @@ fn program() -> PathBuf {
 
 fn run(arguments: &[&str]) -> Value {
     let mut command = Command::new(env!("CARGO_BIN_EXE_leasehold-jepsen"));
-    command.args(["run", "--seed", "3", "--time-limit", "10"]).args(arguments);
+    command.args(["run", "--seed", "3"]).args(arguments);
+    if !arguments.contains(&"--time-limit") {
+        command.args(["--time-limit", "10"]);
+    }
     let output = command.arg("--program").arg(program()).output().unwrap();
     let told: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert!(output.status.success() && told["holds"] == true, "{told:#}");
@@ -89,6 +92,15 @@ fn leases_end_when_they_shall_and_late_receipts_do_nothing() {
 fn queues_are_what_was_decided() {
     let told = assert_a_workload_keeps_its_promises("queues");
     assert!(told["counts"]["queues"].as_u64() > Some(10), "{told:#}");
+}
+
+/// A running node reads what was damaged under it, says so, and hands none of it to anybody.
+#[test]
+fn files_that_are_damaged_under_a_running_node_lose_nothing() {
+    let told = run(&["--faults", "corrupt-running", "--time-limit", "2"]);
+    let counts = &told["counts"];
+    assert!(counts["delivered"].as_u64() > Some(100), "{told:#}");
+    assert!(counts["damage_noticed"].as_u64() > Some(0), "{told:#}");
 }
 
 #[test]

@@ -9,15 +9,17 @@ use tokio::time::{Instant, sleep};
 
 use leasehold_histories::random::Random;
 
-use super::Scene;
 use super::process::restart;
 use super::schedule::Planned;
+use super::{Scene, corruption};
 use crate::damage::damage;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Fault {
     /// A file of a node is damaged while it is down: it refuses to start, and is replaced, or it is not harmed.
     Corrupt,
+    /// A file of a node is damaged while it runs and reads from it: it says so, serves nothing of it, and is replaced.
+    CorruptRunning,
     /// A node has less room than it is told to keep free.
     DiskLow,
     /// A sound node is removed, emptied, and added again, under load.
@@ -35,7 +37,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(200);
 /// The most that can be set.
 const MORE_THAN_IS_FREE: &str = "limits.disk_low_bytes=1TiB";
 
-fn failed(error: impl std::fmt::Display) -> String {
+pub fn failed(error: impl std::fmt::Display) -> String {
     error.to_string()
 }
 
@@ -46,13 +48,10 @@ pub async fn begin(scene: &mut Scene<'_>, fault: Fault, planned: &Planned) -> Re
             scene.processes.kill(node).await.map_err(failed)?;
             let data_dir = scene.processes.data_dir(node);
             let damaged = damage(&data_dir, &mut Random::new(planned.choice, 0)).map_err(failed)?;
-            let answer = match restart(scene, node).await {
-                Ok(()) => "starts unharmed",
-                Err(error) if is_refusal(&error) => "refuses to start",
-                Err(error) => return Err(format!("{damaged}: {error}")),
-            };
+            let answer = restart_damaged(scene, node).await.map_err(|error| format!("{damaged}: {error}"))?;
             format!("{damaged}: {answer}")
         }
+        Fault::CorruptRunning => corruption::begin(scene, planned).await?,
         Fault::DiskLow => {
             scene.processes.kill(node).await.map_err(failed)?;
             scene.processes.restart_with(node, &[MORE_THAN_IS_FREE]).await.map_err(failed)?;
@@ -72,6 +71,7 @@ pub async fn end(scene: &mut Scene<'_>, fault: Fault, planned: &Planned) -> Resu
     match fault {
         Fault::Corrupt if is_running => Ok(()),
         Fault::Corrupt | Fault::Replace => replace(scene, planned.node).await,
+        Fault::CorruptRunning => corruption::end(scene, planned).await,
         // It may have ended by itself.
         Fault::Descriptors if is_running => {
             limit_descriptors(scene, planned.node, Descriptors::AsTheHarness).map(drop)
@@ -107,14 +107,23 @@ fn limit_descriptors(scene: &Scene<'_>, node: usize, wanted: Descriptors) -> Res
     Ok(current.unwrap_or(u64::MAX))
 }
 
+/// Starts a node whose files are damaged, and says what it does: it has no other choice.
+pub async fn restart_damaged(scene: &mut Scene<'_>, node: usize) -> Result<&'static str, String> {
+    match restart(scene, node).await {
+        Ok(()) => Ok("starts unharmed"),
+        Err(error) if is_refusal(&error) => Ok("refuses to start"),
+        Err(error) => Err(error),
+    }
+}
+
 /// Whether a node said that its data is damaged and what to do, as docs/errors.md has it. A process tells nothing but its words.
-fn is_refusal(error: &str) -> bool {
+pub fn is_refusal(error: &str) -> bool {
     error.contains("damaged") && error.to_lowercase().contains("restore the")
         || error.contains("lacks entry") && error.contains("restore the")
 }
 
 /// What docs/errors.md says to do with a damaged node: it is removed, its folder emptied, and it is added again. It may run.
-async fn replace(scene: &mut Scene<'_>, node: usize) -> Result<(), String> {
+pub async fn replace(scene: &mut Scene<'_>, node: usize) -> Result<(), String> {
     let name = scene.processes.nodes[node].name.clone();
     let client = client_of_others(scene, node)?;
     until(&format!("{name} is removed"), async || match client.remove_node(&name).await {
@@ -167,7 +176,7 @@ async fn await_status(
 }
 
 /// Asks again until it is so.
-async fn until(what: &str, ask: impl AsyncFn() -> Result<bool, String>) -> Result<(), String> {
+pub async fn until(what: &str, ask: impl AsyncFn() -> Result<bool, String>) -> Result<(), String> {
     let end = Instant::now() + PATIENCE;
     loop {
         let answer = ask().await;

@@ -1,6 +1,7 @@
 //! What is done to the nodes and to the network between them. Each kind of target has a file with its faults.
 
 mod clock;
+mod corruption;
 mod data;
 mod disk;
 mod network;
@@ -23,6 +24,7 @@ pub use schedule::{Overlap, Planned, schedule};
 use crate::machine::Machines;
 use crate::network::Network;
 use crate::workers::Stage;
+use corruption::Damaged;
 use schedule::{Moment, steps};
 
 /// A kind of fault.
@@ -76,6 +78,11 @@ impl Fault {
         matches!(self, Self::Disk(_) | Self::Clock(_))
     }
 
+    /// Whether it is about what a running node reads from its disk: bodies have to be there and not in memory.
+    pub fn is_of_reads(self) -> bool {
+        matches!(self, Self::Data(data::Fault::CorruptRunning))
+    }
+
     /// Whether it means something with so many nodes.
     pub fn is_possible_with(self, nodes: usize) -> bool {
         match self {
@@ -114,6 +121,10 @@ pub struct Scene<'a> {
     pub machines: Option<&'a Machines>,
     /// What goes on doing something for as long as a fault lasts, by its number.
     pub repeated: BTreeMap<usize, JoinHandle<()>>,
+    /// What is damaged under a running node for as long as a fault lasts, by its number.
+    pub damaged: BTreeMap<usize, Damaged>,
+    /// How many times a running node said that a file is damaged.
+    pub noticed: u64,
 }
 
 impl Scene<'_> {

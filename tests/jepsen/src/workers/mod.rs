@@ -16,7 +16,7 @@ use leasehold_histories::random::Random;
 use leasehold_histories::workload::Workload;
 use tokio::time::sleep;
 
-use crate::workload::{DEAD_LETTER_QUEUE, QUEUE, message};
+use crate::workload::{self, Bodies, DEAD_LETTER_QUEUE, QUEUE, message};
 
 pub use consumer::consumer;
 pub use lessee::lessee;
@@ -30,6 +30,7 @@ const RECEIVE_WAIT: Duration = Duration::from_millis(300);
 /// What all workers share.
 pub struct Stage {
     pub workload: Workload,
+    pub bodies: Bodies,
     pub recorder: Recorder,
     pub endpoints: std::sync::RwLock<Vec<String>>,
     /// Those that hold the queue.
@@ -37,6 +38,8 @@ pub struct Stage {
     pub rows: AtomicU64,
     /// Queues that were asked to be made, by their names.
     pub queues: Mutex<BTreeSet<String>>,
+    /// While it is, nothing is received: what is sent stays on the disks.
+    pub is_held_back: AtomicBool,
     pub is_over: AtomicBool,
     pub is_drained: AtomicBool,
 }
@@ -89,7 +92,8 @@ pub async fn sender(stage: Arc<Stage>, mut random: Random) {
 
 /// Sends rows in one batch; false when it is not known of all of them whether they were sent.
 async fn send(stage: &Stage, client: &Client, rows: std::ops::Range<u64>) -> bool {
-    let messages = rows.clone().map(|row| message(stage.workload, row)).collect::<Vec<NewMessage>>();
+    let messages =
+        rows.clone().map(|row| message(stage.workload, row, stage.bodies)).collect::<Vec<NewMessage>>();
     let began_us = stage.recorder.now_us();
     let sent = client.send(QUEUE, messages).await;
     let ended_us = stage.recorder.now_us();
@@ -131,6 +135,9 @@ pub async fn read_dead_letters(stage: &Stage) -> Result<(), Error> {
 
 /// Leases messages and writes the grants down, with when they came.
 async fn receive(stage: &Stage, client: &Client, wanted: ReceiveOptions) -> Option<(Vec<Message>, Instant)> {
+    while stage.is_held_back.load(Ordering::Relaxed) {
+        sleep(RETRY_PAUSE).await;
+    }
     let options = ReceiveOptions { wait: RECEIVE_WAIT, ..wanted };
     let began_us = stage.recorder.now_us();
     let received = client.receive(QUEUE, options).await;
@@ -189,7 +196,7 @@ async fn settle(stage: &Stage, client: &Client, messages: &[Message], settle: Se
     }
 }
 
-/// What was sent; a row that nobody sent when the body is none.
+/// What was sent; a row that nobody sent when the body is none that was.
 fn row_of(message: &Message) -> u64 {
-    std::str::from_utf8(&message.body).ok().and_then(|row| row.parse().ok()).unwrap_or(u64::MAX)
+    workload::row_of(&message.body).unwrap_or(u64::MAX)
 }

@@ -1,0 +1,107 @@
+//! Damage to files that a node reads while it runs: bodies that have left its cache, entries for a follower that is behind.
+//!
+//! ```text
+//!   consumers held back, one follower stopped ── segments fill with what nobody has read
+//!   a closed one is damaged                   ── the follower goes on, the consumers too: both make the node read it
+//!   the node is killed and started            ── it refuses, and is replaced
+//! ```
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+
+use leasehold_histories::random::Random;
+
+use super::Scene;
+use super::data::{failed, is_refusal, replace, restart_damaged, until};
+use super::process::signal;
+use super::schedule::Planned;
+use crate::damage::{damage_in_use, log_files};
+
+/// Segments that are filled while nothing is received.
+const SEGMENTS_FILLED: usize = 1;
+
+/// A file that is damaged under a running node.
+pub struct Damaged {
+    file: PathBuf,
+    /// Where the node's words after the damage begin, in what it says.
+    words_begin: usize,
+}
+
+pub async fn begin(scene: &mut Scene<'_>, planned: &Planned) -> Result<String, String> {
+    let (node, nodes) = (planned.node, scene.processes.nodes.len());
+    let behind = (node + 1 + (planned.choice % (nodes as u64 - 1)) as usize) % nodes;
+    scene.stage.is_held_back.store(true, Ordering::Relaxed);
+    signal(scene.processes, behind, "STOP")?;
+    let filled = fill_segments(scene, node).await;
+    let words_begin = words(scene, node)?.len();
+    let damaged = filled.and_then(|()| {
+        let mut random = Random::new(planned.choice, 0);
+        damage_in_use(&scene.processes.data_dir(node), &mut random).map_err(failed)
+    });
+    signal(scene.processes, behind, "CONT")?;
+    scene.stage.is_held_back.store(false, Ordering::Relaxed);
+    let (file, what) = damaged?;
+    scene.damaged.insert(planned.number, Damaged { file, words_begin });
+    Ok(format!("{what}, with node {} behind", behind + 1))
+}
+
+pub async fn end(scene: &mut Scene<'_>, planned: &Planned) -> Result<(), String> {
+    let node = planned.node;
+    let Some(Damaged { file, words_begin }) = scene.damaged.remove(&planned.number) else { return Ok(()) };
+    if scene.processes.pid(node).is_none() {
+        return Err(format!("node {} ended by itself", node + 1));
+    }
+    let words = words(scene, node)?;
+    scene.noticed += judge(words.get(words_begin..).unwrap_or_default(), &file.display().to_string())?;
+    scene.processes.kill(node).await.map_err(failed)?;
+    match restart_damaged(scene, node).await {
+        // The file was no longer needed.
+        Ok(_) if scene.processes.pid(node).is_some() => Ok(()),
+        Ok(_) => replace(scene, node).await,
+        Err(error) => Err(format!("{}: {error}", file.display())),
+    }
+}
+
+async fn fill_segments(scene: &Scene<'_>, node: usize) -> Result<(), String> {
+    let dir = scene.processes.data_dir(node).join("log");
+    let count = || log_files(&dir).map(|(segments, _)| segments.len()).map_err(failed);
+    let wanted = count()? + SEGMENTS_FILLED;
+    until("segments are filled", async || Ok(count()? >= wanted)).await
+}
+
+fn words(scene: &Scene<'_>, node: usize) -> Result<String, String> {
+    fs::read_to_string(scene.processes.log_path(node)).map_err(failed)
+}
+
+/// How many times the node said that the file is damaged.
+///
+/// # Errors
+/// When it said so without the file or what to do.
+fn judge(words: &str, file: &str) -> Result<u64, String> {
+    let mut noticed = 0;
+    for line in words.lines().filter(|line| line.contains("damaged")) {
+        if !line.contains(file) || !is_refusal(line) {
+            return Err(format!("of damage to {file} it says neither where it is nor what to do: {line}"));
+        }
+        noticed += 1;
+    }
+    Ok(noticed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn damage_is_said_with_its_file_and_what_to_do_about_it() {
+        let file = "/n1/log/segment-01";
+        let said =
+            format!("2026 ERROR error={file} is damaged at byte 7: restore the disk, or wipe the folder");
+        assert_eq!(judge(&format!("ready\n{said}\n{said}\n"), file), Ok(2));
+        assert_eq!(judge("ready\n", file), Ok(0));
+        for said in ["group 3 is damaged: restore the disk", "/n1/log/segment-01 is damaged"] {
+            assert!(judge(said, file).is_err(), "{said}");
+        }
+    }
+}
