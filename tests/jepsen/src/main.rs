@@ -21,6 +21,9 @@ use leasehold_histories::history::History;
 struct Arguments {
     #[command(subcommand)]
     command: Command,
+    /// One JSON object instead of text.
+    #[arg(long, global = true)]
+    json: bool,
 }
 
 #[derive(Subcommand)]
@@ -39,11 +42,19 @@ fn main() -> ExitCode {
     };
     match verdict {
         Ok(verdict) => {
-            println!("{}", verdict.to_json());
+            if arguments.json {
+                println!("{}", verdict.to_json());
+            } else {
+                print!("{verdict}");
+            }
             if verdict.holds() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
         Err(error) => {
-            println!("{}", serde_json::json!({ "error": error }));
+            if arguments.json {
+                println!("{}", serde_json::json!({ "error": error }));
+            } else {
+                eprintln!("{error}");
+            }
             ExitCode::from(2)
         }
     }

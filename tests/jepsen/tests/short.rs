@@ -18,7 +18,7 @@ fn program() -> PathBuf {
 
 fn run(arguments: &[&str]) -> Value {
     let mut command = Command::new(env!("CARGO_BIN_EXE_leasehold-jepsen"));
-    command.args(["run", "--seed", "3"]).args(arguments);
+    command.args(["run", "--json", "--seed", "3"]).args(arguments);
     if !arguments.contains(&"--time-limit") {
         command.args(["--time-limit", "10"]);
     }

@@ -14,6 +14,7 @@ mod queues;
 mod receipts;
 mod repeats;
 mod replicas;
+mod told;
 
 use std::collections::BTreeMap;
 
@@ -47,10 +48,9 @@ impl Verdict {
     }
 
     pub fn to_json(&self) -> Value {
-        const STORIES_MAX: usize = 5;
         let violations = self.violations.iter().filter(|(_, stories)| !stories.is_empty());
         let violations = violations.map(|(checker, stories)| {
-            let shown = stories.iter().take(STORIES_MAX).collect::<Vec<_>>();
+            let shown = stories.iter().take(told::STORIES_MAX).collect::<Vec<_>>();
             (*checker, json!({ "count": stories.len(), "stories": shown }))
         });
         json!({
