@@ -44,6 +44,8 @@ impl Contents {
         }
         let error = match self.read_disk(partition, at).await? {
             Ok(bytes) => return Ok(bytes),
+            // What was settled meanwhile is nowhere.
+            Err(error @ ReadError::Missing { .. }) => return Err(failed(&error)),
             Err(error) => error,
         };
         tracing::error!(group = group.0, index = at.log_index, %error, "a message's content cannot be read");

@@ -42,6 +42,7 @@ mod service;
 mod services;
 #[cfg(feature = "simulation")]
 pub mod simulation;
+mod stop_on_drop;
 mod storms;
 pub mod telemetry;
 #[cfg(test)]

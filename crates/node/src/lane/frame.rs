@@ -19,6 +19,9 @@ pub const BATCH_HEAD_BYTES: usize = 8;
 const FRAME_HEAD_BYTES: usize = 25;
 /// Bodies up to this size are copied behind their heads; larger ones go to the socket from where they are.
 const COPIED_BYTES_MAX: usize = 1024;
+/// Received bodies up to this size get memory of their own: a view holds all that was read with it for as long as it lives, and a
+/// receive may wait, and an entry be cached, for long.
+const OWNED_BYTES_MAX: usize = 16 * 1024;
 
 /// A call, or the answer to one.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -118,7 +121,7 @@ impl BatchHead {
         Ok(Self { length_bytes, crc32c })
     }
 
-    /// The frames of the batch; their bodies are views into `bytes`.
+    /// The frames of the batch; large bodies are views into `bytes`.
     ///
     /// # Errors
     /// When they are not what was sent.
@@ -137,7 +140,9 @@ impl BatchHead {
             if bytes.len() < length {
                 return Err(Malformed::Torn);
             }
-            frames.push(Frame { call, kind, group, target, body: bytes.split_to(length) });
+            let view = bytes.split_to(length);
+            let body = if length <= OWNED_BYTES_MAX { Bytes::copy_from_slice(&view) } else { view };
+            frames.push(Frame { call, kind, group, target, body });
         }
         Ok(frames)
     }
@@ -256,6 +261,18 @@ mod tests {
             }
             assert_eq!(decode(written.into()).unwrap(), batch(), "{step} bytes at a time");
         }
+    }
+
+    #[test]
+    fn a_small_body_does_not_hold_what_was_read_with_it() {
+        let sent = [frame(1, FrameKind::Query, 100), frame(2, FrameKind::Append, OWNED_BYTES_MAX + 1)];
+        let mut encoded = Encoded::new(&sent);
+        let length = encoded.remaining();
+        let bytes = encoded.copy_to_bytes(length);
+        let read = bytes.as_ptr_range();
+        let frames = decode(bytes.clone()).unwrap();
+        assert!(!read.contains(&frames[0].body.as_ptr()));
+        assert!(read.contains(&frames[1].body.as_ptr()));
     }
 
     #[test]

@@ -22,13 +22,17 @@ use tokio::time::timeout;
 
 use super::frame::{BATCH_HEAD_BYTES, BatchHead, Encoded, Frame};
 use super::transport::{FrameStream, TransportError};
-use crate::limits::{CONNECT_TIMEOUT_MS, KEEP_ALIVE_INTERVAL_MS, LANE_READ_BYTES};
+use crate::limits::{CONNECT_TIMEOUT_MS, KEEP_ALIVE_INTERVAL_MS, KEEP_ALIVE_TIMEOUT_MS, LANE_READ_BYTES};
+use crate::stop_on_drop::StopOnDrop;
 
 /// The version is part of it.
 const OPENING: &[u8; 17] = b"LEASEHOLD LANE 1\n";
 /// Hellos and welcomes are short.
 const GREETING_BYTES_MAX: usize = 16 * 1024;
 const PATIENCE: Duration = Duration::from_millis(CONNECT_TIMEOUT_MS);
+/// Who was asked waits longer than who opens: a packet that was lost comes again.
+const GREETING_PATIENCE: Duration = Duration::from_millis(KEEP_ALIVE_TIMEOUT_MS);
+const KEEP_ALIVE_PROBES: u32 = 2;
 
 /// Opens a lane: `frames` go there, and what comes back is the stream.
 pub async fn open(
@@ -36,26 +40,32 @@ pub async fn open(
     hello: LaneHello,
     frames: impl Stream<Item = Vec<Frame>> + Send + 'static,
 ) -> Result<FrameStream, TransportError> {
-    let opening = async {
-        let mut stream = TcpStream::connect(&address).await?;
-        prepare(&stream)?;
+    // Each has its time, as both take a way there and back.
+    let connected = timeout(PATIENCE, TcpStream::connect(&address)).await;
+    let mut stream = connected.map_err(|_| TransportError::Silent)??;
+    prepare(&stream)?;
+    let greeting = async {
         stream.write_all(&[OPENING, &*framed(&hello)].concat()).await?;
-        let welcome = read_message::<LaneWelcome>(&mut stream).await?;
-        Ok::<_, io::Error>((stream, welcome))
+        read_message::<LaneWelcome>(&mut stream).await
     };
-    let (stream, welcome) = timeout(PATIENCE, opening).await.map_err(|_| TransportError::Silent)??;
+    let welcome = timeout(PATIENCE, greeting).await.map_err(|_| TransportError::Silent)??;
     if !welcome.refusal.is_empty() {
         return Err(TransportError::Refused(welcome.refusal));
     }
     let (read, write) = stream.into_split();
-    tokio::spawn(async move { ended(send_all(write, frames).await) });
-    Ok(receive(read).boxed())
+    // Who hears nothing any more has nothing to say either: frames must not wait for a peer that takes none.
+    let sending = tokio::spawn(async move { ended(send_all(write, frames).await) });
+    let sending = StopOnDrop(sending.abort_handle());
+    let answers = receive(read).inspect(move |_| {
+        let _alive = &sending;
+    });
+    Ok(answers.boxed())
 }
 
 /// Whether a connection to the peers' port is a lane; it waits for the first byte.
 pub async fn is_lane(stream: &TcpStream) -> io::Result<bool> {
     let mut first = [0];
-    timeout(PATIENCE, stream.peek(&mut first)).await??;
+    timeout(GREETING_PATIENCE, stream.peek(&mut first)).await??;
     Ok(first[0] == OPENING[0])
 }
 
@@ -65,7 +75,7 @@ pub async fn accept(
     serve: impl FnOnce(&LaneHello, FrameStream) -> Result<FrameStream, String>,
 ) -> io::Result<()> {
     prepare(&stream)?;
-    let hello = timeout(PATIENCE, read_hello(&mut stream)).await??;
+    let hello = timeout(GREETING_PATIENCE, read_hello(&mut stream)).await??;
     let (read, mut write) = stream.into_split();
     let served = hello.and_then(|hello| serve(&hello, receive(read).boxed()));
     let refusal = served.as_ref().err().cloned().unwrap_or_default();
@@ -80,8 +90,13 @@ fn prepare(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     // Who opened notices silence by itself; who was asked has this, for a caller that lost its power.
     let interval = Duration::from_millis(KEEP_ALIVE_INTERVAL_MS);
-    let keepalive = TcpKeepalive::new().with_time(interval).with_interval(interval).with_retries(2);
-    SockRef::from(stream).set_tcp_keepalive(&keepalive)
+    let keepalive =
+        TcpKeepalive::new().with_time(interval).with_interval(interval).with_retries(KEEP_ALIVE_PROBES);
+    SockRef::from(stream).set_tcp_keepalive(&keepalive)?;
+    // The system does not probe while something is not acknowledged, and repeats that for a quarter of an hour.
+    #[cfg(target_os = "linux")]
+    SockRef::from(stream).set_tcp_user_timeout(Some(interval * (1 + KEEP_ALIVE_PROBES)))?;
+    Ok(())
 }
 
 fn framed(message: &impl Message) -> Vec<u8> {

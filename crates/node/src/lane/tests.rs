@@ -166,3 +166,25 @@ async fn a_damaged_batch_breaks_the_lane() {
     timeout(PATIENCE, stream.read_to_end(&mut rest)).await.expect("it hangs up").unwrap();
     assert!(rest.is_empty(), "{rest:?}");
 }
+
+#[tokio::test]
+async fn what_is_sent_ends_with_what_is_heard() {
+    // A peer that welcomes, and then takes nothing.
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let welcomed = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        stream.write_u32_le(0).await.unwrap();
+        stream
+    });
+    let hello = Origin::new(&CLUSTER, NodeId(1), "one:7000").hello();
+    let (frames, queue) = mpsc::unbounded_channel();
+    let answers = Sockets.open_lane(address, hello, batch::Batches::new(queue)).await.unwrap();
+    let _stream = welcomed.await.unwrap();
+    let body = Bytes::from(vec![0; 1 << 20]);
+    for _ in 0..64 {
+        frames.send(Frame { body: body.clone(), ..Frame::default() }).unwrap();
+    }
+    drop(answers);
+    timeout(PATIENCE, frames.closed()).await.expect("nobody holds the frames any more");
+}

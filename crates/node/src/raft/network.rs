@@ -24,7 +24,6 @@ use openraft::type_config::TypeConfigExt as _;
 use openraft::type_config::alias::SnapshotOf;
 use prost::Message as _;
 use tokio::sync::mpsc;
-use tokio::task::AbortHandle;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -32,6 +31,7 @@ use super::codec::{self, CodecError};
 use super::snapshot::{SnapshotError, send_snapshot};
 use super::{GroupId, Image, ReplicaNode, TypeConfig, Vote};
 use crate::lane::{CallFailure, FrameKind, Lanes, PendingAnswer};
+use crate::stop_on_drop::StopOnDrop;
 
 /// Appends that one pipeline has sent and not yet seen answered.
 const APPENDS_IN_FLIGHT_MAX: usize = 64;
@@ -127,15 +127,6 @@ impl NetBackoff<TypeConfig> for ReplicaLink {
     }
 }
 
-/// Ends the sending half of a pipeline together with the receiving one.
-struct StopOnDrop(AbortHandle);
-
-impl Drop for StopOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
 impl NetStreamAppend<TypeConfig> for ReplicaLink {
     fn stream_append<'s, S>(
         &'s mut self,
@@ -149,6 +140,7 @@ impl NetStreamAppend<TypeConfig> for ReplicaLink {
             ReplicaLink { network: self.network.clone(), target: self.target, node: self.node.clone() };
         Box::pin(async move {
             let (sent, answers) = mpsc::channel(APPENDS_IN_FLIGHT_MAX);
+            // The sending half ends with the receiving one.
             let pump = StopOnDrop(tokio::spawn(pump_appends(link, input, sent)).abort_handle());
             let outcomes = ReceiverStream::new(answers).then(move |answer| {
                 let _alive = &pump;
