@@ -18,6 +18,7 @@ mod core;
 mod disk;
 mod endings;
 mod failure;
+mod give_way;
 mod headroom;
 mod history;
 mod housekeeping;

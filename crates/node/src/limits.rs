@@ -26,7 +26,7 @@ pub const KEEP_ALIVE_TIMEOUT_MS: u64 = 5_000;
 /// How often a node says that it lives.
 pub const LIVENESS_INTERVAL_MS: u64 = 200;
 
-/// Entries of one partition that its leader has proposed and not yet seen applied: what arrives meanwhile joins the next.
+/// Entries of one partition that its leader has proposed and not yet seen applied, however large they are.
 pub const ENTRIES_IN_FLIGHT_MAX: usize = 4;
 /// Bytes after which an entry is closed; a single command may be larger.
 pub const ENTRY_BYTES_MAX: usize = 1024 * 1024;

@@ -1,7 +1,7 @@
 //! What a partition's leader does: batches requests into entries, stamps them, answers, wakes waiters, and ends leases.
 //!
 //! ```text
-//!  requests ─▶ batch ─▶ propose (at most a few entries in flight) ─▶ applied ─▶ answer each, wake waiters
+//!  requests ─▶ batch ─▶ propose when it is due (`due.rs`) ─▶ applied ─▶ answer each, wake waiters
 //!                ▲                                                      │
 //!                └──── expiry, marks ◀──── timers from next_deadline() ◀┘
 //! ```
@@ -11,6 +11,7 @@
 //! One task owns all of it, for one leadership: when the term ends, everything here is dropped and everybody is told. Invariant:
 //! nothing in here is needed for correctness after a crash; the state machine knows every lease.
 
+mod due;
 mod timers;
 mod waking;
 
@@ -31,9 +32,11 @@ use super::request::{CommandCall, Granted, Receive, ReplySender, Request};
 use super::waiters::Waiters;
 use super::{Shared, WantedShard};
 use crate::failure::Failure;
+use crate::give_way::give_way;
 use crate::headroom;
-use crate::limits::{ENTRIES_IN_FLIGHT_MAX, ENTRY_BYTES_MAX, ENTRY_COMMANDS_MAX};
+use crate::limits::{ENTRY_BYTES_MAX, ENTRY_COMMANDS_MAX};
 use crate::raft::{Applied, Payload, Proposal, ProposeError, Role};
+use due::{Filled, is_due};
 use leasehold_proto::v1::Reason;
 use waking::{Coming, name_of};
 
@@ -130,7 +133,7 @@ impl Leadership {
     ) {
         let reason = loop {
             let timer = self.next_timer();
-            let may_propose = self.in_flight.len() < ENTRIES_IN_FLIGHT_MAX;
+            let has_room = !self.batch_is_full();
             tokio::select! {
                 biased;
                 changed = role.changed() => {
@@ -144,13 +147,14 @@ impl Leadership {
                         break failure;
                     }
                 }
-                request = requests.recv(), if may_propose => {
+                request = requests.recv(), if has_room => {
                     let Some(request) = request else { break stopping() };
                     self.take(request);
-                    self.take_waiting(requests);
                 }
-                () = sleep_until(timer), if may_propose => self.on_timer(),
+                () = sleep_until(timer), if has_room => self.on_timer(),
             }
+            give_way().await;
+            self.take_waiting(requests);
             self.wake_waiters();
             if let Err(failure) = self.propose().await {
                 break failure;
@@ -159,7 +163,7 @@ impl Leadership {
         self.resign(&reason);
     }
 
-    /// Drains what waits, up to one entry's worth: the entries in flight are the time in which a batch gathers.
+    /// Takes what was asked meanwhile, up to one entry's worth.
     fn take_waiting(&mut self, requests: &mut mpsc::UnboundedReceiver<Request>) {
         while !self.batch_is_full() {
             match requests.try_recv() {
@@ -305,8 +309,19 @@ impl Leadership {
         })
     }
 
+    fn batch_is_due(&self) -> bool {
+        let commands = self.batch.as_ref().map_or(0, |batch| batch.builder.len());
+        let in_flight = self.in_flight.iter().map(|entry| entry.pending.len());
+        is_due(Filled { commands, is_full: self.batch_is_full() }, in_flight)
+    }
+
     async fn propose(&mut self) -> Result<(), Failure> {
-        let Some(batch) = self.batch.take_if(|batch| !batch.builder.is_empty()) else { return Ok(()) };
+        // Without a command that was taken, its stamp would only grow old.
+        self.batch.take_if(|batch| batch.builder.is_empty());
+        if !self.batch_is_due() {
+            return Ok(());
+        }
+        let Some(batch) = self.batch.take() else { return Ok(()) };
         self.stamped_at = Instant::now();
         let payload =
             Payload::from_prefixed(batch.builder.finish().into()).expect("the batch has the prefix");

@@ -21,7 +21,7 @@ impl Leadership {
         let due = [
             self.waiters.next_due(),
             self.expiry_due(),
-            self.is_counting().then(|| self.stamped_at + Duration::from_millis(MARK_INTERVAL_MS)),
+            self.mark_due(),
             self.deadline
                 .window_log_ms
                 .filter(|_| !self.is_expiring)
@@ -30,9 +30,11 @@ impl Leadership {
         due.into_iter().flatten().min().unwrap_or(far)
     }
 
-    /// Whether time must be kept moving in the log: a new leader starts from the last stamp.
-    fn is_counting(&self) -> bool {
-        self.deadline.lease_log_ms.is_some() || self.deadline.delay_log_ms.is_some()
+    /// When time must be moved in the log, since a new leader starts from the last stamp: unless a batch with a stamp waits already.
+    fn mark_due(&self) -> Option<Instant> {
+        let is_counting = self.deadline.lease_log_ms.is_some() || self.deadline.delay_log_ms.is_some();
+        let is_due = is_counting && self.batch.is_none();
+        is_due.then(|| self.stamped_at + Duration::from_millis(MARK_INTERVAL_MS))
     }
 
     /// When the next expiry entry is worth proposing; one is in flight at a time.
@@ -64,7 +66,7 @@ impl Leadership {
             self.is_expiring = true;
             self.grace.ended_through(leases_as_of_ms);
             self.add(&Command::Expire { leases_as_of_ms, items_max: EXPIRE_ITEMS_MAX }, Pending::Expire);
-        } else if self.is_counting() && self.stamped_at + Duration::from_millis(MARK_INTERVAL_MS) <= now {
+        } else if self.mark_due().is_some_and(|due| due <= now) {
             self.add_own(&Command::Mark);
         }
     }
