@@ -408,3 +408,14 @@ async fn producers_and_consumers_stream() {
     eventually("the queue is empty", async || counters(&client, "stream").await == (0, 0, 0, 0)).await;
     cluster.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_has_expired_is_dropped_although_nothing_else_happens() {
+    let cluster = TestCluster::start(Plan::default()).await;
+    let client = cluster.client();
+    client.create_queue("quiet", QueueSettings::default(), 1).await.unwrap();
+    let message = NewMessage::new("too late").expiry(Duration::from_secs(1));
+    client.send("quiet", vec![message]).await.unwrap().pop().unwrap().unwrap();
+    eventually("it is dropped", async || counters(&client, "quiet").await == (0, 0, 0, 0)).await;
+    cluster.end().await;
+}

@@ -16,11 +16,12 @@ const SWEEP_PAUSE_MS: u64 = 10;
 
 impl Leadership {
     pub(super) fn next_timer(&self) -> Instant {
-        let far = Instant::now() + Duration::from_secs(3600);
+        let now = Instant::now();
+        let far = now + Duration::from_secs(3600);
         let log = |log_ms: u64| self.clock.instant_of(log_ms);
         let due = [
             self.waiters.next_due(),
-            self.expiry_due(),
+            self.expiry_due(now),
             self.mark_due(),
             self.deadline
                 .window_log_ms
@@ -37,18 +38,16 @@ impl Leadership {
         is_due.then(|| self.stamped_at + Duration::from_millis(MARK_INTERVAL_MS))
     }
 
-    /// When the next expiry entry is worth proposing; one is in flight at a time.
-    fn expiry_due(&self) -> Option<Instant> {
+    /// When the next expiry entry is worth proposing; one is in flight at a time. What is due by the wall clock is due `now`.
+    fn expiry_due(&self, now: Instant) -> Option<Instant> {
         if self.is_expiring {
             return None;
         }
         let lease =
             self.deadline.lease_log_ms.map(|end| self.clock.instant_of(end + self.grace.slack_ms(end)));
         let delay = self.deadline.delay_log_ms.map(|end| self.clock.instant_of(end));
-        let wall = self
-            .deadline
-            .wall_ms
-            .map(|end| Instant::now() + Duration::from_millis(end.saturating_sub(wall_ms())));
+        let wall =
+            self.deadline.wall_ms.map(|end| now + Duration::from_millis(end.saturating_sub(wall_ms())));
         let garbage = self.deadline.garbage.then(|| self.stamped_at + Duration::from_millis(SWEEP_PAUSE_MS));
         [lease, delay, wall, garbage].into_iter().flatten().min()
     }
@@ -60,7 +59,7 @@ impl Leadership {
         let now_ms = self.clock.now_ms(now);
         let windows_due = self.deadline.window_log_ms.is_some_and(|end| end + WINDOW_PATIENCE_MS <= now_ms);
         let expiry_due =
-            self.expiry_due().is_some_and(|due| due <= now) || (windows_due && !self.is_expiring);
+            self.expiry_due(now).is_some_and(|due| due <= now) || (windows_due && !self.is_expiring);
         if expiry_due {
             let leases_as_of_ms = self.grace.leases_as_of_ms(now_ms);
             self.is_expiring = true;
