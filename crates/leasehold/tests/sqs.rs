@@ -1,5 +1,5 @@
 //! Real SDKs of Amazon SQS against three real nodes: boto3 as it is today, which speaks JSON, and the last one that spoke the Query
-//! protocol. The checks themselves are in `tests/sqs/*.py`.
+//! protocol; and Celery. The checks themselves are in `tests/sqs/*.py`.
 //!
 //! The SDKs are installed into environments of their own below the target folder, once. Where that is impossible the tests say why
 //! and check nothing, but with `CI=true` they fail.
@@ -19,6 +19,7 @@ use tokio::process::Command;
 const KEY: &str = "AKLEASEHOLD";
 const SECRET: &str = "a/secret+of=tests";
 const SDK_OF_JSON: &[&str] = &["boto3==1.44.8"];
+const CELERY: &[&str] = &["celery[sqs]==5.7.0", "boto3==1.44.8"];
 const SDK_OF_QUERY: &[&str] = &["boto3==1.28.80", "botocore==1.31.80"];
 
 fn program() -> &'static Path {
@@ -133,6 +134,21 @@ async fn nothing_that_an_sdk_sent_is_lost_when_a_node_is_killed() {
     assert!(told.starts_with("sent 600, lost 0, invented 0"), "{told}");
     eprintln!("{told}");
     processes.restart(0).await.unwrap();
+    processes.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn celery_works_and_gives_a_killed_workers_task_to_the_next() {
+    let Some(python) = python_with("celery", CELERY) else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let processes = start(dir.path()).await;
+    let endpoint = format!("http://{}", processes.nodes[0].sqs_address.as_ref().unwrap());
+    let mut command = Command::new(python);
+    command.arg(script("celery_workers.py")).args([endpoint.as_str(), KEY, SECRET]);
+    let output = command.kill_on_drop(true).output().await.unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    let failed = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.ends_with("all done once\n"), "{said}{failed}");
     processes.stop().await.unwrap();
 }
 

@@ -3,6 +3,7 @@
 usage: conformance.py json|query ENDPOINT[,ENDPOINT...] KEY SECRET
 """
 
+import functools
 import json
 import socket
 import sys
@@ -367,7 +368,7 @@ def a_poller_that_hangs_up_gets_no_message():
 
 
 @check
-def delays_and_retention():
+def delays():
     url = queue(DelaySeconds="2")
     sent = time.time()
     SQS.send_message(QueueUrl=url, MessageBody="by the queue")
@@ -380,6 +381,38 @@ def delays_and_retention():
     SQS.send_message(QueueUrl=now, MessageBody="x", DelaySeconds=2)
     receive(now)
     assert time.time() - sent >= 1.9
+
+
+def fill_for_a_minute():
+    """What `retention` looks at when the other checks are done: a minute is the shortest there is."""
+    short, long = queue(MessageRetentionPeriod="60", VisibilityTimeout="600"), queue()
+    for url in short, long:
+        for body in "waits", "is in flight":
+            SQS.send_message(QueueUrl=url, MessageBody=body)
+    held = receive(short)[0]["ReceiptHandle"]
+    shown = attributes(short)
+    assert (shown["ApproximateNumberOfMessages"], shown["ApproximateNumberOfMessagesNotVisible"]) == ("1", "1"), shown
+    return short, held, long, time.time()
+
+
+def retention(short, held, long, filled):
+    time.sleep(max(0, filled + 60 - time.time()))
+
+    def is_gone(count):
+        end = time.time() + 60
+        while attributes(short)[count] != "0":
+            assert time.time() < end, f"still there: {attributes(short)}"
+            time.sleep(0.5)
+
+    is_gone("ApproximateNumberOfMessages")
+    # Who holds a message may bring it to an end; it is not given to anybody else.
+    assert attributes(short)["ApproximateNumberOfMessagesNotVisible"] == "1"
+    SQS.change_message_visibility(QueueUrl=short, ReceiptHandle=held, VisibilityTimeout=0)
+    is_gone("ApproximateNumberOfMessagesNotVisible")
+    assert "Messages" not in SQS.receive_message(QueueUrl=short, WaitTimeSeconds=1)
+    assert attributes(long)["ApproximateNumberOfMessages"] == "2"
+    SQS.send_message(QueueUrl=short, MessageBody="new")
+    assert receive(short)[0]["Body"] == "new"
 
 
 @check
@@ -644,6 +677,13 @@ def requests_are_signed():
 
 def main():
     failed = 0
+    filled = fill_for_a_minute()
+
+    @check
+    @functools.wraps(retention)
+    def last():
+        retention(*filled)
+
     for function in CHECKS:
         started = time.time()
         try:
