@@ -37,7 +37,7 @@ impl Entries {
 
     /// The record of the entry being applied, for a message about to get `sequence`.
     pub fn open(&mut self, log_index: u64, wall_ms: u64, sequence: u64) -> u32 {
-        if let Some(entry) = self.by_index.get(&log_index) {
+        if let Some((_, entry)) = self.by_index.last_key_value().filter(|(newest, _)| **newest == log_index) {
             return *entry;
         }
         let messages = List::default();

@@ -114,7 +114,11 @@ impl Garbage {
 impl Remains {
     fn pop(&mut self, store: &mut Store) -> Option<u32> {
         let messages = &mut store.messages;
-        if let Some(slot) = self.age.pop_front(messages).or_else(|| self.overdue.pop_front(messages)) {
+        if let Some(slot) = self.age.front() {
+            messages.cut(slot);
+            return self.age.pop_front(messages);
+        }
+        if let Some(slot) = self.overdue.pop_front(messages) {
             return Some(slot);
         }
         let mut outbox = self.outboxes.first_entry()?;

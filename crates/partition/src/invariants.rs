@@ -16,6 +16,7 @@ impl Partition {
     /// # Panics
     /// When something does not hold, saying what.
     pub fn check_invariants(&self) {
+        self.store.messages.check_invariants();
         self.check_messages();
         self.check_timers();
         self.check_entries();
@@ -40,7 +41,7 @@ impl Partition {
                 assert_eq!(self.store.sides[side].message, slot, "a side record knows its message");
                 assert!(self.store.sides[side].grant < self.store.next_grant, "grants were given out");
             }
-            if !self.alive(message) {
+            if !self.alive(&message) {
                 garbage += 1;
                 continue;
             }
@@ -95,17 +96,17 @@ impl Partition {
                 "entries in order"
             );
             last_index = entry.log_index;
-            let slots: Vec<u32> = entry.messages.iter(&store.messages).collect();
-            assert!(!slots.is_empty(), "an entry without live contents is forgotten");
-            let bytes: u64 = slots.iter().map(|slot| u64::from(store.messages[*slot].len)).sum();
+            let messages: Vec<Message> =
+                store.messages.list(&entry.messages).map(|(_, message)| message).collect();
+            assert!(!messages.is_empty(), "an entry without live contents is forgotten");
+            let bytes: u64 = messages.iter().map(|message| u64::from(message.len)).sum();
             assert_eq!(bytes, entry.live_bytes, "live bytes of entry {}", entry.log_index);
-            let ordered = slots.windows(2).all(|pair| {
-                let (left, right) = (&store.messages[pair[0]], &store.messages[pair[1]]);
-                left.sequence < right.sequence && left.offset + left.len <= right.offset
+            let ordered = messages.windows(2).all(|pair| {
+                pair[0].sequence < pair[1].sequence && pair[0].offset + pair[0].len <= pair[1].offset
             });
             assert!(ordered, "contents of an entry are in order and apart");
-            assert!(store.messages[slots[0]].sequence >= entry.first_sequence, "sequences follow entries");
-            found += slots.len();
+            assert!(messages[0].sequence >= entry.first_sequence, "sequences follow entries");
+            found += messages.len();
         }
         assert_eq!(found, store.messages.len(), "every message is in its entry");
     }
@@ -139,17 +140,14 @@ impl Partition {
     fn check_shard(&self, shard: &Shard) {
         let messages = &self.store.messages;
         for (list, aged) in [(&shard.age, Aged::Due), (&shard.overdue, Aged::Overdue)] {
-            for slot in list.iter(messages) {
-                assert!(messages[slot].queue == shard.queue && messages[slot].aged == aged, "age lists");
-                assert!(
-                    aged == Aged::Due || messages[slot].state == State::Leased,
-                    "overdue ones are leased"
-                );
+            for (_, message) in messages.list(list) {
+                assert!(message.queue == shard.queue && message.aged == aged, "age lists");
+                assert!(aged == Aged::Due || message.state == State::Leased, "overdue ones are leased");
             }
         }
-        let aged = shard.age.iter(messages).count() + shard.overdue.iter(messages).count();
+        let aged = messages.list(&shard.age).count() + messages.list(&shard.overdue).count();
         assert_eq!(aged as u64, shard.length(), "every message that is not dead has its age");
-        let first_ms = shard.age.front().map(|slot| self.store.sent_wall_ms(slot));
+        let first_ms = shard.age.front().map(|slot| self.store.sent_wall_ms(&messages[slot]));
         let due_ms = first_ms.map(|first_ms| first_ms + shard.settings.retention_ms);
         assert_eq!(shard.retention_due_ms, due_ms, "retention follows the oldest");
         self.check_outboxes(shard);
@@ -171,7 +169,7 @@ impl Partition {
         let store = &self.store;
         let due_ms = shard.damping.as_ref().and_then(|damping| damping.due_ms());
         assert_eq!(shard.damping_due_ms, due_ms, "held messages are let go in time");
-        let of_shard = |message: &&Message| message.queue == shard.queue && self.alive(message);
+        let of_shard = |message: &Message| message.queue == shard.queue && self.alive(message);
         let all = store.messages.iter().map(|(_, message)| message).filter(of_shard);
         let held = all.filter(|message| message.state == State::Held).count() as u64;
         assert_eq!(held, shard.damping.as_ref().map_or(0, |damping| damping.held_len), "the held");
@@ -220,7 +218,7 @@ impl Partition {
         let store = &self.store;
         let own =
             store.messages.iter().filter(|(_, message)| message.queue == shard.queue && self.alive(message));
-        let own: Vec<_> = own.filter_map(|(slot, message)| Some((message, store.side(slot)?))).collect();
+        let own: Vec<_> = own.filter_map(|(_, message)| Some((message, store.side_of(&message)?))).collect();
         let on_trial =
             own.iter().filter(|(message, side)| message.state == State::Leased && side.company > 0);
         let Some(suspects) = &shard.suspects else {
@@ -248,9 +246,9 @@ impl Partition {
     fn check_lane(&self, lanes: &Lanes, group: u32) -> u64 {
         let messages = &self.store.messages;
         let mut ready = 0;
-        for (lane, slot) in lanes.iter(messages) {
-            assert!(messages[slot].state == State::Ready && messages[slot].lane == lane, "a lane");
-            assert_eq!(messages[slot].group, group, "the lanes are those of the group");
+        for (lane, message) in lanes.iter(messages) {
+            assert!(message.state == State::Ready && message.lane == lane, "a lane");
+            assert_eq!(message.group, group, "the lanes are those of the group");
             ready += 1;
         }
         ready
@@ -260,7 +258,7 @@ impl Partition {
     fn check_tenants(&self, shard: &Shard) {
         let store = &self.store;
         let mut leased: BTreeMap<u32, u32> = BTreeMap::new();
-        let own = |message: &&Message| message.queue == shard.queue && self.alive(message);
+        let own = |message: &Message| message.queue == shard.queue && self.alive(message);
         for message in store.messages.iter().map(|(_, message)| message).filter(own) {
             if message.state == State::Leased {
                 *leased.entry(message.group).or_default() += 1;

@@ -6,6 +6,7 @@
 use crate::arena::Arena;
 use crate::list::List;
 use crate::message::{Message, Order};
+use crate::runs::Messages;
 use crate::wire::{wire_enum, wire_struct};
 
 /// Which list holds a message, when it is ready.
@@ -80,8 +81,8 @@ impl Lanes {
         };
     }
 
-    pub fn iter<'a>(&'a self, messages: &'a Arena<Message>) -> impl Iterator<Item = (Lane, u32)> + 'a {
-        let fresh = self.fresh.iter(messages).map(|slot| (Lane::Fresh, slot));
-        fresh.chain(self.returned.iter(messages).map(|slot| (Lane::Returned, slot)))
+    pub fn iter(&self, messages: &Messages) -> impl Iterator<Item = (Lane, Message)> {
+        let fresh = messages.list(&self.fresh).map(|(_, message)| (Lane::Fresh, message));
+        fresh.chain(messages.list(&self.returned).map(|(_, message)| (Lane::Returned, message)))
     }
 }

@@ -94,8 +94,8 @@ pub const OUTCOMES_MAX: u32 = 64;
 /// Failed messages below which nothing is called a storm.
 pub const STORM_MESSAGES_MIN: u32 = 16;
 
-/// Slots in one page of an arena.
-pub(crate) const PAGE_SLOTS: usize = 1024;
+/// Allocations without values that an arena keeps for the next ones.
+pub(crate) const SPARE_BOXES_MAX: usize = 64;
 /// The highest machine version this code can execute.
 pub const MACHINE_VERSION_MAX: u32 = 1;
 
@@ -109,6 +109,5 @@ const _: () = {
     assert!(SESSION_IDLE_MS_MAX > STAMP_STEP_MS_MAX);
     assert!(HEADROOM_WINDOW_MS >= STAMP_STEP_MS_MAX);
     assert!(STORM_MESSAGES_MIN * 2 <= OUTCOMES_MAX);
-    assert!(PAGE_SLOTS.is_multiple_of(64));
     assert!(REDRIVE_STEP_MAX <= TRANSFER_MAX);
 };

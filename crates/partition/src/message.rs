@@ -26,7 +26,7 @@ pub(crate) enum Aged {
 }
 wire_enum!(Aged { 0 => Due {}, 1 => Overdue {}, 2 => Off {} });
 
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Message {
     pub sequence: u64,
     pub queue: QueueId,

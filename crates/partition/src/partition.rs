@@ -227,7 +227,7 @@ impl Partition {
     pub(crate) fn reindex(&mut self, queue: QueueId) {
         let Some(shard) = self.shards.get_mut(&queue) else { return };
         let retention_ms = shard.settings.retention_ms;
-        let sent = shard.age.front().map(|slot| self.store.sent_wall_ms(slot));
+        let sent = shard.age.front().map(|slot| self.store.sent_wall_ms(&self.store.messages[slot]));
         let due_ms = sent.map(|sent_ms| sent_ms.saturating_add(retention_ms));
         move_in(&mut self.retention, queue, &mut shard.retention_due_ms, due_ms);
         let outdated_ms = shard.headroom.as_ref().map(|headroom| headroom.outdated_ms());

@@ -6,8 +6,7 @@ use std::sync::Arc;
 use crate::headroom::Measure;
 use crate::ids::{QueueId, Receipt, RequestId};
 use crate::limits::{PEEK_SCAN_MAX, WINDOW_SLACK_MS};
-use crate::list;
-use crate::message::{Age, Aged, holds};
+use crate::message::{Age, Aged, Message, holds};
 use crate::partition::Partition;
 use crate::settings::Kind;
 use crate::view::{Deadline, MessageView, OutboxItem, Peek, Prospect, ShardView, State};
@@ -50,7 +49,10 @@ impl Partition {
             revision: shard.revision,
             counters: shard.counters,
             totals: shard.totals,
-            oldest_sent_wall_ms: shard.age.front().map(|slot| self.store.sent_wall_ms(slot)),
+            oldest_sent_wall_ms: shard
+                .age
+                .front()
+                .map(|slot| self.store.sent_wall_ms(&self.store.messages[slot])),
             redrive: shard.redrive.as_ref().map(|redrive| redrive.progress),
             damping: shard.damping.as_ref().map(|damping| damping.view(self.store.log_time_ms)),
             suspects: shard.suspects.as_ref().map(|suspects| suspects.view()).unwrap_or_default(),
@@ -146,15 +148,16 @@ impl Partition {
     }
 
     fn outbox_item(&self, slot: u32) -> Option<OutboxItem> {
+        let message = &self.store.messages[slot];
         let side = self.store.side(slot)?;
         Some(OutboxItem {
             number: side.number,
             target: side.target,
             reason: side.reason.clone(),
-            key: self.store.messages[slot].key(slot),
-            content: self.store.content(slot),
+            key: message.key(slot),
+            content: self.store.content(message),
             receive_count: side.receive_count,
-            sent_wall_ms: self.store.sent_wall_ms(slot),
+            sent_wall_ms: self.store.sent_wall_ms(message),
             origin: side.origin,
         })
     }
@@ -167,8 +170,8 @@ impl Partition {
     /// The live contents of one entry as (offset, length), by offset. O(messages of the entry).
     pub fn live_ranges(&self, log_index: u64) -> Vec<(u32, u32)> {
         let Some(entry) = self.store.entries.of_index(log_index) else { return Vec::new() };
-        let messages = &self.store.messages;
-        entry.messages.iter(messages).map(|slot| (messages[slot].offset, messages[slot].len)).collect()
+        let messages = self.store.messages.list(&entry.messages);
+        messages.map(|(_, message)| (message.offset, message.len)).collect()
     }
 
     /// Whether a message ever had this sequence.
@@ -178,14 +181,14 @@ impl Partition {
 
     /// A message by its sequence. O(log entries + messages of its entry).
     pub fn find(&self, sequence: u64) -> Option<MessageView> {
-        self.slot_of(sequence).map(|slot| self.message_view(slot))
+        self.message_of(sequence).map(|(slot, message)| self.message_view(slot, &message))
     }
 
-    fn slot_of(&self, sequence: u64) -> Option<u32> {
+    fn message_of(&self, sequence: u64) -> Option<(u32, Message)> {
         let entry = self.store.entries.starting_at(sequence).next()?;
-        let messages = &self.store.messages;
-        let slot = entry.messages.iter(messages).find(|slot| messages[*slot].sequence == sequence)?;
-        self.alive(&messages[slot]).then_some(slot)
+        let mut messages = self.store.messages.list(&entry.messages);
+        let found = messages.find(|(_, message)| message.sequence == sequence)?;
+        self.alive(&found.1).then_some(found)
     }
 
     /// Messages of a queue that are ready, leased or delayed, by age, from after `after_sequence` on; 0 starts at the oldest.
@@ -193,7 +196,7 @@ impl Partition {
     pub fn peek(&self, queue: QueueId, after_sequence: u64, limit: usize) -> Peek {
         let Some(shard) = self.shards.get(&queue) else { return Peek::default() };
         let first = match after_sequence {
-            0 => shard.age.front(),
+            0 => shard.age.front().map(|slot| (slot, self.store.messages[slot])),
             _ => match self.following(queue, after_sequence) {
                 Ok(first) => first,
                 Err(scanned_to) => {
@@ -201,49 +204,49 @@ impl Partition {
                 }
             },
         };
-        let mut slots = list::walk::<Age, _>(&self.store.messages, first);
+        let mut by_age = self.store.messages.walk::<Age>(first);
         let limit = limit.min(PEEK_SCAN_MAX);
-        let messages: Vec<_> = slots.by_ref().take(limit).map(|slot| self.message_view(slot)).collect();
+        let page = by_age.by_ref().take(limit).map(|(slot, message)| self.message_view(slot, &message));
+        let messages: Vec<_> = page.collect();
         let last = messages.last().map(|message| message.key.sequence);
-        let next_after_sequence = slots.next().and(last.or(Some(after_sequence)));
+        let next_after_sequence = by_age.next().and(last.or(Some(after_sequence)));
         Peek { messages, next_after_sequence }
     }
 
-    /// The slot to go on with after a sequence, or how far the search came.
-    fn following(&self, queue: QueueId, after_sequence: u64) -> Result<Option<u32>, u64> {
+    /// The message to go on with after a sequence, or how far the search came.
+    fn following(&self, queue: QueueId, after_sequence: u64) -> Result<Option<(u32, Message)>, u64> {
         let messages = &self.store.messages;
-        let here = |slot: &u32| {
-            let message = &messages[*slot];
+        let here = |(_, message): &(u32, Message)| {
             message.queue == queue && message.aged == Aged::Due && self.alive(message)
         };
-        if let Some(slot) = self.slot_of(after_sequence).filter(here) {
-            return Ok(list::next::<Age, _>(messages, slot));
+        if let Some((slot, message)) = self.message_of(after_sequence).filter(here) {
+            return Ok(messages.following::<Age>(slot, &message));
         }
         let mut scanned_to = after_sequence;
         let entries = self.store.entries.starting_at(after_sequence);
-        let later = entries.flat_map(|entry| entry.messages.iter(messages));
-        for (scanned, slot) in later.filter(|slot| messages[*slot].sequence > after_sequence).enumerate() {
-            if here(&slot) {
-                return Ok(Some(slot));
+        let later = entries.flat_map(|entry| messages.list(&entry.messages));
+        let later = later.filter(|(_, message)| message.sequence > after_sequence);
+        for (scanned, message) in later.enumerate() {
+            if here(&message) {
+                return Ok(Some(message));
             }
             if scanned == PEEK_SCAN_MAX {
                 return Err(scanned_to);
             }
-            scanned_to = messages[slot].sequence;
+            scanned_to = message.1.sequence;
         }
         Ok(None)
     }
 
-    fn message_view(&self, slot: u32) -> MessageView {
-        let message = &self.store.messages[slot];
-        let side = self.store.side(slot);
+    fn message_view(&self, slot: u32, message: &Message) -> MessageView {
+        let side = self.store.side_of(message);
         let timed = side.filter(|_| matches!(message.state, State::Leased | State::Delayed | State::Held));
         MessageView {
             key: message.key(slot),
             queue: message.queue,
-            content: self.store.content(slot),
+            content: self.store.content(message),
             state: message.state,
-            sent_wall_ms: self.store.sent_wall_ms(slot),
+            sent_wall_ms: self.store.sent_wall_ms(message),
             receive_count: side.map_or(0, |side| side.receive_count),
             first_received_wall_ms: side.map(|side| side.first_received_wall_ms).filter(|at| *at > 0),
             deadline_log_ms: timed.map(|side| side.deadline_ms),

@@ -267,6 +267,7 @@ impl Shard {
                     self.leave_suspects(store, slot);
                 } else if self.settings.kind == Kind::Standard {
                     let group = store.messages[slot].group;
+                    store.messages.cut(slot);
                     self.lanes_of(&mut store.groups, group).remove(&mut store.messages, slot);
                 }
             }

@@ -6,6 +6,7 @@ use crate::entries::Entries;
 use crate::ids::{ContentRef, Receipt};
 use crate::message::{Expiry, Group, Message, Side, Timer, slot_or_none};
 use crate::notes::Notes;
+use crate::runs::Messages;
 use crate::wire::wire_struct;
 
 #[derive(Debug)]
@@ -16,7 +17,7 @@ pub(crate) struct Store {
     pub next_sequence: u64,
     pub next_grant: u64,
     pub next_number: u64,
-    pub messages: Arena<Message>,
+    pub messages: Messages,
     pub sides: Arena<Side>,
     pub groups: Arena<Group>,
     pub entries: Entries,
@@ -50,7 +51,7 @@ impl Store {
             next_sequence: 1,
             next_grant: 1,
             next_number: 1,
-            messages: Arena::new(),
+            messages: Messages::new(),
             sides: Arena::new(),
             groups: Arena::new(),
             entries: Entries::new(),
@@ -73,7 +74,11 @@ impl Store {
     }
 
     pub fn side(&self, slot: u32) -> Option<&Side> {
-        slot_or_none(self.messages[slot].side).map(|side| &self.sides[side])
+        self.side_of(&self.messages[slot])
+    }
+
+    pub fn side_of(&self, message: &Message) -> Option<&Side> {
+        slot_or_none(message.side).map(|side| &self.sides[side])
     }
 
     /// The message's side record, made when it has none.
@@ -89,14 +94,13 @@ impl Store {
         &mut self.sides[side]
     }
 
-    pub fn content(&self, slot: u32) -> ContentRef {
-        let message = &self.messages[slot];
+    pub fn content(&self, message: &Message) -> ContentRef {
         let log_index = self.entries.records[message.entry].log_index;
         ContentRef { log_index, offset: message.offset, len: message.len }
     }
 
-    pub fn sent_wall_ms(&self, slot: u32) -> u64 {
-        self.entries.records[self.messages[slot].entry].wall_ms
+    pub fn sent_wall_ms(&self, message: &Message) -> u64 {
+        self.entries.records[message.entry].wall_ms
     }
 
     pub fn receipt(&self, slot: u32) -> Receipt {

@@ -14,6 +14,31 @@ use leasehold_partition::*;
 use rig::{Random, Rig, for_seeds};
 use slow_model::*;
 
+/// What a message is like that is about to be sent.
+struct Draft {
+    body: Vec<u8>,
+    group: Option<[u8; 1]>,
+    dedup: Option<[u8; 1]>,
+    delay_ms: Option<u32>,
+    expiry_ms: Option<u64>,
+}
+
+impl Draft {
+    fn message(&self) -> NewMessage<'_> {
+        let (group, dedup_id) =
+            (self.group.as_ref().map(|id| &id[..]), self.dedup.as_ref().map(|id| &id[..]));
+        let content = Content { body: &self.body, group, dedup_id, ..Content::default() };
+        NewMessage { delay_ms: self.delay_ms, expiry_ms: self.expiry_ms, content }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Likeness {
+    /// Mostly without a group, a delay and a time to live.
+    Plain,
+    Any,
+}
+
 /// Drives the partition and the model with the same choices.
 struct Twin {
     rig: Rig,
@@ -120,35 +145,53 @@ impl Twin {
         self.compare();
     }
 
-    fn send(&mut self) {
-        let queue = self.queue();
+    fn draft(&mut self, queue: u64, likeness: Likeness) -> Draft {
+        let fifo = self.model.fifo(queue);
         let random = &mut self.random;
         let body = vec![7; random.below(20) as usize];
-        let (group, dedup) = ([random.below(GROUPS.into()) as u8], [random.below(12) as u8]);
-        let id = random.one_in(3).then_some(dedup[0]);
-        let fifo = self.model.fifo(queue);
-        let delay_ms = (!fifo && random.one_in(4)).then(|| 1 + random.below(2000) as u32);
-        let expiry_ms = random.one_in(6).then(|| 1 + random.below(5_000));
-        let dedup_id = id.map(|_| &dedup[..]);
-        let has_group = fifo || !random.one_in(3);
-        let content =
-            Content { body: &body, group: has_group.then_some(&group[..]), dedup_id, ..Content::default() };
-        let message = NewMessage { delay_ms, expiry_ms, content };
-        let reply = self.rig.apply(Command::Send { queue: QueueId(queue), messages: vec![message] });
+        let (group, dedup) = (random.below(GROUPS.into()) as u8, random.below(12) as u8);
+        let is_plain = likeness == Likeness::Plain && !random.one_in(8);
+        Draft {
+            body,
+            group: (fifo || !is_plain && !random.one_in(3)).then_some([group]),
+            dedup: random.one_in(3).then_some([dedup]),
+            delay_ms: (!fifo && !is_plain && random.one_in(4)).then(|| 1 + random.below(2000) as u32),
+            expiry_ms: (!is_plain && random.one_in(6)).then(|| 1 + random.below(5_000)),
+        }
+    }
+
+    /// One message, or several that nothing tells apart but their bodies, as runs are made of.
+    fn send(&mut self) {
+        let queue = self.queue();
+        let (count, likeness) = match self.random.one_in(3) {
+            true => (1 + self.random.below(9), Likeness::Plain),
+            false => (1, Likeness::Any),
+        };
+        let drafts: Vec<Draft> = (0..count).map(|_| self.draft(queue, likeness)).collect();
+        let messages = drafts.iter().map(Draft::message).collect();
+        let reply = self.rig.apply(Command::Send { queue: QueueId(queue), messages });
         let Reply::Sent { outcomes } = reply else { panic!("{reply:?}") };
+        assert_eq!(outcomes.len(), drafts.len());
+        for (draft, outcome) in drafts.iter().zip(outcomes) {
+            self.expect_sent(queue, draft, outcome);
+        }
+    }
+
+    fn expect_sent(&mut self, queue: u64, draft: &Draft, outcome: SendOutcome) {
+        let id = draft.dedup.map(|[id]| id);
         let expected = self.model.duplicate(queue, id);
         let expected = expected.map(|sequence| SendOutcome::Duplicate { sequence });
         let full = self.model.full(queue);
         let expected = expected.or(full.then_some(SendOutcome::Refused { reason: Refusal::QueueFull }));
         if let Some(expected) = expected {
-            assert_eq!(outcomes, [expected]);
+            assert_eq!(outcome, expected);
             return;
         }
-        let [SendOutcome::Sent { key }] = outcomes[..] else { panic!("{outcomes:?}") };
-        let delay_ms = delay_ms.unwrap_or(settings_of(queue).delay_ms);
-        let group = if has_group { group[0] } else { NO_GROUP };
-        let len = length(content);
-        self.model.add(queue, group, len, key.sequence, u64::from(delay_ms), expiry_ms);
+        let SendOutcome::Sent { key } = outcome else { panic!("{outcome:?}") };
+        let delay_ms = draft.delay_ms.unwrap_or(settings_of(queue).delay_ms);
+        let group = draft.group.map_or(NO_GROUP, |[group]| group);
+        let len = length(draft.message().content);
+        self.model.add(queue, group, len, key.sequence, u64::from(delay_ms), draft.expiry_ms);
         self.model.remember(queue, id, key.sequence);
     }
 
@@ -332,7 +375,8 @@ impl Twin {
             let live: u64 = partition.live_contents().map(|(_, bytes)| bytes).sum();
             assert_eq!(live, self.model.items.iter().map(|item| item.len).sum::<u64>());
         }
-        for item in self.model.items.iter().take(5) {
+        let (first, last) = (self.model.items.iter().take(5), self.model.items.iter().rev().take(5));
+        for item in first.chain(last) {
             let found = partition.find(item.sequence).unwrap();
             assert_eq!((found.state, found.receive_count), (item.state, item.receives));
         }

@@ -88,7 +88,8 @@ fn return_one(shard: &mut Shard, store: &mut Store, slot: u32, notes: &mut Notes
     store.messages[slot].aged = Aged::Due;
     shard.age.push_back(&mut store.messages, slot);
     // It is not at its old place by age, so a time to live stands in for the retention.
-    let retained_to_ms = store.sent_wall_ms(slot).saturating_add(shard.settings.retention_ms);
+    let retained_to_ms =
+        store.sent_wall_ms(&store.messages[slot]).saturating_add(shard.settings.retention_ms);
     store.arm_expiry(slot, retained_to_ms);
     if let Some(group) = slot_or_none(store.messages[slot].group) {
         let name = store.groups[group].name.clone();

@@ -217,12 +217,13 @@ fn grant(
 }
 
 fn delivery(store: &Store, slot: u32) -> Delivery {
+    let message = &store.messages[slot];
     let side = store.side(slot).expect("a leased message has a side record");
     Delivery {
         receipt: store.receipt(slot),
-        content: store.content(slot),
+        content: store.content(message),
         receive_count: side.receive_count,
-        sent_wall_ms: store.sent_wall_ms(slot),
+        sent_wall_ms: store.sent_wall_ms(message),
         first_received_wall_ms: side.first_received_wall_ms,
         deadline_log_ms: side.deadline_ms,
         lease_ms: side.lease_ms,

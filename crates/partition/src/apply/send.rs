@@ -199,6 +199,7 @@ fn start(
         shard.enter_delayed(store, slot, Lane::Fresh, delay_ms);
     } else {
         shard.enter_ready(store, slot, Lane::Fresh, notes);
+        store.messages.fold(store.messages[slot].age.prev);
     }
     shard.refresh_group_of(store, slot, notes);
 }

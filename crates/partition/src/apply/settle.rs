@@ -128,18 +128,16 @@ fn judge(
     if !issued {
         return Outcome::Invalid;
     }
-    let message = match store.messages.get(receipt.slot) {
-        Some(message) if message.sequence == receipt.sequence => message,
-        _ => return Outcome::Gone,
-    };
+    let found = store.messages.at(receipt.slot).filter(|message| message.sequence == receipt.sequence);
+    let Some(message) = found else { return Outcome::Gone };
     if message.queue != shard.queue {
         return Outcome::Invalid;
     }
-    if !owns(shard, message) {
+    if !owns(shard, &message) {
         return Outcome::Gone;
     }
-    match store.side(receipt.slot) {
-        Some(side) if holds(message, side, receipt) => act(shard, store),
+    match store.side_of(&message) {
+        Some(side) if holds(&message, side, receipt) => act(shard, store),
         _ => Outcome::Stale,
     }
 }
