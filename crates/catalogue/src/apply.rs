@@ -63,7 +63,7 @@ impl Catalogue {
             Kind::SettlePartition(settle) => self.settle_partition(&settle),
             Kind::AddPartitions(add) => self.add_partitions(&add),
             Kind::CreateQueue(create) => self.create_queue(log_index, create),
-            Kind::SetQueue(set) => self.set_queue(log_index, &set),
+            Kind::SetQueue(set) => self.set_queue(log_index, set),
             Kind::TagQueue(tag) => self.tag_queue(log_index, tag),
             Kind::DeleteQueue(delete) => self.delete_queue(delete),
             Kind::PacePurge(pace) => self.pace_purge(&pace),

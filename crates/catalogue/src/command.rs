@@ -213,8 +213,13 @@ pub struct SetQueue {
     /// Refused when the queue's revision is another one; 0 takes any.
     #[prost(uint64, tag = "4")]
     pub if_revision: u64,
+    #[prost(btree_map = "string, string", tag = "5")]
+    pub tags: BTreeMap<String, String>,
+    #[prost(string, repeated, tag = "6")]
+    pub tags_removed: Vec<String>,
 }
 
+/// Changes tags alone. Logs have it; what is proposed is [`SetQueue`], which changes settings and tags in one.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct TagQueue {
     #[prost(string, tag = "1")]

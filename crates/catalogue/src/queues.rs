@@ -74,9 +74,10 @@ impl Catalogue {
         Ok(Reply::Queue { id, created: true })
     }
 
-    pub(crate) fn set_queue(&mut self, log_index: u64, set: &SetQueue) -> Reply {
+    /// Changes settings and tags: all of it, or nothing.
+    pub(crate) fn set_queue(&mut self, log_index: u64, set: SetQueue) -> Reply {
         let Some(queue) = self.queue_by_name(&set.name) else { return unknown(&set.name) };
-        let (id, old) = (queue.id, queue.settings.clone());
+        let (id, old, mut tags) = (queue.id, queue.settings.clone(), queue.tags.clone());
         if set.if_revision != 0 && set.if_revision != queue.revision {
             let detail =
                 format!("{} has changed since revision {}: read it again", set.name, set.if_revision);
@@ -86,10 +87,16 @@ impl Catalogue {
             Ok(settings) => settings,
             Err(reply) => return reply,
         };
+        tags.extend(set.tags);
+        tags.retain(|key, _| !set.tags_removed.contains(key));
+        if let Err(reply) = check_tags(&tags) {
+            return reply;
+        }
         self.forget_source(&set.name, old.dead_letter);
         self.index_source(&set.name, settings.dead_letter);
         if let Some(queue) = self.queues.get_mut(&id) {
             queue.settings = settings;
+            queue.tags = tags;
             queue.modified_wall_ms = set.wall_ms;
             queue.revision = log_index;
         }
@@ -97,19 +104,12 @@ impl Catalogue {
     }
 
     pub(crate) fn tag_queue(&mut self, log_index: u64, tag: TagQueue) -> Reply {
-        let Some(queue) = self.queue_by_name(&tag.name) else { return unknown(&tag.name) };
-        let (id, mut tags) = (queue.id, queue.tags.clone());
-        tags.extend(tag.set);
-        tags.retain(|key, _| !tag.remove.contains(key));
-        if let Err(reply) = check_tags(&tags) {
-            return reply;
+        let TagQueue { name, set: tags, remove: tags_removed, wall_ms } = tag;
+        let set = SetQueue { name, tags, tags_removed, wall_ms, ..SetQueue::default() };
+        match self.set_queue(log_index, set) {
+            Reply::Queue { .. } => Reply::Done,
+            refused => refused,
         }
-        if let Some(queue) = self.queues.get_mut(&id) {
-            queue.tags = tags;
-            queue.modified_wall_ms = tag.wall_ms;
-            queue.revision = log_index;
-        }
-        Reply::Done
     }
 
     pub(crate) fn delete_queue(&mut self, delete: DeleteQueue) -> Reply {

@@ -143,9 +143,41 @@ fn a_change_may_ask_for_the_revision_that_was_read() {
     let read = catalogue.queue_by_name("q").unwrap().revision;
     let set = |if_revision| {
         let change = QueueChange { lease_ms: Some(5), ..QueueChange::default() };
-        Kind::SetQueue(SetQueue { name: "q".to_owned(), change, wall_ms: 1, if_revision })
+        Kind::SetQueue(SetQueue {
+            name: "q".to_owned(),
+            change,
+            wall_ms: 1,
+            if_revision,
+            ..SetQueue::default()
+        })
     };
     apply(&mut catalogue, set(read));
     assert_eq!(refused(&mut catalogue, set(read)).0, Refusal::Changed);
     apply(&mut catalogue, set(0));
+}
+
+#[test]
+fn settings_and_tags_change_together_or_not_at_all() {
+    let mut catalogue = founded();
+    apply(&mut catalogue, create("q", QueueChange::default()));
+    let tags = |catalogue: &Catalogue| catalogue.queue_by_name("q").unwrap().tags.clone();
+    let lease_ms = |catalogue: &Catalogue| catalogue.queue_by_name("q").unwrap().settings.lease_ms;
+    let set = |lease_ms, if_revision, key: &str| {
+        let change = QueueChange { lease_ms: Some(lease_ms), ..QueueChange::default() };
+        let tags = [(key.to_owned(), "v".to_owned())].into();
+        let tags_removed = vec!["first".to_owned()];
+        let name = "q".to_owned();
+        Kind::SetQueue(SetQueue { name, change, wall_ms: 1, if_revision, tags, tags_removed })
+    };
+    apply(&mut catalogue, set(5_000, 0, "second"));
+    let (before, read) = (tags(&catalogue), catalogue.queue_by_name("q").unwrap().revision);
+    assert_eq!(before.keys().collect::<Vec<_>>(), ["second"]);
+    assert_eq!(lease_ms(&catalogue), 5_000);
+    // Settings that do not fit, a revision that is gone, and tags that do not fit each refuse all of it.
+    for wrong in [set(u64::MAX, 0, "third"), set(6_000, read - 1, "third"), set(6_000, 0, "")] {
+        refused(&mut catalogue, wrong);
+        assert_eq!(tags(&catalogue), before);
+        assert_eq!(lease_ms(&catalogue), 5_000);
+        assert_eq!(catalogue.queue_by_name("q").unwrap().revision, read);
+    }
 }

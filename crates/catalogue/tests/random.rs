@@ -68,6 +68,7 @@ impl Random {
                 name: self.name('q', 12),
                 change: self.change(),
                 wall_ms,
+                tags: (0..self.below(4) / 3).map(|_| (self.name('t', 20), self.name('v', 9))).collect(),
                 ..SetQueue::default()
             }),
             6 => {

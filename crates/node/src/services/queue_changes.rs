@@ -2,7 +2,7 @@
 
 use futures::future::try_join_all;
 use leasehold_catalogue::{
-    self as catalogue, CreateQueue, DeleteQueue, Kind, PacePurge, QueueChange, Reply, SetQueue, TagQueue,
+    self as catalogue, CreateQueue, DeleteQueue, Kind, PacePurge, QueueChange, Reply, SetQueue,
 };
 use leasehold_partition::{self as partition, Command};
 use leasehold_proto::v1::{
@@ -31,21 +31,16 @@ pub async fn create(core: &Core, request: CreateQueueRequest, pause_ms: u64) -> 
     }
 }
 
-/// Changes the settings that are present, if the queue is of revision `if_revision`; 0 takes any.
+/// Changes the settings and tags that are present, all or none, if the queue is of revision `if_revision`; 0 takes any.
 pub async fn set(core: &Core, request: SetQueueRequest, if_revision: u64) -> Result<(), Failure> {
     let SetQueueRequest { queue: name, settings, request } = request;
-    let settings = settings.unwrap_or_default();
-    let (change, set, remove) = change(settings);
-    let has_tags = !set.is_empty() || !remove.is_empty();
-    if has_tags {
-        let tag = TagQueue { name: name.clone(), set, remove, wall_ms: wall_ms() };
-        core.catalogue.propose_for(request, Kind::TagQueue(tag)).await?;
-    }
-    if has_tags && change == QueueChange::default() {
+    let (change, tags, tags_removed) = change(settings.unwrap_or_default());
+    let is_of_tags = change == QueueChange::default() && !(tags.is_empty() && tags_removed.is_empty());
+    let set = SetQueue { name: name.clone(), change, wall_ms: wall_ms(), if_revision, tags, tags_removed };
+    core.catalogue.propose_for(request, Kind::SetQueue(set)).await?;
+    if is_of_tags {
         return Ok(());
     }
-    let set = SetQueue { name: name.clone(), change, wall_ms: wall_ms(), if_revision };
-    core.catalogue.propose_for(request, Kind::SetQueue(set)).await?;
     // A command that does nothing makes each leader bring its shard up to date now.
     // The catalogue has changed by now: what fails from here on is not a change that was not made.
     let changed = |failure: Failure| failure.after(true);
