@@ -33,6 +33,8 @@ const PATIENCE: Duration = Duration::from_millis(CONNECT_TIMEOUT_MS);
 /// Who was asked waits longer than who opens: a packet that was lost comes again.
 const GREETING_PATIENCE: Duration = Duration::from_millis(KEEP_ALIVE_TIMEOUT_MS);
 const KEEP_ALIVE_PROBES: u32 = 2;
+/// How long a peer may acknowledge nothing, or take nothing of what waits for it.
+const SILENCE_MAX: Duration = Duration::from_millis(KEEP_ALIVE_INTERVAL_MS * (1 + KEEP_ALIVE_PROBES as u64));
 
 /// Opens a lane: `frames` go there, and what comes back is the stream.
 pub async fn open(
@@ -40,19 +42,12 @@ pub async fn open(
     hello: LaneHello,
     frames: impl Stream<Item = Vec<Frame>> + Send + 'static,
 ) -> Result<FrameStream, TransportError> {
-    // Each has its time, as both take a way there and back.
-    let connected = timeout(PATIENCE, TcpStream::connect(&address)).await;
-    let mut stream = connected.map_err(|_| TransportError::Silent)??;
-    prepare(&stream)?;
-    let greeting = async {
-        stream.write_all(&[OPENING, &*framed(&hello)].concat()).await?;
-        read_message::<LaneWelcome>(&mut stream).await
+    let connecting = async {
+        let stream = TcpStream::connect(&address).await?;
+        prepare(&stream, SILENCE_MAX)?;
+        Ok(stream)
     };
-    let welcome = timeout(PATIENCE, greeting).await.map_err(|_| TransportError::Silent)??;
-    if !welcome.refusal.is_empty() {
-        return Err(TransportError::Refused(welcome.refusal));
-    }
-    let (read, write) = stream.into_split();
+    let (read, write) = greet(connecting, &hello).await?.into_split();
     // Who hears nothing any more has nothing to say either: frames must not wait for a peer that takes none.
     let sending = tokio::spawn(async move { ended(send_all(write, frames).await) });
     let sending = StopOnDrop(sending.abort_handle());
@@ -60,6 +55,20 @@ pub async fn open(
         let _alive = &sending;
     });
     Ok(answers.boxed())
+}
+
+/// Connects, and is welcome. Each has its time, as both take a way there and back.
+async fn greet<S: AsyncRead + AsyncWrite + Unpin>(
+    connecting: impl Future<Output = io::Result<S>>,
+    hello: &LaneHello,
+) -> Result<S, TransportError> {
+    let mut stream = timeout(PATIENCE, connecting).await.map_err(|_| TransportError::Silent)??;
+    let greeting = async {
+        stream.write_all(&[OPENING, &*framed(hello)].concat()).await?;
+        read_message::<LaneWelcome>(&mut stream).await
+    };
+    let welcome = timeout(PATIENCE, greeting).await.map_err(|_| TransportError::Silent)??;
+    if welcome.refusal.is_empty() { Ok(stream) } else { Err(TransportError::Refused(welcome.refusal)) }
 }
 
 /// Whether a connection to the peers' port is a lane; it waits for the first byte.
@@ -74,7 +83,7 @@ pub async fn accept(
     mut stream: TcpStream,
     serve: impl FnOnce(&LaneHello, FrameStream) -> Result<FrameStream, String>,
 ) -> io::Result<()> {
-    prepare(&stream)?;
+    prepare(&stream, SILENCE_MAX)?;
     let hello = timeout(GREETING_PATIENCE, read_hello(&mut stream)).await??;
     let (read, mut write) = stream.into_split();
     let served = hello.and_then(|hello| serve(&hello, receive(read).boxed()));
@@ -86,16 +95,16 @@ pub async fn accept(
     }
 }
 
-fn prepare(stream: &TcpStream) -> io::Result<()> {
+fn prepare(stream: &TcpStream, silence_max: Duration) -> io::Result<()> {
     stream.set_nodelay(true)?;
     // Who opened notices silence by itself; who was asked has this, for a caller that lost its power.
-    let interval = Duration::from_millis(KEEP_ALIVE_INTERVAL_MS);
+    let interval = silence_max / (1 + KEEP_ALIVE_PROBES);
     let keepalive =
         TcpKeepalive::new().with_time(interval).with_interval(interval).with_retries(KEEP_ALIVE_PROBES);
     SockRef::from(stream).set_tcp_keepalive(&keepalive)?;
     // The system does not probe while something is not acknowledged, and repeats that for a quarter of an hour.
     #[cfg(target_os = "linux")]
-    SockRef::from(stream).set_tcp_user_timeout(Some(interval * (1 + KEEP_ALIVE_PROBES)))?;
+    SockRef::from(stream).set_tcp_user_timeout(Some(silence_max))?;
     Ok(())
 }
 
@@ -104,7 +113,7 @@ fn framed(message: &impl Message) -> Vec<u8> {
     [&(body.len() as u32).to_le_bytes(), &*body].concat()
 }
 
-async fn read_message<M: Message + Default>(stream: &mut TcpStream) -> io::Result<M> {
+async fn read_message<M: Message + Default>(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<M> {
     let length = stream.read_u32_le().await? as usize;
     if length > GREETING_BYTES_MAX {
         return Err(invalid("the greeting is too long: is this the port of a node's peers?"));
@@ -184,4 +193,66 @@ fn ended(outcome: io::Result<()>) {
 
 fn invalid(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, error)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+    use tokio::time::{Instant, sleep};
+
+    use super::*;
+
+    /// Less than the patience for a step, and more than half of it.
+    const SLOW: Duration = Duration::from_millis(CONNECT_TIMEOUT_MS * 4 / 5);
+
+    /// Greets somebody who is reached and who answers after this time each.
+    async fn greeted_over(way: Duration) -> Result<(), TransportError> {
+        let (near, mut far) = tokio::io::duplex(GREETING_BYTES_MAX);
+        let connecting = async {
+            sleep(way).await;
+            Ok(near)
+        };
+        let answering = async {
+            sleep(way * 2).await;
+            // Who gave up does not listen any more.
+            let _ = far.write_all(&framed(&LaneWelcome::default())).await;
+        };
+        let hello = LaneHello::default();
+        let (greeted, ()) = tokio::join!(greet(connecting, &hello), answering);
+        greeted.map(drop)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lane_opens_over_a_slow_way() {
+        let began = Instant::now();
+        greeted_over(SLOW).await.unwrap();
+        assert!(began.elapsed() > PATIENCE, "the way was not slow: {:?}", began.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_not_reached_in_time_is_silent() {
+        let greeted = greeted_over(PATIENCE * 2).await;
+        assert!(matches!(greeted, Err(TransportError::Silent)), "{greeted:?}");
+    }
+
+    /// The system ends it, at a time that it chooses itself once the limit is over.
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn a_connection_to_a_peer_that_takes_nothing_breaks() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (_takes_nothing, _) = listener.accept().await.unwrap();
+        // The system counts the intervals of signs of life in seconds.
+        prepare(&stream, Duration::from_secs(u64::from(1 + KEEP_ALIVE_PROBES))).unwrap();
+        let sending = async {
+            loop {
+                if let Err(error) = stream.write_all(&[0; 64 * 1024]).await {
+                    return error;
+                }
+            }
+        };
+        let error =
+            timeout(Duration::from_secs(60), sending).await.expect("it waits for the peer without end");
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
 }
