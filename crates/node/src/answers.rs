@@ -319,3 +319,56 @@ fn counters(shard: &ShardView) -> QueueCounters {
         oldest_age_ms: shard.oldest_sent_wall_ms.map_or(0, |sent| wall_ms().saturating_sub(sent)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::atomic::AtomicUsize;
+
+    use leasehold_catalogue::{NodeId, PartitionId};
+    use leasehold_partition::BatchBuilder;
+    use leasehold_raft_log::{Log, Options, RealFileSystem};
+
+    use super::*;
+    use crate::raft::Machine as _;
+    use crate::replica::{PartitionMachine, ReplicaParts, group_of};
+    use crate::testing::{HERE, group, silent_lanes};
+
+    const PARTITION: PartitionId = PartitionId(0);
+
+    /// A replica that follows nobody yet, on a node with a log without contents.
+    async fn replica_and_answers(dir: &Path) -> (Replica, LocalAnswers) {
+        let (view, lanes) = (Arc::new(ClusterView::new(NodeId(HERE))), silent_lanes());
+        let machine = Arc::new(PartitionMachine::new(PARTITION, None));
+        let group = group(&dir.join("replica"), group_of(PARTITION), machine.clone(), lanes.clone()).await;
+        let replica = Replica::start(ReplicaParts {
+            id: PARTITION,
+            group,
+            machine,
+            queues: view.clone(),
+            pending_bytes: Arc::new(AtomicUsize::new(0)),
+            pending_bytes_max: 0,
+        });
+        let (log, _) =
+            Log::open(Arc::new(RealFileSystem), &dir.join("contents"), Options::default()).unwrap();
+        let contents = Contents { log, view: view.clone(), lanes };
+        (replica, LocalAnswers { contents, view, history: None })
+    }
+
+    /// The entry that will stand there need not be the one that the asker has there.
+    #[tokio::test]
+    async fn a_content_is_not_read_before_its_entry_is_applied() {
+        let dir = tempfile::tempdir().unwrap();
+        let (replica, answers) = replica_and_answers(dir.path()).await;
+        let reason = async |log_index| {
+            let wanted = peer::ReadContent { log_index, offset: 0, len: 1 };
+            let query = peer::Query { kind: Some(Kind::ReadContent(wanted)) };
+            answers.answer(&replica, query).await.unwrap_err().reason
+        };
+        assert_eq!(reason(1).await, Reason::Busy);
+        let entry = Bytes::from(BatchBuilder::new(1, 1).finish());
+        replica.machine().apply(1, &entry).unwrap();
+        assert_eq!(reason(1).await, Reason::NodeFailed, "it was not looked for");
+        assert_eq!(reason(2).await, Reason::Busy);
+    }
+}
