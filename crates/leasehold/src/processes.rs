@@ -199,6 +199,14 @@ impl Processes {
         self.nodes[at].child.id()
     }
 
+    /// Whether a node runs. One that ended by itself keeps its id until somebody asks this.
+    ///
+    /// # Errors
+    /// When the system does not tell.
+    pub fn is_running(&mut self, at: usize) -> Result<bool, ProcessError> {
+        Ok(self.nodes[at].child.try_wait()?.is_none())
+    }
+
     /// Ends a node as a crash does.
     pub async fn kill(&mut self, at: usize) -> Result<(), ProcessError> {
         Ok(self.nodes[at].child.kill().await?)

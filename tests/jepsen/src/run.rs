@@ -121,9 +121,11 @@ async fn run_in(plan: &Plan, dir: &Path, network: Option<&Network>) -> Result<(H
         repeated: BTreeMap::new(),
         damaged: BTreeMap::new(),
         noticed: 0,
+        full_before: 0,
+        out_of_memory: 0,
     };
     inject(&mut scene, &planned).await?;
-    let noticed = scene.noticed;
+    let (noticed, out_of_memory) = (scene.noticed, scene.out_of_memory);
     await_progress(&stage).await;
     stage.is_over.store(true, Ordering::Relaxed);
     drain(&stage).await?;
@@ -143,6 +145,8 @@ async fn run_in(plan: &Plan, dir: &Path, network: Option<&Network>) -> Result<(H
     if plan.faults.iter().any(|fault| fault.is_of_reads()) {
         verdict.counts.insert("damage_noticed", noticed);
     }
+    verdict.counts.insert("refused_for_length", stage.full.load(Ordering::Relaxed));
+    verdict.counts.insert("out_of_memory", out_of_memory);
     Ok((history, verdict))
 }
 
@@ -237,6 +241,7 @@ async fn set_up(plan: &Plan, processes: &Processes) -> Result<Stage, String> {
         endpoints: RwLock::new(processes.endpoints()),
         partitions: routes.shards.iter().map(|shard| shard.partition).collect(),
         rows: AtomicU64::new(0),
+        full: AtomicU64::new(0),
         queues: Mutex::default(),
         is_held_back: AtomicBool::new(false),
         is_over: AtomicBool::new(false),

@@ -108,6 +108,14 @@ fn nodes_that_are_replaced_starved_and_restarted_break_no_promise() {
     assert_it_proves_something(&run(&["--faults", "replace,starve,rolling-restart,descriptors"]));
 }
 
+/// A queue at its maximum length refuses sends, gives what it holds, and takes more when there is room; a node without memory ends.
+#[test]
+fn a_full_queue_and_a_node_without_memory_lose_nothing() {
+    let told = run(&["--faults", "queue-full,memory"]);
+    assert_it_proves_something(&told);
+    assert!(told["counts"]["refused_for_length"].as_u64() > Some(0), "{told:#}");
+}
+
 #[test]
 fn lost_power_and_bent_clocks_break_no_promise() {
     let told = run(&["--faults", "power-loss,power-loss-majority,pause-power,clock-jump,clock-strobe"]);

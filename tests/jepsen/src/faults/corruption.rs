@@ -49,7 +49,7 @@ pub async fn begin(scene: &mut Scene<'_>, planned: &Planned) -> Result<String, S
 pub async fn end(scene: &mut Scene<'_>, planned: &Planned) -> Result<(), String> {
     let node = planned.node;
     let Some(Damaged { file, words_begin }) = scene.damaged.remove(&planned.number) else { return Ok(()) };
-    if scene.processes.pid(node).is_none() {
+    if !scene.processes.is_running(node).map_err(failed)? {
         return Err(format!("node {} ended by itself", node + 1));
     }
     let words = words(scene, node)?;
@@ -57,7 +57,7 @@ pub async fn end(scene: &mut Scene<'_>, planned: &Planned) -> Result<(), String>
     scene.processes.kill(node).await.map_err(failed)?;
     match restart_damaged(scene, node).await {
         // The file was no longer needed.
-        Ok(_) if scene.processes.pid(node).is_some() => Ok(()),
+        Ok(_) if scene.processes.is_running(node).map_err(failed)? => Ok(()),
         Ok(_) => replace(scene, node).await,
         Err(error) => Err(format!("{}: {error}", file.display())),
     }

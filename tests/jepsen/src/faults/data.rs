@@ -1,4 +1,4 @@
-//! Faults of what a node has written down: files that are damaged while it is down, and a disk that is nearly full.
+//! Faults of what a node has: files that are damaged, and a disk, descriptors or memory that are used up.
 
 use std::time::Duration;
 
@@ -26,6 +26,8 @@ pub enum Fault {
     Replace,
     /// A node may open no more files and connections: it goes on, or ends by itself and is started again.
     Descriptors,
+    /// A node gets no more memory than it has: it goes on, or ends by itself and is started again.
+    Memory,
 }
 
 pub const LASTS_MS: [u64; 2] = [1_000, 5_000];
@@ -62,12 +64,16 @@ pub async fn begin(scene: &mut Scene<'_>, fault: Fault, planned: &Planned) -> Re
             let open = limit_descriptors(scene, node, Descriptors::AsManyAsAreOpen)?;
             format!("not more than {open} descriptors")
         }
+        Fault::Memory => {
+            let bytes = limit_memory(scene, node, Memory::AsMuchAsIsUsed)?;
+            format!("not more than {bytes} bytes of memory")
+        }
     };
     Ok(format!("node {} for {:?}: {what}", node + 1, planned.lasts))
 }
 
 pub async fn end(scene: &mut Scene<'_>, fault: Fault, planned: &Planned) -> Result<(), String> {
-    let is_running = scene.processes.pid(planned.node).is_some();
+    let is_running = scene.processes.is_running(planned.node).map_err(failed)?;
     match fault {
         Fault::Corrupt if is_running => Ok(()),
         Fault::Corrupt | Fault::Replace => replace(scene, planned.node).await,
@@ -75,6 +81,11 @@ pub async fn end(scene: &mut Scene<'_>, fault: Fault, planned: &Planned) -> Resu
         // It may have ended by itself.
         Fault::Descriptors if is_running => {
             limit_descriptors(scene, planned.node, Descriptors::AsTheHarness).map(drop)
+        }
+        Fault::Memory if is_running => limit_memory(scene, planned.node, Memory::AsTheHarness).map(drop),
+        Fault::Memory => {
+            scene.out_of_memory += 1;
+            restart(scene, planned.node).await
         }
         Fault::Descriptors => restart(scene, planned.node).await,
         Fault::DiskLow => {
@@ -101,10 +112,39 @@ fn limit_descriptors(scene: &Scene<'_>, node: usize, wanted: Descriptors) -> Res
             Some(open.count() as u64)
         }
     };
-    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or("this is no process id")?;
-    let limit = Rlimit { current, maximum: now.maximum };
-    prlimit(Some(pid), Resource::Nofile, limit).map_err(failed)?;
+    limit(pid, Resource::Nofile, Rlimit { current, maximum: now.maximum })?;
     Ok(current.unwrap_or(u64::MAX))
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Memory {
+    AsMuchAsIsUsed,
+    AsTheHarness,
+}
+
+/// Sets how much memory of its own a node may have, and says how much: a new allocation beyond it fails, and the process aborts.
+fn limit_memory(scene: &Scene<'_>, node: usize, wanted: Memory) -> Result<u64, String> {
+    let pid = scene.processes.pid(node).ok_or("the node does not run")?;
+    let now = getrlimit(Resource::Data);
+    let current = match wanted {
+        Memory::AsTheHarness => now.current,
+        Memory::AsMuchAsIsUsed => Some(data_bytes(pid)?),
+    };
+    limit(pid, Resource::Data, Rlimit { current, maximum: now.maximum })?;
+    Ok(current.unwrap_or(u64::MAX))
+}
+
+/// What the limit counts: private memory that can be written to.
+fn data_bytes(pid: u32) -> Result<u64, String> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).map_err(failed)?;
+    let kib = status.lines().find_map(|line| line.strip_prefix("VmData:")?.trim().strip_suffix(" kB"));
+    let kib = kib.and_then(|kib| kib.parse::<u64>().ok()).ok_or("the system does not say what is used")?;
+    Ok(kib * 1024)
+}
+
+fn limit(pid: u32, resource: Resource, limit: Rlimit) -> Result<(), String> {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or("this is no process id")?;
+    prlimit(Some(pid), resource, limit).map(drop).map_err(failed)
 }
 
 /// Starts a node whose files are damaged, and says what it does: it has no other choice.

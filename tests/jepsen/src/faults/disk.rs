@@ -96,7 +96,7 @@ pub async fn end(scene: &mut Scene<'_>, fault: Fault, planned: &Planned) -> Resu
         Fault::SyncStall => control.stall_syncs(0).map_err(|error| error.to_string())?,
         Fault::ReadError => {
             control.fail_reads(0).map_err(|error| error.to_string())?;
-            if scene.processes.pid(planned.node).is_none() {
+            if !scene.processes.is_running(planned.node).map_err(|error| error.to_string())? {
                 restart(scene, planned.node).await?;
             }
         }

@@ -6,6 +6,7 @@ mod data;
 mod disk;
 mod network;
 mod process;
+mod queue;
 mod schedule;
 
 use std::collections::BTreeMap;
@@ -35,6 +36,7 @@ pub enum Fault {
     Disk(disk::Fault),
     Clock(clock::Fault),
     Data(data::Fault),
+    Queue(queue::Fault),
 }
 
 impl ValueEnum for Fault {
@@ -46,6 +48,7 @@ impl ValueEnum for Fault {
             all.extend(disk::Fault::value_variants().iter().copied().map(Fault::Disk));
             all.extend(clock::Fault::value_variants().iter().copied().map(Fault::Clock));
             all.extend(data::Fault::value_variants().iter().copied().map(Fault::Data));
+            all.extend(queue::Fault::value_variants().iter().copied().map(Fault::Queue));
             all
         });
         &ALL
@@ -58,6 +61,7 @@ impl ValueEnum for Fault {
             Self::Disk(fault) => fault.to_possible_value(),
             Self::Clock(fault) => fault.to_possible_value(),
             Self::Data(fault) => fault.to_possible_value(),
+            Self::Queue(fault) => fault.to_possible_value(),
         }
     }
 }
@@ -71,6 +75,11 @@ impl Fault {
     /// Whether it needs a network of the harness's own.
     pub fn is_of_network(self) -> bool {
         matches!(self, Self::Network(_))
+    }
+
+    /// Whether it is done by asking the cluster, which has to answer when it begins and when it ends.
+    pub fn is_of_queue(self) -> bool {
+        matches!(self, Self::Queue(_))
     }
 
     /// Whether it needs machines of the harness's own.
@@ -101,14 +110,15 @@ impl Fault {
             Self::Disk(_) => disk::LASTS_MS,
             Self::Clock(_) => clock::LASTS_MS,
             Self::Data(_) => data::LASTS_MS,
+            Self::Queue(_) => queue::LASTS_MS,
         }
     }
 
     /// The calm afterwards, in milliseconds: from, and up to.
     fn calm_ms(self) -> [u64; 2] {
         match self {
-            Self::Process(_) | Self::Disk(_) | Self::Clock(_) | Self::Data(_) => process::CALM_MS,
             Self::Network(_) => network::CALM_MS,
+            _ => process::CALM_MS,
         }
     }
 }
@@ -125,6 +135,10 @@ pub struct Scene<'a> {
     pub damaged: BTreeMap<usize, Damaged>,
     /// How many times a running node said that a file is damaged.
     pub noticed: u64,
+    /// How many messages were refused because the queue was full, before the last fault that made it so.
+    pub full_before: u64,
+    /// How many nodes ended by themselves for want of memory.
+    pub out_of_memory: u64,
 }
 
 impl Scene<'_> {
@@ -178,6 +192,7 @@ async fn begin(scene: &mut Scene<'_>, planned: &Planned) -> Result<String, Strin
         Fault::Disk(fault) => disk::begin(scene, fault, planned).await,
         Fault::Clock(fault) => clock::begin(scene, fault, planned),
         Fault::Data(fault) => data::begin(scene, fault, planned).await,
+        Fault::Queue(queue::Fault::QueueFull) => queue::begin(scene, planned).await,
     }
 }
 
@@ -188,5 +203,6 @@ async fn end(scene: &mut Scene<'_>, planned: &Planned) -> Result<(), String> {
         Fault::Disk(fault) => disk::end(scene, fault, planned).await,
         Fault::Clock(_) => clock::end(scene, planned).await,
         Fault::Data(fault) => data::end(scene, fault, planned).await,
+        Fault::Queue(queue::Fault::QueueFull) => queue::end(scene, planned).await,
     }
 }

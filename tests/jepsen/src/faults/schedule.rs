@@ -78,12 +78,13 @@ pub fn schedule(
     planned
 }
 
-/// The middle of the last fault, when that is alone then and the two do not meet at a process.
+/// The middle of the last fault, when that is alone then, the two do not meet at a process, and neither has to ask the cluster.
 fn begin_with_the_last(planned: &[Planned], fault: Fault) -> Option<Duration> {
     let (last, earlier) = planned.split_last()?;
     let middle = last.begins + last.lasts / 2;
     let is_alone = earlier.iter().all(|other| other.ends() <= middle);
-    let is_possible = last.fault.is_of_network() || fault.is_of_network();
+    let is_possible = (last.fault.is_of_network() || fault.is_of_network())
+        && !(last.fault.is_of_queue() || fault.is_of_queue());
     (is_alone && is_possible).then_some(middle)
 }
 
@@ -105,15 +106,16 @@ pub fn steps(schedule: &[Planned]) -> Vec<(Duration, usize, Moment)> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{network, process};
+    use super::super::{network, process, queue};
     use super::*;
 
-    const FAULTS: [Fault; 5] = [
+    const FAULTS: [Fault; 6] = [
         Fault::Process(process::Fault::Kill),
         Fault::Process(process::Fault::Pause),
         Fault::Process(process::Fault::PauseKill),
         Fault::Network(network::Fault::PartitionHalves),
         Fault::Network(network::Fault::Delay),
+        Fault::Queue(queue::Fault::QueueFull),
     ];
 
     fn plan(seed: u64, overlap: Overlap) -> Vec<Planned> {
@@ -151,6 +153,7 @@ mod tests {
                 for other in &met {
                     let of_network = [one.fault.is_of_network(), other.fault.is_of_network()];
                     assert!(of_network.contains(&true), "{one:?} and {other:?}");
+                    assert!(!one.fault.is_of_queue() && !other.fault.is_of_queue(), "{one:?} and {other:?}");
                 }
                 assert!(met.windows(2).all(|pair| !meet(pair[0], pair[1])), "three at a time: {met:?}");
             }

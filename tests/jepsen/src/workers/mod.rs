@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use leasehold_client::v1::Reason;
 use leasehold_client::{Client, Error, Lease, Message, NewMessage, ReceiveOptions};
 use leasehold_histories::history::{Op, Outcome, Recorder};
 use leasehold_histories::random::Random;
@@ -36,6 +37,8 @@ pub struct Stage {
     /// Those that hold the queue.
     pub partitions: Vec<u32>,
     pub rows: AtomicU64,
+    /// Messages that were refused because the queue was full.
+    pub full: AtomicU64,
     /// Queues that were asked to be made, by their names.
     pub queues: Mutex<BTreeSet<String>>,
     /// While it is, nothing is received: what is sent stays on the disks.
@@ -101,6 +104,10 @@ async fn send(stage: &Stage, client: &Client, rows: std::ops::Range<u64>) -> boo
     for (at, row) in rows.enumerate() {
         let result = sent.as_ref().and_then(|outcomes| outcomes[at].as_ref());
         let message = result.ok().map(|sent| (sent.id.partition, sent.id.sequence));
+        let is_full = |error: &&Error| error.reason == Reason::QueueFull;
+        if result.as_ref().is_err_and(is_full) {
+            stage.full.fetch_add(1, Ordering::Relaxed);
+        }
         let outcome = outcome(result);
         is_known &= outcome != Outcome::Unknown;
         stage.recorder.add(Op::Send { row, began_us, ended_us, outcome, message });
