@@ -76,7 +76,7 @@ impl Catalogue {
         }
     }
 
-    fn found(&mut self, found: Found) -> Reply {
+    pub(crate) fn found(&mut self, found: Found) -> Reply {
         let invalid = |detail: String| Reply::refused(Refusal::InvalidArgument, detail);
         if ![1, 3, 5].contains(&found.replication) {
             return invalid(format!("replication is {}: it can be 1, 3 or 5", found.replication));
@@ -227,6 +227,7 @@ impl Catalogue {
         partition.previous.clear();
         partition.is_settled = true;
         partition.is_founded = true;
+        partition.awaits_state = false;
         Reply::Done
     }
 

@@ -20,6 +20,7 @@ mod queues;
 mod replicas;
 mod reply;
 mod requests;
+mod restoration;
 mod settings;
 mod snapshot;
 mod state;

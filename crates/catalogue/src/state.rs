@@ -87,6 +87,9 @@ pub struct Partition {
     /// Shards of queues on it.
     #[prost(uint64, tag = "6")]
     pub shards: u64,
+    /// Its Raft group is founded by the state that comes from a backup, and must not be founded empty.
+    #[prost(bool, tag = "7")]
+    pub awaits_state: bool,
 }
 
 impl Partition {

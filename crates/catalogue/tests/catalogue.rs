@@ -136,6 +136,51 @@ fn a_founding_that_cannot_work_says_why() {
 }
 
 #[test]
+fn a_cluster_that_is_founded_again_has_the_queues_and_nothing_of_the_old_nodes() {
+    let mut old = Rig::founded(3, 4, 3);
+    old.settle_all();
+    for name in ["q", "dead", "gone"] {
+        assert!(matches!(old.create(name, QueueChange::default(), 4), Reply::Queue { .. }));
+    }
+    let (name, remember_wall_ms) = ("gone".to_owned(), 7);
+    old.apply(Kind::DeleteQueue(DeleteQueue { name, remember_wall_ms }));
+    let founder = Founder {
+        node: 1,
+        name: "other".to_owned(),
+        peer_address: "10.1.0.1:7701".to_owned(),
+        client_address: "10.1.0.1:7700".to_owned(),
+        catalogue_replica: 1,
+    };
+    let found = |replication| Found {
+        cluster_id: vec![8; 16],
+        secret: vec![9; 32],
+        replication,
+        partitions: 77,
+        founders: vec![founder.clone()],
+    };
+    let copy = || Catalogue::restore(&old.catalogue.snapshot()).unwrap();
+    assert_eq!(copy().found_again(found(3)).unwrap_err(), "3 replicas need as many nodes: there are 1");
+    assert!(Catalogue::new().found_again(found(1)).is_err());
+    let new = copy().found_again(found(1)).unwrap();
+    new.check_invariants().unwrap();
+    assert_eq!(new.queues().collect::<Vec<_>>(), old.catalogue.queues().collect::<Vec<_>>());
+    assert_eq!((new.revision(), new.nodes().len()), (old.catalogue.revision(), 1));
+    assert_eq!(new.cluster().unwrap().id, [8; 16]);
+    assert_eq!(new.partitions().len(), 4);
+    assert!(new.partitions().all(|partition| partition.awaits_state && !partition.is_founded));
+    // Its partitions wait until they have founded their groups, and it goes on where the old one was.
+    let mut rig = Rig { catalogue: Catalogue::restore(&new.snapshot()).unwrap(), log: old.log.clone() };
+    rig.settle_all();
+    assert!(rig.catalogue.partitions().all(|partition| !partition.awaits_state && partition.is_founded));
+    let [Reply::Queue { id: first, .. }, Reply::Queue { id: second, .. }] =
+        [old.create("next", QueueChange::default(), 1), rig.create("next", QueueChange::default(), 1)]
+    else {
+        panic!("not created")
+    };
+    assert_eq!(first, second);
+}
+
+#[test]
 fn placement_is_even_and_never_changes_between_versions() {
     let rig = Rig::founded(5, 32, 3);
     for (replicas, leads) in rig.loads() {
