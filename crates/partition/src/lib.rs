@@ -36,6 +36,7 @@ mod notes;
 mod partition;
 mod reads;
 mod reply;
+mod restoration;
 mod runs;
 mod session;
 mod settings;

@@ -109,6 +109,24 @@ impl Messages {
         }
     }
 
+    /// Lets a change be made to messages anywhere in runs, as no other does: all have records meanwhile.
+    pub fn unfold_all(&mut self) {
+        // The slots of a run ascend: who is reached has its record.
+        for slot in self.slots_taken() {
+            self.cut(slot);
+        }
+    }
+
+    pub fn fold_all(&mut self) {
+        for slot in self.slots_taken() {
+            self.fold(slot);
+        }
+    }
+
+    fn slots_taken(&self) -> Vec<u32> {
+        self.records.slots().map(|(slot, _)| slot).collect()
+    }
+
     fn folded(&self, slot: u32) -> Folded {
         let word =
             self.folded[slot as usize / WORD].as_ref().expect("a word with bare slots has what is folded");
