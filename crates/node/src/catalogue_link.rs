@@ -93,16 +93,17 @@ impl CatalogueLink {
         }
     }
 
-    /// Waits until this node's copy shows everything that was decided before this call.
+    /// Waits until this node's copy shows everything that was decided before this call. Returns the last command of these, which a copy
+    /// that is far behind does not show yet.
     ///
     /// # Errors
     /// When no leader was found in time.
-    pub async fn catch_up(&self) -> Result<(), Failure> {
+    pub async fn catch_up(&self) -> Result<u64, Failure> {
         let asked = self.ask(Bytes::new()).await;
         // A question changes nothing, whether or not it was answered.
         let (answer, _) = asked.map_err(|failure| Failure { outcome: Outcome::NotDone, ..failure })?;
         self.wait_for(answer.log_index).await;
-        Ok(())
+        Ok(answer.log_index)
     }
 
     /// Executes a command here, for this node or for another: `body` is the command, or nothing to ask how far the leader is.

@@ -21,6 +21,7 @@ use crate::raft::{Group, GroupOptions, Machine, Network, ReplicaNode};
 use crate::reconcile::Moving;
 use crate::replica::{PartitionMachine, Replica, ReplicaParts, group_of};
 use crate::router::Router;
+use crate::transfer_hold::TransferHold;
 use crate::{housekeeping, leaders, outbox, reconcile, seeds};
 
 /// A node whose addresses could not be announced tries again after this long.
@@ -36,6 +37,9 @@ pub struct Core {
     pub router: Arc<Router>,
     pub catalogue: CatalogueLink,
     pub moving: Moving,
+    pub transfer_hold: TransferHold,
+    /// Held while a partition is given a state of a backup.
+    pub restoring: tokio::sync::Mutex<()>,
     pub pending_bytes: Arc<AtomicUsize>,
     history: Option<HistoryWriter>,
     /// Where other nodes and clients reach this one.
@@ -87,6 +91,8 @@ impl Core {
             view,
             router,
             moving: Moving::default(),
+            transfer_hold: TransferHold::default(),
+            restoring: tokio::sync::Mutex::default(),
             pending_bytes: Arc::new(AtomicUsize::new(0)),
             history,
             peer_address,

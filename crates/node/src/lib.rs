@@ -48,6 +48,7 @@ mod storms;
 pub mod telemetry;
 #[cfg(test)]
 mod testing;
+mod transfer_hold;
 
 pub use cluster::QueueInfo;
 pub use failure::Failure;

@@ -81,6 +81,10 @@ impl Shell {
         until(self.stop.clone())
     }
 
+    pub fn log(&self) -> &Log {
+        &self.log
+    }
+
     /// What this node does in its cluster.
     ///
     /// # Errors
@@ -144,7 +148,9 @@ impl Shell {
             });
             let members = members.collect::<Vec<_>>();
             wait_for_links(&core, &members).await;
-            core.found_catalogue(members).await.map_err(failed)?;
+            if !join.brings_state {
+                core.found_catalogue(members).await.map_err(failed)?;
+            }
         }
         Ok(())
     }
@@ -201,11 +207,6 @@ impl Shell {
             }
             None => Ok(()),
         }
-    }
-
-    /// The failure of anything this node cannot go on without.
-    async fn failed(&self) -> String {
-        self.log.failed().await.to_string()
     }
 }
 
@@ -317,7 +318,7 @@ impl Node {
 
     /// Waits until it cannot go on; returns why.
     pub async fn failed(&self) -> String {
-        self.shell.failed().await
+        self.shell.log.failed().await.to_string()
     }
 
     /// Hands over what it leads, answers what it was asked, and stops.
@@ -460,7 +461,10 @@ async fn serve_clients(shell: Arc<Shell>, listener: TcpListener, stop: watch::Re
         .max_encoding_message_size(CLIENT_MESSAGE_BYTES_MAX);
     let connections_max = shell.config.limits.connections_max as usize;
     let queues = QueuesServer::new(QueuesService::new(shell.clone()));
-    let cluster = ClusterServer::new(ClusterService::new(shell.clone()));
+    // A record of a backup is what nodes send each other.
+    let cluster = ClusterServer::new(ClusterService::new(shell.clone()))
+        .max_decoding_message_size(PEER_MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(PEER_MESSAGE_BYTES_MAX);
     let (health_reporter, health) = tonic_health::server::health_reporter();
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(leasehold_proto::DESCRIPTORS)

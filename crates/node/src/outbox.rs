@@ -123,6 +123,7 @@ async fn pass(core: &Core, replica: &Replica, paces: &mut Paces) -> Result<Progr
 
 /// Moves one batch from the outbox of `queue` to `target`; false when nothing could be moved.
 async fn move_some(core: &Core, replica: &Replica, queue: QueueId, target: QueueId) -> Result<bool, Failure> {
+    let Some(_moving) = core.transfer_hold.start_moving().await else { return Ok(false) };
     let Some(info) = core.view.queue_by_id(target) else {
         if !core.view.is_deleted(target) {
             return Ok(false);

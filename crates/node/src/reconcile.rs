@@ -24,11 +24,11 @@ const PAUSE: Duration = Duration::from_millis(20);
 pub struct Moving(Mutex<HashSet<PartitionId>>);
 
 impl Moving {
-    fn start(&self, partition: PartitionId) -> bool {
+    pub fn start(&self, partition: PartitionId) -> bool {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(partition)
     }
 
-    fn end(&self, partition: PartitionId) {
+    pub fn end(&self, partition: PartitionId) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&partition);
     }
 }
@@ -121,15 +121,18 @@ async fn retire_if_gone(core: &Core, partition: &Partition, replica: &Arc<Replic
     }
 }
 
-/// A partition's group is founded once, by the node of its first replica.
+/// A partition's group is founded once, by the node of its first replica: empty, or by the state that was brought there from a backup.
 async fn found_if_first(core: &Core, partition: &Partition) {
     let is_first = partition.replicas.first().is_some_and(|first| first.node_id() == core.view.here());
     if partition.is_founded || !is_first {
         return;
     }
     let Some(replica) = core.router.replica(partition.partition_id()) else { return };
-    let members = partition.replicas.iter().map(|replica| (replica.id, core.replica_node(replica.node_id())));
-    if let Err(error) = replica.group().initialise(members.collect()).await {
+    if partition.awaits_state {
+        if replica.group().members().nodes.is_empty() {
+            return;
+        }
+    } else if let Err(error) = replica.group().initialise(core.first_members(partition)).await {
         tracing::warn!(
             partition = partition.id,
             error,
@@ -211,6 +214,13 @@ async fn forget_empty_nodes(core: &Core) {
 }
 
 impl Core {
+    /// Whom a partition's group is founded with.
+    pub fn first_members(&self, partition: &Partition) -> BTreeMap<u64, ReplicaNode> {
+        let member =
+            |replica: &leasehold_catalogue::Replica| (replica.id, self.replica_node(replica.node_id()));
+        partition.replicas.iter().map(member).collect()
+    }
+
     /// Where a replica on a node is reached.
     pub fn replica_node(&self, node: NodeId) -> ReplicaNode {
         ReplicaNode { node_id: node.0, address: self.view.peer_address(node).unwrap_or_default() }

@@ -268,6 +268,20 @@ impl Cluster for Service {
         Ok(Response::new(DigestsResponse { node: self.address.clone(), ..Default::default() }))
     }
 
+    async fn hold_transfers(&self, _: Request<HoldTransfersRequest>) -> Answer<HoldTransfersResponse> {
+        Ok(Response::new(Default::default()))
+    }
+
+    type BackupStream = Answers<BackupChunk>;
+
+    async fn backup(&self, _: Request<BackupRequest>) -> Answer<Self::BackupStream> {
+        Err(Status::unimplemented("nothing to copy"))
+    }
+
+    async fn restore(&self, _: Request<Streaming<RestoreChunk>>) -> Answer<RestoreResponse> {
+        Err(Status::unimplemented("nothing to restore into"))
+    }
+
     async fn routes(&self, _: Request<RoutesRequest>) -> Answer<v1::RoutesResponse> {
         let routes = self.shared.state().routes.clone();
         routes.map(Response::new).ok_or_else(|| Status::unimplemented("no routes"))

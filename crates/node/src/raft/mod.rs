@@ -10,6 +10,7 @@
 #[cfg(feature = "simulation")]
 mod claims;
 mod codec;
+mod copy;
 mod election;
 mod group;
 mod machine;
@@ -21,10 +22,11 @@ use std::fmt;
 
 use leasehold_catalogue as catalogue;
 use leasehold_partition as partition;
-pub use leasehold_raft_log::{GroupId, Payload, ReplicaNode};
+pub use leasehold_raft_log::{GroupId, Membership, Payload, ReplicaNode};
 
 #[cfg(feature = "simulation")]
 pub use claims::{Calls, Claim};
+pub use copy::{Copied, receive_copy, send_copy};
 pub use group::{Group, GroupOptions, Members, Proposal, ProposeError, Role};
 pub use machine::{Image, Machine, MachineError};
 pub use network::Network;

@@ -78,7 +78,7 @@ pub async fn send_snapshot(
 
 /// Why a snapshot is not sent to its end.
 #[derive(Debug)]
-enum BrokenOff {
+pub(super) enum BrokenOff {
     /// The call has ended, or the node stops.
     Closed,
     Unread(ReadError),
@@ -104,6 +104,20 @@ async fn read_chunks(
     state: &Bytes,
     chunks: &mpsc::Sender<SnapshotChunk>,
 ) -> Result<(), BrokenOff> {
+    send_parts(log, group, through, head, state, chunks).await?;
+    chunks.send(SnapshotChunk { is_last: true, ..SnapshotChunk::default() }).await?;
+    Ok(())
+}
+
+/// Everything but the last chunk.
+pub(super) async fn send_parts(
+    log: &Log,
+    group: GroupId,
+    through: u64,
+    head: SnapshotHead,
+    state: &Bytes,
+    chunks: &mpsc::Sender<SnapshotChunk>,
+) -> Result<(), BrokenOff> {
     chunks.send(SnapshotChunk { head: Some(head), ..SnapshotChunk::default() }).await?;
     for start in (0..state.len()).step_by(CHUNK_BYTES) {
         let part = state.slice(start..state.len().min(start + CHUNK_BYTES));
@@ -122,7 +136,6 @@ async fn read_chunks(
         let contents = disk::read(log, move |log| read_contents(log, group, part)).await??;
         chunks.send(SnapshotChunk { contents, ..SnapshotChunk::default() }).await?;
     }
-    chunks.send(SnapshotChunk { is_last: true, ..SnapshotChunk::default() }).await?;
     Ok(())
 }
 
@@ -169,30 +182,56 @@ pub async fn receive_snapshot<D: GroupDirectory>(
     let group = directory.find(group_id, head.target).ok_or_else(|| {
         Status::not_found(format!("group {} has no replica {} here", head.group, head.target))
     })?;
-    let mut state = BytesMut::new();
-    let mut is_whole = false;
+    let mut incoming = Incoming::new(head.state_bytes, head.state_crc32c);
     while let Some(chunk) = chunks.next().await {
-        let chunk = chunk?;
-        state.extend_from_slice(&chunk.state);
-        is_whole |= chunk.is_last;
-        if !chunk.contents.is_empty() {
-            let contents = chunk.contents.into_iter().map(|contents| {
-                let ranges = contents.ranges.into_iter().map(|range| (range.offset, range.bytes)).collect();
-                (contents.log_index, ranges)
-            });
-            let stored = log.put_contents(group_id, contents.collect()).await;
-            stored.map_err(|error| Status::internal(error.to_string()))?;
-        }
+        incoming.take(log, group_id, chunk?).await?;
     }
-    let state = state.freeze();
-    if !is_whole || state.len() as u64 != head.state_bytes || crc32c::crc32c(&state) != head.state_crc32c {
-        return Err(Status::data_loss("the snapshot was damaged on its way"));
-    }
+    let state = incoming.finish()?;
     let malformed = |error: String| Status::invalid_argument(error);
     let vote = vote_from_peer(head.vote).map_err(|error| malformed(error.to_string()))?;
     let meta = decode_snapshot_meta(&head.meta).map_err(|error| malformed(error.to_string()))?;
     let vote = group.install_snapshot(vote, meta, Image(state)).await.map_err(Status::internal)?;
     Ok(SnapshotAnswer { vote: Some(vote_to_peer(&vote)) })
+}
+
+/// A snapshot that is coming in.
+pub(super) struct Incoming {
+    state: BytesMut,
+    state_bytes: u64,
+    state_crc32c: u32,
+    is_whole: bool,
+}
+
+impl Incoming {
+    pub fn new(state_bytes: u64, state_crc32c: u32) -> Self {
+        Self { state: BytesMut::new(), state_bytes, state_crc32c, is_whole: false }
+    }
+
+    /// Keeps a part of the state, and puts contents into the log.
+    pub async fn take(&mut self, log: &Log, group: GroupId, chunk: SnapshotChunk) -> Result<(), Status> {
+        self.state.extend_from_slice(&chunk.state);
+        self.is_whole |= chunk.is_last;
+        if chunk.contents.is_empty() {
+            return Ok(());
+        }
+        let contents = chunk.contents.into_iter().map(|contents| {
+            let ranges = contents.ranges.into_iter().map(|range| (range.offset, range.bytes)).collect();
+            (contents.log_index, ranges)
+        });
+        let stored = log.put_contents(group, contents.collect()).await;
+        stored.map_err(|error| Status::internal(error.to_string()))
+    }
+
+    /// The state, when all of it has come.
+    pub fn finish(self) -> Result<Bytes, Status> {
+        let state = self.state.freeze();
+        let is_sound = state.len() as u64 == self.state_bytes && crc32c::crc32c(&state) == self.state_crc32c;
+        if self.is_whole && is_sound {
+            Ok(state)
+        } else {
+            Err(Status::data_loss("the snapshot was damaged on its way"))
+        }
+    }
 }
 
 #[cfg(test)]

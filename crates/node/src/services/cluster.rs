@@ -3,29 +3,26 @@
 use std::sync::Arc;
 
 use leasehold_catalogue::{
-    self as catalogue, AddNode, Found, Founder, Kind, NodeId, PartitionId, Rebalance, RemoveNode, Reply,
+    self as catalogue, AddNode, Kind, NodeId, PartitionId, Rebalance, RemoveNode, Reply,
 };
-use leasehold_proto::peer::{self, peer_client::PeerClient};
-use leasehold_proto::peer::{IdentifyRequest, IdentifyResponse, JoinRequest, Member};
+use leasehold_proto::peer::{self, JoinRequest};
 use leasehold_proto::v1::cluster_server::Cluster;
+use leasehold_proto::v1::restore_chunk::Target;
 use leasehold_proto::v1::{
-    AddNodeRequest, AddNodeResponse, DigestsRequest, DigestsResponse, InitNode, InitRequest, InitResponse,
-    NodeStatus, PartitionStatus, QueueKind, Reason, RemoveNodeRequest, RemoveNodeResponse, ReplicaDigest,
-    RoutesRequest, RoutesResponse, ShardRoute, StatusRequest, StatusResponse, TransferLeaderRequest,
-    TransferLeaderResponse,
+    AddNodeRequest, AddNodeResponse, BackupRequest, DigestsRequest, DigestsResponse, HoldTransfersRequest,
+    HoldTransfersResponse, InitRequest, InitResponse, NodeStatus, PartitionStatus, QueueKind, Reason,
+    RemoveNodeRequest, RemoveNodeResponse, ReplicaDigest, RestoreChunk, RestoreResponse, RoutesRequest,
+    RoutesResponse, ShardRoute, StatusRequest, StatusResponse, TransferLeaderRequest, TransferLeaderResponse,
 };
-use tonic::transport::Channel;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
-use super::{lookup, validate};
+use super::{backup, founding, lookup, validate};
 use crate::core::Core;
 use crate::failure::Failure;
 use crate::identity::to_hex;
-use crate::lane::open_channel;
 use crate::node::Shell;
 use crate::replica::Replica;
 
-const PARTITIONS: u32 = 16;
 /// Replicas that one call may set in motion.
 const MOVES_MAX: u32 = 1_024;
 
@@ -34,72 +31,15 @@ pub struct ClusterService {
     shell: Arc<Shell>,
 }
 
-/// A node that answered.
-struct Met {
-    client: PeerClient<Channel>,
-    peer_address: String,
-    answer: IdentifyResponse,
-}
-
 impl ClusterService {
     pub fn new(shell: Arc<Shell>) -> Self {
         Self { shell }
     }
 
-    async fn init(&self, request: InitRequest) -> Result<String, Failure> {
-        if self.shell.core().is_ok() {
-            let detail = "this node belongs to a cluster already: to make another one, start nodes with empty data folders";
-            return Err(Failure::not_done(Reason::AlreadyInitialised, detail));
-        }
-        let partitions = if request.partitions == 0 { PARTITIONS } else { request.partitions };
-        let replication = match request.replication {
-            0 if request.nodes.len() < 3 => 1,
-            0 => 3,
-            asked => asked,
-        };
-        let mut met = Vec::with_capacity(request.nodes.len());
-        for node in &request.nodes {
-            met.push(meet(node).await?);
-        }
-        let founders = founders(&met);
-        let (cluster_id, secret) = (random_bytes::<16>()?, random_bytes::<32>()?);
-        let found = Found {
-            cluster_id: cluster_id.to_vec(),
-            secret: secret.to_vec(),
-            replication,
-            partitions,
-            founders,
-        };
-        check(&found)?;
-        let members = found.founders.iter().map(|founder| Member {
-            replica: founder.catalogue_replica,
-            node: founder.node,
-            address: founder.peer_address.clone(),
-        });
-        let members = members.collect::<Vec<_>>();
-        // The first founder comes last: it asks the others for their votes.
-        for (met, founder) in met.iter_mut().zip(&found.founders).rev() {
-            let join = JoinRequest {
-                cluster_id: cluster_id.to_vec().into(),
-                node_id: founder.node,
-                catalogue_replica: founder.catalogue_replica,
-                founders: members.clone(),
-            };
-            met.join(join).await?;
-        }
-        let core = self.shell.core().map_err(|_| {
-            validate::invalid(
-                "this node is not among those of the new cluster: run `cluster init` on one that is",
-            )
-        })?;
-        core.catalogue.propose(Kind::Found(found)).await?;
-        Ok(to_hex(&cluster_id))
-    }
-
     async fn add_node(&self, request: AddNodeRequest) -> Result<u64, Failure> {
         let core = self.shell.core()?;
         let node = request.node.ok_or_else(|| validate::invalid("`node` is missing"))?;
-        let mut met = meet(&node).await?;
+        let mut met = founding::meet(&node).await?;
         let add = AddNode {
             name: met.answer.name.clone(),
             peer_address: met.peer_address.clone(),
@@ -109,7 +49,8 @@ impl ClusterService {
             return Err(Failure::unknown(Reason::None, "the catalogue answered as something else"));
         };
         let cluster_id = core.identity.cluster_id.to_vec().into();
-        met.join(JoinRequest { cluster_id, node_id: id, catalogue_replica, founders: Vec::new() }).await?;
+        met.join(JoinRequest { cluster_id, node_id: id, catalogue_replica, ..JoinRequest::default() })
+            .await?;
         core.catalogue.propose(Kind::Rebalance(Rebalance { moves_max: MOVES_MAX })).await?;
         Ok(id)
     }
@@ -143,7 +84,7 @@ impl ClusterService {
 #[tonic::async_trait]
 impl Cluster for ClusterService {
     async fn init(&self, request: Request<InitRequest>) -> Result<Response<InitResponse>, Status> {
-        let cluster_id = ClusterService::init(self, request.into_inner()).await?;
+        let cluster_id = founding::found(&self.shell, request.into_inner()).await?;
         Ok(Response::new(InitResponse { cluster_id }))
     }
 
@@ -189,6 +130,45 @@ impl Cluster for ClusterService {
         Ok(Response::new(hashed.map_err(|error| Failure::unknown(Reason::NodeFailed, error.to_string()))?))
     }
 
+    type BackupStream = backup::Chunks;
+
+    async fn hold_transfers(
+        &self,
+        _request: Request<HoldTransfersRequest>,
+    ) -> Result<Response<HoldTransfersResponse>, Status> {
+        let core = self.shell.core()?;
+        Ok(Response::new(backup::hold_transfers(&core).await))
+    }
+
+    async fn backup(&self, request: Request<BackupRequest>) -> Result<Response<backup::Chunks>, Status> {
+        let core = self.shell.core()?;
+        let BackupRequest { partition, hold } = request.into_inner();
+        let chunks = match partition {
+            Some(led) => backup::back_up_partition(core, led, hold).await?,
+            None => backup::back_up_catalogue(core).await?,
+        };
+        Ok(Response::new(chunks))
+    }
+
+    async fn restore(
+        &self,
+        request: Request<Streaming<RestoreChunk>>,
+    ) -> Result<Response<RestoreResponse>, Status> {
+        let mut chunks = request.into_inner();
+        let first = chunks.message().await?.and_then(|first| first.target);
+        let records = backup::records(chunks);
+        let cluster_id = match first {
+            Some(Target::Found(request)) => founding::found_again(&self.shell, request, records).await?,
+            Some(Target::Partition(id)) => {
+                let core = self.shell.core()?;
+                backup::restore_partition(&core, PartitionId(id), records).await?;
+                to_hex(&core.identity.cluster_id)
+            }
+            None => return Err(validate::invalid("the first chunk says what is restored").into()),
+        };
+        Ok(Response::new(RestoreResponse { cluster_id }))
+    }
+
     async fn routes(&self, request: Request<RoutesRequest>) -> Result<Response<RoutesResponse>, Status> {
         let core = self.shell.core()?;
         let queue = lookup::queue(&core, &request.into_inner().queue).await?;
@@ -203,75 +183,6 @@ impl Cluster for ClusterService {
             lease_ms: u64::from(queue.settings.lease_ms),
         }))
     }
-}
-
-/// Asks a node who it is: it must be the one that is meant, and belong to no cluster.
-async fn meet(node: &InitNode) -> Result<Met, Failure> {
-    let unreachable = |error: String| {
-        validate::invalid(format!("node {} does not answer at {}: {error}", node.name, node.peer_address))
-    };
-    let channel = open_channel(&node.peer_address).await.map_err(|error| unreachable(chain(&error)))?;
-    let mut client = PeerClient::new(channel);
-    let answer = client
-        .identify(IdentifyRequest {})
-        .await
-        .map_err(|status| unreachable(status.message().to_owned()))?;
-    let answer = answer.into_inner();
-    if answer.name != node.name {
-        return Err(validate::invalid(format!(
-            "at {} is node {:?}, not {:?}",
-            node.peer_address, answer.name, node.name
-        )));
-    }
-    if !answer.cluster_id.is_empty() {
-        let detail =
-            format!("node {} belongs to a cluster already: give it an empty data folder first", node.name);
-        return Err(Failure::not_done(Reason::AlreadyInitialised, detail));
-    }
-    Ok(Met { client, peer_address: node.peer_address.clone(), answer })
-}
-
-impl Met {
-    async fn join(&mut self, join: JoinRequest) -> Result<(), Failure> {
-        let joined = self.client.join(join).await;
-        joined.map(drop).map_err(|status| {
-            let detail = format!("node {} did not join: {}", self.answer.name, status.message());
-            Failure::unknown(Reason::None, detail)
-        })
-    }
-}
-
-fn founders(met: &[Met]) -> Vec<Founder> {
-    let founder = |(met, number): (&Met, u64)| Founder {
-        node: number,
-        name: met.answer.name.clone(),
-        peer_address: met.peer_address.clone(),
-        client_address: met.answer.client_address.clone(),
-        catalogue_replica: number,
-    };
-    met.iter().zip(1..).map(founder).collect()
-}
-
-/// Whether the founding will be accepted, before any node has joined.
-fn check(found: &Found) -> Result<(), Failure> {
-    let bytes = catalogue::Command::bytes(Kind::Found(found.clone()));
-    match catalogue::Catalogue::new().apply(1, &bytes) {
-        Ok(Reply::Refused { detail, .. }) => Err(validate::invalid(detail)),
-        Ok(_) => Ok(()),
-        Err(error) => Err(validate::invalid(error.to_string())),
-    }
-}
-
-fn random_bytes<const LEN: usize>() -> Result<[u8; LEN], Failure> {
-    use std::io::Read;
-    let mut bytes = [0; LEN];
-    let read = std::fs::File::open("/dev/urandom").and_then(|mut source| source.read_exact(&mut bytes));
-    read.map_err(|error| validate::invalid(format!("/dev/urandom cannot be read: {error}")))?;
-    Ok(bytes)
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    error.source().map_or_else(|| error.to_string(), |source| format!("{error}: {}", chain(source)))
 }
 
 fn digests(core: &Core) -> DigestsResponse {

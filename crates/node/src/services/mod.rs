@@ -1,7 +1,9 @@
 //! What clients and other nodes call. Each call is checked here, split by shard, brought to the leaders, and put together again.
 
+mod backup;
 mod cluster;
 mod describe;
+mod founding;
 mod lookup;
 mod messages;
 mod peer;
