@@ -3,11 +3,13 @@
 use std::future::Future;
 use std::time::Duration;
 
+use futures::{Stream, StreamExt};
 use leasehold_proto::v1::{
-    AddNodeRequest, CancelRedriveRequest, CreateQueueRequest, DeleteQueueRequest, DescribeQueueRequest,
-    DescribeQueueResponse, DigestsRequest, DigestsResponse, InitNode, InitRequest, ListQueuesRequest,
-    ListQueuesResponse, PurgeQueueRequest, QueueSettings, RemoveNodeRequest, RoutesRequest, RoutesResponse,
-    SetQueueRequest, StartRedriveRequest, StatusRequest, StatusResponse, TransferLeaderRequest,
+    AddNodeRequest, BackupChunk, BackupRequest, CancelRedriveRequest, CreateQueueRequest, DeleteQueueRequest,
+    DescribeQueueRequest, DescribeQueueResponse, DigestsRequest, DigestsResponse, HoldTransfersRequest,
+    HoldTransfersResponse, InitNode, InitRequest, ListQueuesRequest, ListQueuesResponse, PurgeQueueRequest,
+    QueueSettings, RemoveNodeRequest, RestoreChunk, RoutesRequest, RoutesResponse, SetQueueRequest,
+    StartRedriveRequest, StatusRequest, StatusResponse, TransferLeaderRequest,
 };
 use tonic::transport::Channel;
 use tonic::{Response, Status};
@@ -257,6 +259,73 @@ impl Client {
     pub async fn digests(&self) -> Result<DigestsResponse, Error> {
         self.ask(Repeat::Safe, DigestsRequest {}, async |channel, wire| cluster(channel).digests(wire).await)
             .await
+    }
+
+    /// Lets no message move between queues where the node that answers leads, and says what it leads. Give the client one endpoint.
+    ///
+    /// ```no_run
+    /// # async fn example(client: leasehold_client::Client) -> Result<(), leasehold_client::Error> {
+    /// println!("{:?}", client.hold_transfers().await?.partitions);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// When no answer came.
+    pub async fn hold_transfers(&self) -> Result<HoldTransfersResponse, Error> {
+        self.ask(Repeat::Safe, HoldTransfersRequest {}, async |channel, wire| {
+            cluster(channel).hold_transfers(wire).await
+        })
+        .await
+    }
+
+    /// A copy of a partition, or of the catalogue, for a backup. The command `leasehold backup take` puts a whole one together.
+    ///
+    /// ```no_run
+    /// use futures::StreamExt;
+    /// use leasehold_client::v1::BackupRequest;
+    ///
+    /// # async fn example(client: leasehold_client::Client) -> Result<(), leasehold_client::Error> {
+    /// let mut chunks = client.copy(BackupRequest::default()).await?;
+    /// while let Some(chunk) = chunks.next().await {
+    ///     println!("{} bytes", chunk?.record.len());
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// `NoLeader` and `Changed` when the backup is to begin again. Not tried again.
+    pub async fn copy(
+        &self,
+        request: BackupRequest,
+    ) -> Result<impl Stream<Item = Result<BackupChunk, Error>> + Unpin + use<>, Error> {
+        let channel = self.channels().channel(&self.address_for(None).await)?;
+        let chunks = cluster(channel).backup(request).await?.into_inner();
+        Ok(chunks.map(|chunk| chunk.map_err(Error::from)))
+    }
+
+    /// Founds a cluster from a backup, or restores one of its partitions; returns the cluster's id. The command
+    /// `leasehold cluster init --restore` does all of it.
+    ///
+    /// ```no_run
+    /// use leasehold_client::v1::{InitRequest, RestoreChunk, restore_chunk::Target};
+    ///
+    /// # async fn example(client: leasehold_client::Client) -> Result<(), leasehold_client::Error> {
+    /// let first = RestoreChunk { target: Some(Target::Found(InitRequest::default())), ..RestoreChunk::default() };
+    /// println!("{}", client.restore(futures::stream::iter([first])).await?);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// `AlreadyInitialised`, `InvalidArgument`, and when the copy is damaged. Not tried again.
+    pub async fn restore(
+        &self,
+        chunks: impl Stream<Item = RestoreChunk> + Send + 'static,
+    ) -> Result<String, Error> {
+        let channel = self.channels().channel(&self.address_for(None).await)?;
+        Ok(cluster(channel).restore(chunks).await?.into_inner().cluster_id)
     }
 
     /// Adds an empty node and returns its id.
