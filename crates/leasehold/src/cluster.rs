@@ -1,12 +1,15 @@
 //! `leasehold cluster`: founding, status, members.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
+use leasehold::backup;
 use leasehold::replicas::compare;
 use leasehold_client::Client;
 use leasehold_client::v1::{InitNode, NodeStatus, StatusResponse};
 use serde_json::{Value, json};
 
+use crate::backup_command::contents;
 use crate::input::{duration, pair};
 use crate::output::{Failure, Output};
 
@@ -17,11 +20,14 @@ pub enum Command {
         /// A node, as name=host:port of its peer listener; repeat it for each.
         #[arg(long = "node", value_parser = pair, required = true)]
         nodes: Vec<(String, String)>,
-        #[arg(long, default_value_t = 16)]
+        #[arg(long, default_value_t = 16, conflicts_with = "restore")]
         partitions: u32,
         /// Replicas of each partition: 1, 3 or 5. 0 takes 3, or 1 where there are fewer than three nodes.
         #[arg(long, default_value_t = 0)]
         replication: u32,
+        /// The folder of a backup whose queues and messages the cluster begins with. It gets as many partitions as the backup has.
+        #[arg(long)]
+        restore: Option<PathBuf>,
     },
     /// Shows nodes and partitions.
     Status,
@@ -50,8 +56,14 @@ pub enum Command {
 
 pub async fn run(command: Command, client: &Client, output: Output) -> Result<(), Failure> {
     match command {
-        Command::Init { nodes, partitions, replication } => {
+        Command::Init { nodes, partitions, replication, restore } => {
             let nodes = nodes.into_iter().map(init_node).collect();
+            if let Some(folder) = restore {
+                let restored = backup::restore(client, &folder, nodes, replication).await?;
+                let (id, manifest) = (restored.cluster_id, restored.manifest);
+                let text = format!("cluster {id} is founded and has {}", contents(&manifest));
+                return output.line(text, &json!({ "cluster_id": id, "backup": manifest.to_json() }));
+            }
             let id = client.init_cluster(nodes, partitions, replication).await?;
             output.line(format!("cluster {id} is founded"), &json!({ "cluster_id": id }))?;
             Ok(())

@@ -1,4 +1,5 @@
-//! What the command and its tests share: clusters of real processes, and the comparison of replicas.
+//! What the command and its tests share: clusters of real processes, the comparison of replicas, and backups.
 
+pub mod backup;
 pub mod processes;
 pub mod replicas;

@@ -3,6 +3,7 @@
 //! Exit codes: 0 done, 1 not done, 2 wrong usage, 3 the outcome is unknown.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+mod backup_command;
 mod cluster;
 mod connect;
 mod demo;
@@ -68,6 +69,9 @@ enum Command {
     /// Founds a cluster, shows it, and changes its members.
     #[command(subcommand)]
     Cluster(cluster::Command),
+    /// Takes and checks backups of the whole cluster.
+    #[command(subcommand)]
+    Backup(backup_command::Command),
     /// Makes and manages queues.
     #[command(subcommand)]
     Queue(queue::Command),
@@ -130,6 +134,7 @@ async fn run(command: Command, global: &Global, output: Output) -> Result<(), Fa
         Command::Dev(arguments) => dev::run(arguments, output).await,
         Command::Demo(arguments) => demo::run(arguments, output).await,
         Command::Cluster(command) => cluster::run(command, &client()?, output).await,
+        Command::Backup(command) => backup_command::run(command, client, output).await,
         Command::Queue(command) => queue::run(command, &client()?, output).await,
         Command::Send(arguments) => send::run(arguments, &client()?, output).await,
         Command::Receive(arguments) => receive::run(arguments, &client()?, output).await,

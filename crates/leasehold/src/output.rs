@@ -141,6 +141,15 @@ impl From<leasehold::processes::ProcessError> for Failure {
     }
 }
 
+impl From<leasehold::backup::BackupError> for Failure {
+    fn from(error: leasehold::backup::BackupError) -> Self {
+        match error {
+            leasehold::backup::BackupError::Client(error) => error.into(),
+            error => Self::new(error.to_string()),
+        }
+    }
+}
+
 impl From<std::io::Error> for Failure {
     fn from(error: std::io::Error) -> Self {
         Self::new(error.to_string())

@@ -118,6 +118,12 @@ fn every_subcommand_does_its_work_on_a_cluster() {
     let verified = &dev.objects(&["cluster", "verify", "--patience", "60s"])[0];
     assert_eq!(verified["diverged"], serde_json::json!([]));
     assert!(verified["equal"].as_u64() > Some(1), "{verified}");
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("backup").display().to_string();
+    let taken = &dev.objects(&["backup", "take", &folder])[0];
+    assert_eq!(taken["cluster_id"], status["cluster_id"]);
+    assert_eq!(dev.objects(&["backup", "verify", &folder])[0], *taken);
+    assert!(dev.done(&["backup", "verify", &folder]).contains("is whole"));
 }
 
 #[test]

@@ -23,7 +23,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         "leasehold-simulation",
         &["leasehold-histories", "leasehold-node", "leasehold-proto", "leasehold-raft-log"],
     ),
-    ("leasehold-cluster-tests", &["leasehold-client", "leasehold-connect", "leasehold-node"]),
+    ("leasehold-cluster-tests", &["leasehold", "leasehold-client", "leasehold-connect", "leasehold-node"]),
     ("leasehold-store-tests", &["leasehold-client"]),
     ("leasehold-examples", &["leasehold-client", "leasehold-cluster-tests"]),
     ("leasehold-benches", &["leasehold", "leasehold-client", "leasehold-node", "leasehold-cluster-tests"]),
