@@ -243,6 +243,7 @@ async fn set_up(plan: &Plan, processes: &Processes) -> Result<Stage, String> {
         rows: AtomicU64::new(0),
         full: AtomicU64::new(0),
         queues: Mutex::default(),
+        calls: tokio::sync::RwLock::default(),
         is_held_back: AtomicBool::new(false),
         is_over: AtomicBool::new(false),
         is_drained: AtomicBool::new(false),

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use leasehold::backup;
+use leasehold::processes::NodeProcess;
 use leasehold_client::Client;
 use leasehold_client::v1::{InitNode, Reason, StatusResponse};
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
@@ -24,6 +26,8 @@ pub enum Fault {
     DiskLow,
     /// A sound node is removed, emptied, and added again, under load.
     Replace,
+    /// The cluster is backed up while clients are still, all nodes are emptied, and another cluster of them begins with the backup.
+    Restore,
     /// A node may open no more files and connections: it goes on, or ends by itself and is started again.
     Descriptors,
     /// A node gets no more memory than it has: it goes on, or ends by itself and is started again.
@@ -60,6 +64,7 @@ pub async fn begin(scene: &mut Scene<'_>, fault: Fault, planned: &Planned) -> Re
             MORE_THAN_IS_FREE.to_owned()
         }
         Fault::Replace => "to be removed, emptied and added".to_owned(),
+        Fault::Restore => return restore(scene).await,
         Fault::Descriptors => {
             let open = limit_descriptors(scene, node, Descriptors::AsManyAsAreOpen)?;
             format!("not more than {open} descriptors")
@@ -75,6 +80,7 @@ pub async fn begin(scene: &mut Scene<'_>, fault: Fault, planned: &Planned) -> Re
 pub async fn end(scene: &mut Scene<'_>, fault: Fault, planned: &Planned) -> Result<(), String> {
     let is_running = scene.processes.is_running(planned.node).map_err(failed)?;
     match fault {
+        Fault::Restore => Ok(()),
         Fault::Corrupt if is_running => Ok(()),
         Fault::Corrupt | Fault::Replace => replace(scene, planned.node).await,
         Fault::CorruptRunning => corruption::end(scene, planned).await,
@@ -175,10 +181,7 @@ pub async fn replace(scene: &mut Scene<'_>, node: usize) -> Result<(), String> {
         |status: &StatusResponse| is_member(status) && status.nodes.iter().all(|node| node.name != name);
     await_status(&format!("{name} is gone"), &client, is_gone).await?;
     scene.processes.kill(node).await.map_err(failed)?;
-    std::fs::remove_dir_all(scene.processes.data_dir(node)).map_err(failed)?;
-    if let Some(machines) = scene.machines {
-        machines.of(node).forget().map_err(failed)?;
-    }
+    empty(scene, node)?;
     restart(scene, node).await?;
     let peer_address = scene.processes.nodes[node].peer_address.clone();
     until(&format!("{name} is added"), async || {
@@ -194,6 +197,36 @@ pub async fn replace(scene: &mut Scene<'_>, node: usize) -> Result<(), String> {
         is_member(status) && status.nodes.len() == nodes && status.partitions.iter().all(is_settled)
     };
     await_status(&format!("{name} has its replicas"), &client, is_whole).await
+}
+
+/// Takes everything from a node that does not run.
+fn empty(scene: &Scene<'_>, node: usize) -> Result<(), String> {
+    std::fs::remove_dir_all(scene.processes.data_dir(node)).map_err(failed)?;
+    scene.machines.map_or(Ok(()), |machines| machines.of(node).forget().map_err(failed))
+}
+
+/// From the backup to the end of the restore no client asks for anything, so nothing that was answered may be missing afterwards. A
+/// call that ended without an answer may still be under way; what becomes of it is nobody's to say.
+async fn restore(scene: &mut Scene<'_>) -> Result<String, String> {
+    let _nobody_calls = scene.stage.calls.write().await;
+    let dir = tempfile::tempdir().map_err(failed)?;
+    let folder = dir.path().join("backup");
+    let taken = backup::take(&scene.processes.client().map_err(failed)?, &folder).await.map_err(failed)?;
+    let nodes = scene.processes.nodes.len();
+    for node in 0..nodes {
+        scene.processes.kill(node).await.map_err(failed)?;
+    }
+    for node in 0..nodes {
+        empty(scene, node)?;
+        restart(scene, node).await?;
+    }
+    let member =
+        |node: &NodeProcess| InitNode { name: node.name.clone(), peer_address: node.peer_address.clone() };
+    let members = scene.processes.nodes.iter().map(member).collect();
+    let client = scene.processes.client().map_err(failed)?;
+    let restored = backup::restore(&client, &folder, members, nodes as u32).await.map_err(failed)?;
+    let (messages, queues) = (taken.messages(), taken.queues);
+    Ok(format!("{queues} queues and {messages} messages go on in cluster {}", restored.cluster_id))
 }
 
 /// A node that belongs to no cluster does not know one.

@@ -15,6 +15,7 @@ use leasehold_client::{Client, Error, Lease, Message, NewMessage, ReceiveOptions
 use leasehold_histories::history::{Op, Outcome, Recorder};
 use leasehold_histories::random::Random;
 use leasehold_histories::workload::Workload;
+use tokio::sync::RwLock;
 use tokio::time::sleep;
 
 use crate::workload::{self, Bodies, DEAD_LETTER_QUEUE, QUEUE, message};
@@ -41,6 +42,8 @@ pub struct Stage {
     pub full: AtomicU64,
     /// Queues that were asked to be made, by their names.
     pub queues: Mutex<BTreeSet<String>>,
+    /// Read for as long as a client waits for an answer; who writes it has all clients stand still.
+    pub calls: RwLock<()>,
     /// While it is, nothing is received: what is sent stays on the disks.
     pub is_held_back: AtomicBool,
     pub is_over: AtomicBool,
@@ -97,6 +100,7 @@ pub async fn sender(stage: Arc<Stage>, mut random: Random) {
 async fn send(stage: &Stage, client: &Client, rows: std::ops::Range<u64>) -> bool {
     let messages =
         rows.clone().map(|row| message(stage.workload, row, stage.bodies)).collect::<Vec<NewMessage>>();
+    let _call = stage.calls.read().await;
     let began_us = stage.recorder.now_us();
     let sent = client.send(QUEUE, messages).await;
     let ended_us = stage.recorder.now_us();
@@ -146,9 +150,11 @@ async fn receive(stage: &Stage, client: &Client, wanted: ReceiveOptions) -> Opti
         sleep(RETRY_PAUSE).await;
     }
     let options = ReceiveOptions { wait: RECEIVE_WAIT, ..wanted };
+    let call = stage.calls.read().await;
     let began_us = stage.recorder.now_us();
     let received = client.receive(QUEUE, options).await;
     let at = Instant::now();
+    drop(call);
     let Ok(messages) = received else {
         sleep(RETRY_PAUSE).await;
         return None;
@@ -180,6 +186,7 @@ enum Settle {
 async fn settle(stage: &Stage, client: &Client, messages: &[Message], settle: Settle) {
     let receipts = || messages.iter().map(|message| message.receipt.clone());
     let leases = |duration| receipts().map(|receipt| Lease::new(receipt, duration)).collect::<Vec<_>>();
+    let _call = stage.calls.read().await;
     let began_us = stage.recorder.now_us();
     let settled = match settle {
         Settle::Ack => client.ack(QUEUE, &receipts().collect::<Vec<_>>()).await,

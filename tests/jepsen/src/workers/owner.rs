@@ -63,6 +63,7 @@ impl Owner {
     }
 
     async fn step(&self, name: &str, step: QueueStep, random: &mut Random) -> Option<()> {
+        let _call = self.stage.calls.read().await;
         let began_us = self.stage.recorder.now_us();
         let result = match step {
             QueueStep::Create => {
@@ -91,6 +92,7 @@ impl Owner {
     async fn look(&self, name: &str, random: &mut Random) {
         let clients = self.stage.clients_of_nodes(CALL_TIMEOUT).unwrap_or_default();
         let Some(client) = clients.get(random.below(clients.len() as u64) as usize) else { return };
+        let _call = self.stage.calls.read().await;
         let began_us = self.stage.recorder.now_us();
         let messages = match client.describe_queue(name).await {
             Ok(described) => {

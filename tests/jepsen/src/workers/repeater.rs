@@ -76,6 +76,8 @@ impl Repeater {
         read: impl Fn(&A) -> Option<Vec<String>>,
     ) -> Option<A> {
         let mut answers = Vec::new();
+        let stage = self.stage.clone();
+        let _calls = stage.calls.read().await;
         for _ in 0..2 {
             let endpoints = self.stage.endpoints();
             let endpoint = &endpoints[self.random.below(endpoints.len() as u64) as usize];
