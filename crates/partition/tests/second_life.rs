@@ -59,7 +59,7 @@ fn what_came_is_kept_and_what_did_not_come_is_gone_from_everything() {
         let mut copy = Partition::restore(&rig.partition.snapshot()).unwrap();
         let salt = random.next();
         let came = |content: ContentRef| {
-            (content.log_index ^ u64::from(content.offset) ^ salt).count_ones() % 2 == 0
+            (content.log_index ^ u64::from(content.offset) ^ salt).count_ones().is_multiple_of(2)
         };
         let gone = copy.begin_again(came);
         copy.check_invariants();
