@@ -9,7 +9,7 @@
 //! message under the same sequence would be taken for the first, and a second grant under the same number for one that is over.
 
 use crate::effects::History;
-use crate::ids::ContentRef;
+use crate::ids::{ContentRef, QueueId};
 use crate::limits::LIFE_GAP;
 use crate::notes::Notes;
 use crate::partition::Partition;
@@ -24,19 +24,23 @@ impl Partition {
         let gone = gone.map(|(slot, message)| (slot, message.queue)).collect::<Vec<_>>();
         if !gone.is_empty() {
             self.store.messages.unfold_all();
+            self.leave_out(&gone);
+            self.store.messages.fold_all();
         }
+        self.store.next_sequence = self.store.next_sequence.saturating_add(LIFE_GAP);
+        self.store.next_grant = self.store.next_grant.saturating_add(LIFE_GAP);
+        gone.len() as u64
+    }
+
+    fn leave_out(&mut self, gone: &[(u32, QueueId)]) {
         // Nobody waits for anything yet, and the log is told of everything that lives when the copy is installed.
         let mut notes = Notes::new(History::Skip, self.store.log_time_ms, self.store.wall_time_ms);
-        for (slot, queue) in &gone {
+        for (slot, queue) in gone {
             if let Some(shard) = self.shards.get_mut(queue) {
                 shard.remove(&mut self.store, *slot, &mut notes);
             }
             self.reindex(*queue);
         }
-        self.store.messages.fold_all();
-        self.store.next_sequence = self.store.next_sequence.saturating_add(LIFE_GAP);
-        self.store.next_grant = self.store.next_grant.saturating_add(LIFE_GAP);
-        gone.len() as u64
     }
 
     /// Messages of all queues, in any state, the dead included. O(queues).
