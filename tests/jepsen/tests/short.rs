@@ -108,6 +108,14 @@ fn nodes_that_are_replaced_starved_and_restarted_break_no_promise() {
     assert_it_proves_something(&run(&["--faults", "replace,starve,rolling-restart,descriptors"]));
 }
 
+/// Without what it had, a node could vote a second time: it belongs to no cluster until it is replaced.
+#[test]
+fn a_node_that_lost_everything_has_no_say() {
+    let told = run(&["--faults", "wipe", "--time-limit", "5"]);
+    assert!(told["counts"]["delivered"].as_u64() > Some(100), "{told:#}");
+    assert!(told["outages"]["wipe"]["faults"].as_u64() > Some(0), "{told:#}");
+}
+
 /// A queue at its maximum length refuses sends, gives what it holds, and takes more when there is room; a node without memory ends.
 #[test]
 fn a_full_queue_and_a_node_without_memory_lose_nothing() {

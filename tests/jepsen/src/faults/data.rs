@@ -26,6 +26,8 @@ pub enum Fault {
     DiskLow,
     /// A sound node is removed, emptied, and added again, under load.
     Replace,
+    /// A node loses everything and starts with nothing, although the others count on it: it has no say until it is replaced.
+    Wipe,
     /// The cluster is backed up while clients are still, all nodes are emptied, and another cluster of them begins with the backup.
     Restore,
     /// A node may open no more files and connections: it goes on, or ends by itself and is started again.
@@ -64,13 +66,20 @@ pub async fn begin(scene: &mut Scene<'_>, fault: Fault, planned: &Planned) -> Re
             MORE_THAN_IS_FREE.to_owned()
         }
         Fault::Replace => "to be removed, emptied and added".to_owned(),
+        Fault::Wipe => {
+            scene.processes.kill(node).await.map_err(failed)?;
+            empty(scene, node)?;
+            restart(scene, node).await?;
+            assert_outside(scene, node).await?;
+            "emptied".to_owned()
+        }
         Fault::Restore => return restore(scene).await,
         Fault::Descriptors => {
-            let open = limit_descriptors(scene, node, Descriptors::AsManyAsAreOpen)?;
+            let open = limit_to_what_is_used(scene, node, Resource::Nofile)?;
             format!("not more than {open} descriptors")
         }
         Fault::Memory => {
-            let bytes = limit_memory(scene, node, Memory::AsMuchAsIsUsed)?;
+            let bytes = limit_to_what_is_used(scene, node, Resource::Data)?;
             format!("not more than {bytes} bytes of memory")
         }
     };
@@ -85,10 +94,16 @@ pub async fn end(scene: &mut Scene<'_>, fault: Fault, planned: &Planned) -> Resu
         Fault::Corrupt | Fault::Replace => replace(scene, planned.node).await,
         Fault::CorruptRunning => corruption::end(scene, planned).await,
         // It may have ended by itself.
-        Fault::Descriptors if is_running => {
-            limit_descriptors(scene, planned.node, Descriptors::AsTheHarness).map(drop)
+        Fault::Wipe => {
+            assert_outside(scene, planned.node).await?;
+            replace(scene, planned.node).await
         }
-        Fault::Memory if is_running => limit_memory(scene, planned.node, Memory::AsTheHarness).map(drop),
+        Fault::Descriptors if is_running => {
+            limit(scene, planned.node, Resource::Nofile, getrlimit(Resource::Nofile).current)
+        }
+        Fault::Memory if is_running => {
+            limit(scene, planned.node, Resource::Data, getrlimit(Resource::Data).current)
+        }
         Fault::Memory => {
             scene.out_of_memory += 1;
             restart(scene, planned.node).await
@@ -101,46 +116,18 @@ pub async fn end(scene: &mut Scene<'_>, fault: Fault, planned: &Planned) -> Resu
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Descriptors {
-    AsManyAsAreOpen,
-    AsTheHarness,
-}
-
-/// Sets how many files and connections a node may have open, and says how many.
-fn limit_descriptors(scene: &Scene<'_>, node: usize, wanted: Descriptors) -> Result<u64, String> {
+/// A node gets no more of this than it has, and says how much that is. Of memory: a new allocation fails, and the process aborts.
+fn limit_to_what_is_used(scene: &Scene<'_>, node: usize, resource: Resource) -> Result<u64, String> {
     let pid = scene.processes.pid(node).ok_or("the node does not run")?;
-    let now = getrlimit(Resource::Nofile);
-    let current = match wanted {
-        Descriptors::AsTheHarness => now.current,
-        Descriptors::AsManyAsAreOpen => {
-            let open = std::fs::read_dir(format!("/proc/{pid}/fd")).map_err(failed)?;
-            Some(open.count() as u64)
-        }
+    let used = match resource {
+        Resource::Data => data_bytes(pid)?,
+        _ => std::fs::read_dir(format!("/proc/{pid}/fd")).map_err(failed)?.count() as u64,
     };
-    limit(pid, Resource::Nofile, Rlimit { current, maximum: now.maximum })?;
-    Ok(current.unwrap_or(u64::MAX))
+    limit(scene, node, resource, Some(used))?;
+    Ok(used)
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Memory {
-    AsMuchAsIsUsed,
-    AsTheHarness,
-}
-
-/// Sets how much memory of its own a node may have, and says how much: a new allocation beyond it fails, and the process aborts.
-fn limit_memory(scene: &Scene<'_>, node: usize, wanted: Memory) -> Result<u64, String> {
-    let pid = scene.processes.pid(node).ok_or("the node does not run")?;
-    let now = getrlimit(Resource::Data);
-    let current = match wanted {
-        Memory::AsTheHarness => now.current,
-        Memory::AsMuchAsIsUsed => Some(data_bytes(pid)?),
-    };
-    limit(pid, Resource::Data, Rlimit { current, maximum: now.maximum })?;
-    Ok(current.unwrap_or(u64::MAX))
-}
-
-/// What the limit counts: private memory that can be written to.
+/// What the limit of memory counts: what is private and can be written to.
 fn data_bytes(pid: u32) -> Result<u64, String> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).map_err(failed)?;
     let kib = status.lines().find_map(|line| line.strip_prefix("VmData:")?.trim().strip_suffix(" kB"));
@@ -148,9 +135,24 @@ fn data_bytes(pid: u32) -> Result<u64, String> {
     Ok(kib * 1024)
 }
 
-fn limit(pid: u32, resource: Resource, limit: Rlimit) -> Result<(), String> {
+/// Sets how much of a resource a node may have; its most stays that of the harness.
+fn limit(scene: &Scene<'_>, node: usize, resource: Resource, current: Option<u64>) -> Result<(), String> {
+    let pid = scene.processes.pid(node).ok_or("the node does not run")?;
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or("this is no process id")?;
+    let limit = Rlimit { current, maximum: getrlimit(resource).maximum };
     prlimit(Some(pid), resource, limit).map(drop).map_err(failed)
+}
+
+/// Who has lost everything belongs to no cluster, whoever counts on it: it must not vote as if it had never voted.
+async fn assert_outside(scene: &Scene<'_>, node: usize) -> Result<(), String> {
+    let endpoint = scene.processes.endpoints().swap_remove(node);
+    let client = Client::builder([endpoint]).call_timeout(CALL_TIMEOUT).build().map_err(failed)?;
+    match client.cluster_status().await {
+        Ok(status) if is_member(&status) => Err(format!("node {} came back empty, and takes part", node + 1)),
+        Ok(_) => Ok(()),
+        Err(error) if error.reason == Reason::NotInitialised => Ok(()),
+        Err(error) => Err(failed(error)),
+    }
 }
 
 /// Starts a node whose files are damaged, and says what it does: it has no other choice.
