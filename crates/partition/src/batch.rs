@@ -25,12 +25,20 @@ impl BatchBuilder {
     }
 
     /// Builds in a buffer that begins with bytes of the caller, so that what is finished need not be copied behind them.
+    /// Whoever does not know yet when the entry goes says so at its end, by [`Self::stamp`].
     pub fn after(prefix: &[u8], log_time_ms: u64, wall_time_ms: u64) -> Self {
         let mut payload = prefix.to_vec();
         payload.push(WIRE_VERSION);
         log_time_ms.put(&mut payload);
         wall_time_ms.put(&mut payload);
         Self { prefix_bytes: prefix.len(), payload, commands: 0 }
+    }
+
+    /// Sets the clocks anew: an entry is of the time at which it goes, not at which its first request came.
+    pub fn stamp(&mut self, log_time_ms: u64, wall_time_ms: u64) {
+        let clocks = [log_time_ms.to_le_bytes(), wall_time_ms.to_le_bytes()].concat();
+        let start = self.prefix_bytes + 1;
+        self.payload[start..start + clocks.len()].copy_from_slice(&clocks);
     }
 
     /// Adds a command without a request name.

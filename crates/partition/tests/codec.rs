@@ -244,3 +244,15 @@ fn forwarded_requests_lie_in_the_batch_like_local_ones() {
     assert_eq!(batch.push(&invalid), Err(DecodeError::OutOfRange("lease_ms")));
     assert!(batch.is_empty(), "what is refused leaves nothing behind");
 }
+
+/// What comes while an entry waits to go would else be taken for older than it is, and its delay be cut short.
+#[test]
+fn an_entry_is_of_the_time_at_which_it_goes() {
+    let (prefix, mark) = ([9; 3], Command::Mark);
+    let mut waits = BatchBuilder::after(&prefix, 0, 0);
+    waits.push(&mark).unwrap();
+    waits.stamp(5_000, 1_700_000_000_000);
+    let mut goes_at_once = BatchBuilder::after(&prefix, 5_000, 1_700_000_000_000);
+    goes_at_once.push(&mark).unwrap();
+    assert_eq!(waits.finish(), goes_at_once.finish());
+}

@@ -51,10 +51,9 @@ enum Pending {
     Own,
 }
 
-/// An entry that is being put together.
+/// An entry that is being put together. It is stamped when it goes: what comes while it waits must not be taken for older than it is.
 struct Batch {
     builder: BatchBuilder,
-    stamp_ms: u64,
     pending: Vec<Pending>,
     coming: Coming,
 }
@@ -297,15 +296,10 @@ impl Leadership {
     }
 
     fn open_batch(&mut self) -> &mut Batch {
-        let clock = &mut self.clock;
-        self.batch.get_or_insert_with(|| {
-            let stamp_ms = clock.stamp(Instant::now());
-            Batch {
-                builder: BatchBuilder::after(&Payload::PREFIX, stamp_ms, wall_ms()),
-                stamp_ms,
-                pending: Vec::new(),
-                coming: Coming::default(),
-            }
+        self.batch.get_or_insert_with(|| Batch {
+            builder: BatchBuilder::after(&Payload::PREFIX, 0, 0),
+            pending: Vec::new(),
+            coming: Coming::default(),
         })
     }
 
@@ -316,18 +310,21 @@ impl Leadership {
     }
 
     async fn propose(&mut self) -> Result<(), Failure> {
-        // Without a command that was taken, its stamp would only grow old.
+        // Its command was refused.
         self.batch.take_if(|batch| batch.builder.is_empty());
         if !self.batch_is_due() {
             return Ok(());
         }
-        let Some(batch) = self.batch.take() else { return Ok(()) };
-        self.stamped_at = Instant::now();
+        let Some(mut batch) = self.batch.take() else { return Ok(()) };
+        let now = Instant::now();
+        let stamp_ms = self.clock.stamp(now);
+        batch.builder.stamp(stamp_ms, wall_ms());
+        self.stamped_at = now;
         let payload =
             Payload::from_prefixed(batch.builder.finish().into()).expect("the batch has the prefix");
         match self.shared.group.propose(payload, self.term).await {
             Ok(proposal) => {
-                let Batch { stamp_ms, pending, coming, .. } = batch;
+                let Batch { pending, coming, .. } = batch;
                 self.in_flight.push_back(InFlight { proposal, stamp_ms, pending, coming });
                 Ok(())
             }

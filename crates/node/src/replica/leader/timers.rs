@@ -31,7 +31,7 @@ impl Leadership {
         due.into_iter().flatten().min().unwrap_or(far)
     }
 
-    /// When time must be moved in the log, since a new leader starts from the last stamp: unless a batch with a stamp waits already.
+    /// When time must be moved in the log, since a new leader starts from the last stamp: unless a batch waits, which moves it.
     fn mark_due(&self) -> Option<Instant> {
         let is_counting = self.deadline.lease_log_ms.is_some() || self.deadline.delay_log_ms.is_some();
         let is_due = is_counting && self.batch.is_none();
