@@ -1,51 +1,57 @@
 //! An HTTP/1.1 connection that stays open and has one request under way: as little of a client as there can be, since it shares the
 //! processors with the nodes.
 
-use serde_json::Value;
+use serde::Deserialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::signer::Signer;
 
+const BUFFER_BYTES: usize = 64 * 1024;
+
 pub struct Connection {
     stream: TcpStream,
     signer: Signer,
-    buffer: Vec<u8>,
+    request: Vec<u8>,
+    answer: Vec<u8>,
 }
 
 impl Connection {
     pub async fn open(address: &str) -> Self {
         let stream = TcpStream::connect(address).await.unwrap_or_else(|error| panic!("{address}: {error}"));
         stream.set_nodelay(true).unwrap_or_else(|error| panic!("{error}"));
-        Self { stream, signer: Signer::new(address), buffer: Vec::with_capacity(64 * 1024) }
+        let (request, answer) = (Vec::with_capacity(BUFFER_BYTES), Vec::with_capacity(BUFFER_BYTES));
+        Self { stream, signer: Signer::new(address), request, answer }
     }
 
-    /// Asks and returns the answer, which must be of a request that was done.
-    pub async fn ask(&mut self, operation: &str, request: &Value) -> Value {
-        let body = request.to_string().into_bytes();
-        let mut bytes = self.signer.head(operation, &body).into_bytes();
-        bytes.extend_from_slice(&body);
-        self.stream.write_all(&bytes).await.unwrap_or_else(|error| panic!("{operation}: {error}"));
-        self.buffer.clear();
-        loop {
-            let read = self.stream.read_buf(&mut self.buffer).await;
+    /// Asks and returns what is read of the answer, which must be of a request that was done.
+    pub async fn ask<'a, A: Deserialize<'a>>(&'a mut self, operation: &str, body: &[u8]) -> A {
+        self.request.clear();
+        self.request.extend_from_slice(self.signer.head(operation, body).as_bytes());
+        self.request.extend_from_slice(body);
+        self.stream.write_all(&self.request).await.unwrap_or_else(|error| panic!("{operation}: {error}"));
+        self.answer.clear();
+        let body = loop {
+            let read = self.stream.read_buf(&mut self.answer).await;
             let read = read.unwrap_or_else(|error| panic!("{operation}: {error}"));
             assert!(read > 0, "{operation}: the node hung up");
-            if let Some((head, body)) = whole(&self.buffer) {
-                let answer = String::from_utf8_lossy(body);
-                assert!(head.starts_with(b"HTTP/1.1 200 "), "{operation}: {answer}");
-                return serde_json::from_str(&answer).unwrap_or_else(|error| panic!("{operation}: {error}"));
+            if let Some(body) = body_when_whole(&self.answer) {
+                break body;
             }
-        }
+        };
+        let body = &self.answer[body];
+        let said = || String::from_utf8_lossy(body);
+        assert!(self.answer.starts_with(b"HTTP/1.1 200 "), "{operation}: {}", said());
+        serde_json::from_slice(body).unwrap_or_else(|error| panic!("{operation}: {error}: {}", said()))
     }
 }
 
-/// Head and body of an answer, when all of it is there.
-fn whole(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
-    let end = bytes.windows(4).position(|four| four == b"\r\n\r\n")?;
-    let head = std::str::from_utf8(&bytes[..end]).ok()?;
+/// Where the body of an answer is, when all of it is there.
+fn body_when_whole(bytes: &[u8]) -> Option<std::ops::Range<usize>> {
+    let begin = bytes.windows(4).position(|four| four == b"\r\n\r\n")? + 4;
+    let head = std::str::from_utf8(&bytes[..begin]).ok()?;
     let mut lines = head.split("\r\n").filter_map(|line| line.split_once(':'));
     let len = lines.find(|(name, _)| name.eq_ignore_ascii_case("content-length"))?.1;
-    let body = bytes.get(end + 4..end + 4 + len.trim().parse::<usize>().ok()?)?;
-    Some((&bytes[..end], body))
+    let end = begin + len.trim().parse::<usize>().ok()?;
+    (end <= bytes.len()).then_some(begin..end)
 }

@@ -3,6 +3,7 @@
 mod connection;
 mod signer;
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -12,6 +13,7 @@ use futures::future::join_all;
 use leasehold::processes::Processes;
 use leasehold_client::v1::QueueSettings;
 use leasehold_client::{Client, NewMessage};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::footprint::{pids, program};
@@ -115,44 +117,74 @@ async fn prepare(client: &Client, requests: &Requests) {
         .await;
 }
 
+/// What is read of an answer to a receive.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Received<'a> {
+    #[serde(default, borrow)]
+    messages: Vec<Leased<'a>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Leased<'a> {
+    receipt_handle: &'a str,
+}
+
+/// What is read of an answer to a send or a delete.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Done {
+    #[serde(default)]
+    failed: Vec<Value>,
+}
+
 /// Sends, receives and deletes on one connection until the time is over.
 async fn work(address: String, at: usize, requests: Requests, end: Instant, counts: Arc<Counts>) {
     let url = format!("http://{address}/000000000000/{}", queue_name(at % requests.used));
     let mut connection = Connection::open(&address).await;
-    let (batch, body) = (usize::from(requests.batch), "x".repeat(requests.bytes));
-    let send = match batch {
-        1 => ("SendMessage", json!({ "QueueUrl": url, "MessageBody": body })),
-        _ => {
-            let entries = (0..batch).map(|id| json!({ "Id": id.to_string(), "MessageBody": body }));
-            ("SendMessageBatch", json!({ "QueueUrl": url, "Entries": entries.collect::<Vec<_>>() }))
-        }
-    };
-    let receive = json!({ "QueueUrl": url, "MaxNumberOfMessages": batch });
+    let batch = usize::from(requests.batch);
+    let (send, sent) = send(&url, batch, &"x".repeat(requests.bytes));
+    let receive = json!({ "QueueUrl": url, "MaxNumberOfMessages": batch }).to_string();
     while Instant::now() < end {
-        connection.ask(send.0, &send.1).await;
-        let received = connection.ask("ReceiveMessage", &receive).await;
+        let done: Done = connection.ask(send, sent.as_bytes()).await;
+        assert!(done.failed.is_empty(), "{:?}", done.failed);
+        let received: Received<'_> = connection.ask("ReceiveMessage", receive.as_bytes()).await;
         counts.requests.fetch_add(2, Ordering::Relaxed);
-        let handles = received["Messages"].as_array().into_iter().flatten();
-        let handles = handles.map(|message| message["ReceiptHandle"].clone()).collect::<Vec<_>>();
-        if handles.is_empty() {
+        let messages = received.messages;
+        if messages.is_empty() {
             continue;
         }
-        let deleted = handles.len() as u64;
-        delete(&mut connection, &url, handles, batch).await;
+        let deleted = messages.len() as u64;
+        let (delete, body) = delete(&url, batch, &messages);
+        let done: Done = connection.ask(delete, body.as_bytes()).await;
+        assert!(done.failed.is_empty(), "{:?}", done.failed);
         counts.requests.fetch_add(1, Ordering::Relaxed);
         counts.deleted.fetch_add(deleted, Ordering::Relaxed);
     }
 }
 
-async fn delete(connection: &mut Connection, url: &str, handles: Vec<Value>, batch: usize) {
+/// Operation and body.
+fn send(url: &str, batch: usize, body: &str) -> (&'static str, String) {
     if batch == 1 {
-        let handle = handles.into_iter().next();
-        connection.ask("DeleteMessage", &json!({ "QueueUrl": url, "ReceiptHandle": handle })).await;
-        return;
+        return ("SendMessage", json!({ "QueueUrl": url, "MessageBody": body }).to_string());
     }
-    let entries = handles.into_iter().enumerate();
-    let entries = entries.map(|(id, handle)| json!({ "Id": id.to_string(), "ReceiptHandle": handle }));
-    let request = json!({ "QueueUrl": url, "Entries": entries.collect::<Vec<_>>() });
-    let answer = connection.ask("DeleteMessageBatch", &request).await;
-    assert!(answer["Failed"].is_null(), "{answer}");
+    let entries = (0..batch).map(|id| json!({ "Id": id.to_string(), "MessageBody": body }));
+    let entries = entries.collect::<Vec<_>>();
+    ("SendMessageBatch", json!({ "QueueUrl": url, "Entries": entries }).to_string())
+}
+
+/// Operation and body. Neither URLs nor handles have characters that JSON escapes.
+fn delete(url: &str, batch: usize, messages: &[Leased<'_>]) -> (&'static str, String) {
+    if let ([message], 1) = (messages, batch) {
+        let body = format!(r#"{{"QueueUrl":"{url}","ReceiptHandle":"{}"}}"#, message.receipt_handle);
+        return ("DeleteMessage", body);
+    }
+    let mut body = format!(r#"{{"QueueUrl":"{url}","Entries":["#);
+    for (id, message) in messages.iter().enumerate() {
+        let comma = if id == 0 { "" } else { "," };
+        let _ = write!(body, r#"{comma}{{"Id":"{id}","ReceiptHandle":"{}"}}"#, message.receipt_handle);
+    }
+    body.push_str("]}");
+    ("DeleteMessageBatch", body)
 }
