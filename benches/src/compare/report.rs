@@ -70,9 +70,9 @@ fresh cluster each time.
 
 Messages that wait for an answer are called outstanding: with 1, one sender waits for each message; 64 are 4 senders with 16 each,
 and 4096 are 8 with 512, each of which hands over a batch when the one before is confirmed, as the system's own client does it best:
-Leasehold in one request a batch, the others as messages in a row. A queue of Leasehold is spread over four partitions except under
-W4; a JetStream stream and a quorum queue are one group of replicas. Latency at a fixed rate runs from when a message was due,
-not from when it was sent, to when a receiver has it.
+Leasehold in one request a batch, the others as messages in a row. A queue of Leasehold is in one partition, except under W8: one
+group of replicas, as a JetStream stream and a quorum queue are. Latency at a fixed rate runs from when a message was due, not from
+when it was sent, to when a receiver has it.
 ";
 
 fn conditions(text: &mut String, document: &Document) {
