@@ -16,6 +16,9 @@ pub const STREAM_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
 pub const HTTP_FRAME_BYTES_MAX: u32 = 1024 * 1024;
 pub const CONNECTION_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
 
+/// A replica hears of a commit with the next entries, or after this time when none come.
+pub const COMMIT_NEWS_WAIT_MS: u64 = 5;
+
 pub const CONNECT_TIMEOUT_MS: u64 = 500;
 pub const RECONNECT_PAUSE_MS_MIN: u64 = 20;
 pub const RECONNECT_PAUSE_MS_MAX: u64 = 500;

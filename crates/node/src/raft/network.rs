@@ -24,13 +24,15 @@ use openraft::type_config::TypeConfigExt as _;
 use openraft::type_config::alias::SnapshotOf;
 use prost::Message as _;
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::codec::{self, CodecError};
 use super::snapshot::{SnapshotError, send_snapshot};
 use super::{GroupId, Image, ReplicaNode, TypeConfig, Vote};
+use crate::catalogue_link::CATALOGUE_GROUP;
 use crate::lane::{CallFailure, FrameKind, Lanes, PendingAnswer};
+use crate::limits::COMMIT_NEWS_WAIT_MS;
 use crate::stop_on_drop::StopOnDrop;
 
 /// Appends that one pipeline has sent and not yet seen answered.
@@ -54,6 +56,13 @@ impl Network {
 
     pub fn is_reachable(&self, node: NodeId) -> bool {
         self.lanes.is_reachable(node)
+    }
+
+    /// How long news of a commit wait for entries that tell it as well. A node waits for its own view of the catalogue after each
+    /// change, so these go at once.
+    fn news_wait(&self) -> Duration {
+        let wait_ms = if self.group == CATALOGUE_GROUP { 0 } else { COMMIT_NEWS_WAIT_MS };
+        Duration::from_millis(wait_ms)
     }
 
     /// Whether a voter would have the asker lead. One that does not answer would not.
@@ -155,18 +164,37 @@ impl NetStreamAppend<TypeConfig> for ReplicaLink {
 type SentAppend = Result<PendingAnswer, CallFailure>;
 
 /// Sends appends in order without waiting for their answers.
-async fn pump_appends<S>(link: ReplicaLink, mut input: S, sent: mpsc::Sender<SentAppend>)
+async fn pump_appends<S>(link: ReplicaLink, input: S, sent: mpsc::Sender<SentAppend>)
 where
     S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 'static,
 {
     let pipeline = link.network.pipelines.fetch_add(1, Ordering::Relaxed);
-    while let Some(request) = input.next().await {
+    let news_wait = link.network.news_wait();
+    let mut input = input.fuse();
+    while let Some(request) = next_append(&mut input, news_wait).await {
         let answer = link.send(Lane::Bulk, FrameKind::Append, codec::append_request(request, pipeline));
         let broken = answer.is_err();
         if sent.send(answer).await.is_err() || broken {
             return;
         }
     }
+}
+
+/// The next append that is worth a frame. One without entries tells the replica what is committed and no more; it waits a moment for
+/// entries, which tell that too. The answer to these counts for both: openraft matches answers by the log id that they reach.
+async fn next_append<S>(input: &mut S, news_wait: Duration) -> Option<AppendEntriesRequest<TypeConfig>>
+where
+    S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin,
+{
+    let mut request = input.next().await?;
+    let end = Instant::now() + news_wait;
+    while request.entries.is_empty() {
+        match timeout_at(end, input.next()).await {
+            Ok(Some(next)) => request = next,
+            Ok(None) | Err(_) => break,
+        }
+    }
+    Some(request)
 }
 
 async fn read_append_answer(answer: SentAppend) -> Result<StreamAppendResult<TypeConfig>, RpcError> {
@@ -236,5 +264,70 @@ impl NetSnapshot<TypeConfig> for ReplicaLink {
                 error => StreamingError::Unreachable(Unreachable::new(&error)),
             }),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::stream;
+    use openraft::EntryPayload;
+    use tokio_stream::wrappers::UnboundedReceiverStream;
+
+    use super::super::{Entry, LogId};
+    use super::*;
+
+    const WAIT: Duration = Duration::from_millis(5);
+
+    fn log_id(index: u64) -> LogId {
+        codec::log_id_from_peer(&leasehold_proto::peer::LogId { term: 1, index })
+    }
+
+    /// News that all up to this index is committed, with the entry after it if there is one.
+    fn append(committed: u64, entry: Option<u64>) -> AppendEntriesRequest<TypeConfig> {
+        let entry = entry.map(|index| Entry { log_id: log_id(index), payload: EntryPayload::Blank });
+        AppendEntriesRequest {
+            vote: Vote::new_committed(1, 1),
+            prev_log_id: Some(log_id(committed)),
+            entries: entry.into_iter().collect(),
+            leader_commit: Some(log_id(committed)),
+        }
+    }
+
+    fn told(request: Option<AppendEntriesRequest<TypeConfig>>) -> Option<(u64, usize)> {
+        request.map(|request| (request.leader_commit.map_or(0, |id| id.index), request.entries.len()))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn news_travel_with_entries_that_come_in_time() {
+        let mut input = stream::iter([append(1, None), append(2, None), append(2, Some(3))]);
+        assert_eq!(told(next_append(&mut input, WAIT).await), Some((2, 1)));
+        assert_eq!(told(next_append(&mut input, WAIT).await), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn news_go_alone_when_no_entries_come() {
+        let (sender, queue) = mpsc::unbounded_channel();
+        let mut input = UnboundedReceiverStream::new(queue);
+        let began = Instant::now();
+        sender.send(append(1, None)).unwrap();
+        // More news do not make the first wait longer.
+        tokio::spawn(async move {
+            tokio::time::sleep(WAIT / 2).await;
+            sender.send(append(2, None)).unwrap();
+            tokio::time::sleep(WAIT).await;
+            sender.send(append(2, Some(3))).unwrap();
+        });
+        assert_eq!(told(next_append(&mut input, WAIT).await), Some((2, 0)));
+        // The timer's own grain is a millisecond.
+        assert!(began.elapsed() <= WAIT + Duration::from_millis(1), "{:?}", began.elapsed());
+        assert_eq!(told(next_append(&mut input, WAIT).await), Some((2, 1)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn news_of_the_catalogue_go_at_once() {
+        let mut input = stream::iter([append(1, None)]).chain(stream::pending());
+        let began = Instant::now();
+        assert_eq!(told(next_append(&mut input, Duration::ZERO).await), Some((1, 0)));
+        assert!(began.elapsed() <= Duration::from_millis(1), "{:?}", began.elapsed());
     }
 }
