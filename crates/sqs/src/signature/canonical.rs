@@ -14,6 +14,8 @@ use crate::form;
 /// All but the unreserved characters of RFC 3986.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 const ENCODED_IN_PATH: &AsciiSet = &ENCODED.remove(b'/');
+/// The host is signed under the name that HTTP/1.1 has for it, or under that of HTTP/2.
+const HOST_NAMES: [&str; 2] = ["host", ":authority"];
 
 /// # Errors
 /// When a header that has to be signed is not, or one that is signed is not there.
@@ -40,7 +42,7 @@ fn check_signed(parts: &Parts, given: &Given<'_>) -> Result<(), Error> {
         let message = format!("The header {name} must be among the signed headers.");
         Err(Error::new(Kind::SignatureDoesNotMatch, message))
     };
-    if !is_signed("host") {
+    if !HOST_NAMES.iter().any(|name| is_signed(name)) {
         return missing("host");
     }
     let mut amz = parts.headers.keys().map(|name| name.as_str()).filter(|name| name.starts_with("x-amz-"));
@@ -75,7 +77,7 @@ fn header(text: &mut String, parts: &Parts, name: &str) -> Result<(), Error> {
     let mut values = parts.headers.get_all(name).iter().peekable();
     if values.peek().is_none() {
         // HTTP/2 has the host in the URI.
-        let authority = parts.uri.authority().filter(|_| name == "host").ok_or_else(absent)?;
+        let authority = parts.uri.authority().filter(|_| HOST_NAMES.contains(&name)).ok_or_else(absent)?;
         text.push_str(authority.as_str());
     }
     for (at, value) in values.enumerate() {

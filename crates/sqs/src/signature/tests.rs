@@ -138,6 +138,36 @@ fn what_says_what_is_asked_must_be_signed() {
     }
 }
 
+/// The SDK for JavaScript signs what HTTP/2 sends: the host is the pseudo-header `:authority`.
+#[test]
+fn http2_may_sign_its_own_name_of_the_host() {
+    let request = |uri: &str, signature: &str| {
+        let authorization = format!(
+            "AWS4-HMAC-SHA256 Credential=AKIDEXAMPLE/20150830/us-east-1/sqs/aws4_request, \
+             SignedHeaders=:authority;x-amz-date, Signature={signature}"
+        );
+        let request = Request::post(uri).header("x-amz-date", NOW).header("authorization", authorization);
+        request.body(()).unwrap().into_parts().0
+    };
+    let check = |uri: &str| {
+        let canonical = format!(
+            "POST\n/\n\n:authority:localhost:9324\nx-amz-date:{NOW}\n\n:authority;x-amz-date\n{}",
+            hex(&Sha256::digest(""))
+        );
+        let to_sign = format!(
+            "AWS4-HMAC-SHA256\n{NOW}\n20150830/us-east-1/sqs/aws4_request\n{}",
+            hex(&Sha256::digest(canonical))
+        );
+        let key = derive(SECRET, "20150830", "us-east-1", "sqs");
+        let parts = request(uri, &hex(&mac(&key, to_sign.as_bytes())));
+        signatures().check_at(&parts, b"", now()).map_err(|error| error.kind)
+    };
+    assert_eq!(check("http://localhost:9324/"), Ok(()));
+    assert_eq!(check("http://localhost:9325/"), Err(Kind::SignatureDoesNotMatch));
+    // HTTP/1.1 has no such name.
+    assert_eq!(check("/"), Err(Kind::SignatureDoesNotMatch));
+}
+
 #[test]
 fn what_is_missing_or_not_for_this_service_is_told() {
     let good = Signed::default();
