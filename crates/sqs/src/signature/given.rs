@@ -8,6 +8,7 @@ use hyper::http::request::Parts;
 use super::{ALGORITHM, SERVICE, Scope, TERMINATOR};
 use crate::error::{Error, Kind};
 use crate::form;
+use crate::limits::SKEW_S_MAX;
 
 /// The signature and what it is over.
 pub struct Given<'a> {
@@ -80,8 +81,9 @@ impl<'a> Given<'a> {
         let needed = |name: &str| {
             find(name).ok_or_else(|| incomplete(format!("The request must have the parameter {name}.")))
         };
-        let expires =
-            needed("X-Amz-Expires")?.parse().map_err(|_| incomplete("X-Amz-Expires is no number."))?;
+        // Some clients name no end: then the signature holds as long as one in a header.
+        let expires = find("X-Amz-Expires").map_or(Ok(SKEW_S_MAX), |expires| expires.parse());
+        let expires = expires.map_err(|_| incomplete("X-Amz-Expires is no number."))?;
         // A date has no character that is encoded.
         let raw = query.split('&').find_map(|pair| pair.strip_prefix("X-Amz-Date="));
         let date = raw.ok_or_else(|| incomplete("The request must have the parameter X-Amz-Date."))?;

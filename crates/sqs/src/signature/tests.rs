@@ -202,6 +202,29 @@ fn a_clock_may_be_a_quarter_of_an_hour_off() {
     }
 }
 
+/// As aws4 and aws4fetch presign for services other than S3.
+#[test]
+fn a_presigned_request_that_names_no_end_holds_a_quarter_of_an_hour() {
+    let check = |date: &str, expires: &str| {
+        let credential = format!("AKIDEXAMPLE%2F{}%2Fus-east-1%2Fsqs%2Faws4_request", &date[..8]);
+        let query = format!(
+            "Action=ListQueues&X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential={credential}&X-Amz-Date={date}{expires}&\
+             X-Amz-SignedHeaders=host"
+        );
+        let canonical = format!("GET\n/\n{query}\nhost:localhost:9324\n\nhost\n{}", hex(&Sha256::digest("")));
+        let scope = format!("{}/us-east-1/sqs/aws4_request", &date[..8]);
+        let to_sign = format!("AWS4-HMAC-SHA256\n{date}\n{scope}\n{}", hex(&Sha256::digest(canonical)));
+        let signature = hex(&mac(&derive(SECRET, &date[..8], "us-east-1", "sqs"), to_sign.as_bytes()));
+        let request = Request::get(format!("/?{query}&X-Amz-Signature={signature}"));
+        let parts = request.header("host", "localhost:9324").body(()).unwrap().into_parts().0;
+        signatures().check_at(&parts, b"", now()).map_err(|error| error.kind)
+    };
+    assert_eq!(check("20150830T122100Z", ""), Ok(()));
+    assert_eq!(check("20150830T122059Z", ""), Err(Kind::RequestExpired));
+    assert_eq!(check("20150830T122059Z", "&X-Amz-Expires=3600"), Ok(()));
+    assert_eq!(check(NOW, "&X-Amz-Expires=soon"), Err(Kind::IncompleteSignature));
+}
+
 #[test]
 fn without_keys_nobody_is_asked() {
     let parts = Signed::default().parts("");
