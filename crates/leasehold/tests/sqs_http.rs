@@ -63,6 +63,11 @@ async fn what_is_wrong_is_told_in_the_words_of_the_protocol() {
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")) && answer.contains(expected), "{answer}");
         assert!(answer.contains("x-amzn-requestid: "), "{answer}");
     }
+    // A form stays a form where its operation is named in the way of JSON too.
+    let form = b"POST / HTTP/1.1\r\nhost: a\r\nx-amz-target: AmazonSQSv20121105.ListQueues\r\nconnection: close\r\n\
+        content-type: application/x-www-form-urlencoded;charset=utf-8\r\ncontent-length: 17\r\n\r\nAction=ListQueues";
+    let answer = exchange(&address, form).await;
+    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("<ListQueuesResponse"), "{answer}");
     let large = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 9000000\r\n\r\n";
     assert!(exchange(&address, large).await.starts_with("HTTP/1.1 413 "));
     assert!(!exchange(&address, b"\x16\x03\x01\x00\xff\r\n\r\n").await.starts_with("HTTP/1.1 200"));

@@ -25,6 +25,7 @@ use crate::signature::Signatures;
 use crate::xml;
 
 const JSON: &str = "application/x-amz-json-1.0";
+const FORM: &str = "application/x-www-form-urlencoded";
 const XML: &str = "text/xml";
 const TARGET: HeaderName = HeaderName::from_static("x-amz-target");
 const TARGET_PREFIX: &str = "AmazonSQS.";
@@ -43,7 +44,9 @@ enum Protocol {
 impl Protocol {
     fn of(parts: &Parts) -> Self {
         let kind = parts.headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
-        let is_json = parts.headers.contains_key(TARGET) || kind.starts_with("application/x-amz-json");
+        // A client for Perl names its operation in both ways, and sends a form.
+        let is_json = kind.starts_with("application/x-amz-json")
+            || (parts.headers.contains_key(TARGET) && !kind.starts_with(FORM));
         if is_json { Self::Json } else { Self::Query }
     }
 }
