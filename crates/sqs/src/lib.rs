@@ -13,6 +13,7 @@
 //! each operation takes and where it differs from Amazon's, and why.
 #![deny(unsafe_code)]
 
+mod absent;
 mod arn;
 mod body;
 mod digest;

@@ -11,6 +11,7 @@ use serde::Deserialize;
 use super::Done;
 use super::batch::{self, DoneEntry, Outcome};
 use super::settle::{Entries, error_of, handle, result_of};
+use crate::absent::or_default;
 use crate::error::Error;
 use crate::gateway::Call;
 
@@ -25,7 +26,7 @@ pub struct Delete {
 #[serde(rename_all = "PascalCase")]
 pub struct DeleteBatch {
     queue_url: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     entries: Vec<Entry>,
 }
 

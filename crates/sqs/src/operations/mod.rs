@@ -110,4 +110,14 @@ mod tests {
         assert_eq!(Operation::ALL.len(), 23);
         assert_eq!(Operation::of_name("sendMessage"), None);
     }
+
+    #[test]
+    fn null_is_as_good_as_nothing() {
+        let request = br#"{"QueueUrl":"q","MessageBody":"b","DelaySeconds":null,"MessageAttributes":null}"#;
+        assert!(read::<send::Message>(request).is_ok());
+        assert!(read::<receive::Receive>(br#"{"AttributeNames":null,"MessageAttributeNames":null}"#).is_ok());
+        assert!(read::<queues::Create>(br#"{"QueueName":"q","Attributes":null,"tags":null}"#).is_ok());
+        assert!(read::<send::SendBatch>(br#"{"Entries":null}"#).is_ok());
+        assert!(read::<send::SendBatch>(br#"{"Entries":5}"#).is_err());
+    }
 }

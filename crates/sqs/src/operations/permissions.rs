@@ -4,6 +4,7 @@ use leasehold_proto::v1::{QueueSettings, Reason};
 use serde::Deserialize;
 
 use super::{Done, required};
+use crate::absent::or_default;
 use crate::error::{Error, Kind};
 use crate::gateway::Call;
 use crate::policy::{self, Grant};
@@ -17,9 +18,9 @@ const TRIES_MAX: usize = 8;
 pub struct Add {
     queue_url: Option<String>,
     label: Option<String>,
-    #[serde(default, rename = "AWSAccountIds")]
+    #[serde(default, deserialize_with = "or_default", rename = "AWSAccountIds")]
     accounts: Vec<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     actions: Vec<String>,
 }
 

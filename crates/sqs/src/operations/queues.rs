@@ -11,6 +11,7 @@ use leasehold_proto::v1::{
 use serde::{Deserialize, Serialize};
 
 use super::{Done, required};
+use crate::absent::or_default;
 use crate::error::{Error, Kind};
 use crate::gateway::Call;
 use crate::limits::LIST_MAX;
@@ -25,10 +26,10 @@ const TRIES_MAX: usize = 4;
 #[serde(rename_all = "PascalCase")]
 pub struct Create {
     queue_name: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     attributes: Attributes,
     /// Named so in the model of the service.
-    #[serde(default, rename = "tags", alias = "Tags")]
+    #[serde(default, deserialize_with = "or_default", rename = "tags", alias = "Tags")]
     tags: BTreeMap<String, String>,
 }
 
@@ -66,7 +67,7 @@ pub struct ListSources {
 #[serde(rename_all = "PascalCase")]
 pub struct Get {
     queue_url: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     attribute_names: Vec<String>,
 }
 
@@ -74,7 +75,7 @@ pub struct Get {
 #[serde(rename_all = "PascalCase")]
 pub struct Set {
     queue_url: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     attributes: Attributes,
 }
 

@@ -7,6 +7,7 @@ use leasehold_proto::v1::{Attribute, Delivery, ReceiveRequest, ReceiveResponse};
 use serde::{Deserialize, Serialize};
 
 use super::send::{sequence_number, token};
+use crate::absent::or_default;
 use crate::body::Shown;
 use crate::digest;
 use crate::error::{Error, Kind};
@@ -38,11 +39,11 @@ const SYSTEM_NAMES: &[&str] = &[
 pub struct Receive {
     queue_url: Option<String>,
     /// The old name of the next.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     attribute_names: Vec<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     message_system_attribute_names: Vec<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     message_attribute_names: Vec<String>,
     max_number_of_messages: Option<Int>,
     visibility_timeout: Option<Int>,

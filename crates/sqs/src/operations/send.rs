@@ -7,6 +7,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::batch::{self, Outcome};
 use super::required;
+use crate::absent::or_default;
 use crate::body;
 use crate::digest;
 use crate::error::{Error, Kind, of_node};
@@ -23,7 +24,7 @@ const SEQUENCE_NUMBER_MIN: u64 = 10_000_000_000_000_000_000;
 #[serde(rename_all = "PascalCase")]
 pub struct SendBatch {
     queue_url: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     entries: Vec<Message>,
 }
 
@@ -35,9 +36,9 @@ pub struct Message {
     id: Option<String>,
     message_body: Option<String>,
     delay_seconds: Option<Int>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     message_attributes: AttributeMap,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     message_system_attributes: AttributeMap,
     message_deduplication_id: Option<String>,
     message_group_id: Option<String>,

@@ -7,6 +7,7 @@ use serde::Deserialize;
 use super::batch::{self, DoneEntry, Outcome};
 use super::settle::{Entries, error_of, handle, result_of};
 use super::{Done, required};
+use crate::absent::or_default;
 use crate::error::{Error, Kind};
 use crate::gateway::Call;
 use crate::limits::VISIBILITY_S_MAX;
@@ -16,7 +17,7 @@ use crate::numbers::{Int, within};
 #[serde(rename_all = "PascalCase")]
 pub struct ChangeBatch {
     queue_url: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     entries: Vec<Entry>,
 }
 
