@@ -1,5 +1,5 @@
 //! Real SDKs of Amazon SQS against three real nodes: boto3 as it is today, which speaks JSON, and the last one that spoke the Query
-//! protocol; and Celery. The checks themselves are in `tests/sqs/*.py`.
+//! protocol; the SDK for JavaScript; and Celery. The checks themselves are in `tests/sqs/`.
 //!
 //! The SDKs are installed into environments of their own below the target folder, once. Where that is impossible the tests say why
 //! and check nothing, but with `CI=true` they fail.
@@ -20,6 +20,7 @@ const KEY: &str = "AKLEASEHOLD";
 const SECRET: &str = "a/secret+of=tests";
 const SDK_OF_JSON: &[&str] = &["boto3==1.44.8"];
 const CELERY: &[&str] = &["celery[sqs]==5.7.0", "boto3==1.44.8"];
+const SDK_OF_JAVASCRIPT: &[&str] = &["@aws-sdk/client-sqs@3.1169.0", "@smithy/node-http-handler@4.14.2"];
 const SDK_OF_QUERY: &[&str] = &["boto3==1.28.80", "botocore==1.31.80"];
 
 fn program() -> &'static Path {
@@ -30,28 +31,23 @@ fn script(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sqs").join(name)
 }
 
-/// The Python of an environment that has these packages; nothing where that cannot be.
-fn python_with(name: &str, packages: &[&str]) -> Option<PathBuf> {
+/// A folder with these packages, filled once; nothing where that cannot be.
+fn installed(
+    name: &str,
+    packages: &[&str],
+    install: impl Fn(&Path) -> Result<(), String>,
+) -> Option<PathBuf> {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _guard = ONE_AT_A_TIME.lock();
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("sdk-{name}"));
-    let (python, complete) = (dir.join("bin/python"), dir.join("complete"));
+    let complete = dir.join("complete");
     if std::fs::read_to_string(&complete).is_ok_and(|installed| installed == packages.join(" ")) {
-        return Some(python);
+        return Some(dir);
     }
-    let run = |program: &Path, arguments: &[&str]| {
-        let output = std::process::Command::new(program).args(arguments).output();
-        let output = output.map_err(|error| format!("{}: {error}", program.display()))?;
-        let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-        if output.status.success() { Ok(()) } else { Err(said) }
-    };
-    let install = [&["-m", "pip", "install", "--quiet", "--disable-pip-version-check"], packages].concat();
-    let made = run(Path::new("python3"), &["-m", "venv", dir.to_str().unwrap()])
-        .and_then(|()| run(&python, &install));
-    match made {
+    match install(&dir) {
         Ok(()) => {
             std::fs::write(complete, packages.join(" ")).unwrap();
-            Some(python)
+            Some(dir)
         }
         Err(reason) if std::env::var("CI").is_ok_and(|value| value == "true") => {
             panic!("{packages:?}: {reason}")
@@ -61,6 +57,34 @@ fn python_with(name: &str, packages: &[&str]) -> Option<PathBuf> {
             None
         }
     }
+}
+
+fn run(program: &Path, arguments: &[&str]) -> Result<(), String> {
+    let output = std::process::Command::new(program).args(arguments).output();
+    let output = output.map_err(|error| format!("{}: {error}", program.display()))?;
+    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    if output.status.success() { Ok(()) } else { Err(said) }
+}
+
+/// The Python of an environment that has these packages.
+fn python_with(name: &str, packages: &[&str]) -> Option<PathBuf> {
+    let python = |dir: &Path| dir.join("bin/python");
+    let install = |dir: &Path| {
+        run(Path::new("python3"), &["-m", "venv", dir.to_str().unwrap()])?;
+        let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"];
+        run(&python(dir), &[&pip[..], packages].concat())
+    };
+    installed(name, packages, install).map(|dir| python(&dir))
+}
+
+/// The folder in which Node.js finds these packages.
+fn javascript_with(name: &str, packages: &[&str]) -> Option<PathBuf> {
+    let install = |dir: &Path| {
+        let npm =
+            ["install", "--no-audit", "--no-fund", "--loglevel=error", "--prefix", dir.to_str().unwrap()];
+        run(Path::new("npm"), &[&npm[..], packages].concat())
+    };
+    installed(name, packages, install)
 }
 
 async fn start(dir: &Path) -> Processes {
@@ -116,6 +140,20 @@ async fn an_sdk_of_today_finds_every_operation_and_error_of_sqs() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_sdk_of_the_query_protocol_finds_every_operation_and_error_of_sqs() {
     conforms("query", SDK_OF_QUERY).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_sdk_for_javascript_works_over_both_versions_of_http() {
+    let Some(packages) = javascript_with("javascript", SDK_OF_JAVASCRIPT) else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let processes = start(dir.path()).await;
+    let mut command = Command::new("node");
+    command.current_dir(packages).arg(script("javascript.mjs")).args([&endpoints(&processes), KEY, SECRET]);
+    let output = command.kill_on_drop(true).output().await.unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    let failed = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.ends_with("all passed\n"), "{said}{failed}");
+    processes.stop().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
