@@ -20,7 +20,7 @@ const KEY: &str = "AKLEASEHOLD";
 const SECRET: &str = "a/secret+of=tests";
 const SDK_OF_JSON: &[&str] = &["boto3==1.44.8"];
 const CELERY: &[&str] = &["celery[sqs]==5.7.0", "boto3==1.44.8"];
-const SDK_OF_JAVASCRIPT: &[&str] = &["@aws-sdk/client-sqs@3.1169.0", "@smithy/node-http-handler@4.14.2"];
+const SDK_OF_JAVASCRIPT: &[&str] = &["@aws-sdk/client-sqs@3.960.0", "@smithy/node-http-handler@4.4.7"];
 const SDK_OF_QUERY: &[&str] = &["boto3==1.28.80", "botocore==1.31.80"];
 
 fn program() -> &'static Path {
