@@ -38,6 +38,9 @@ pub struct Requests {
     /// Queues that the connections use, one each in turn.
     #[arg(long, default_value_t = 4)]
     used: usize,
+    /// Partitions that the queues are spread over, one each; each partition makes entries of its own.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_024))]
+    partitions: u32,
     /// Queues that are there in all.
     #[arg(long, default_value_t = 4)]
     queues: usize,
@@ -62,7 +65,7 @@ pub async fn measure(requests: &Requests) -> Value {
     let keys = format!("sqs.access_keys={KEY}:{SECRET}");
     let settings = ["sqs.listen=127.0.0.1:0", keys.as_str()];
     let program = program().unwrap_or_else(|error| panic!("{error}"));
-    let processes = Processes::start_with(&program, dir.path(), 4, &settings).await;
+    let processes = Processes::start_with(&program, dir.path(), requests.partitions, &settings).await;
     let processes = processes.unwrap_or_else(|error| panic!("{error}"));
     crate::footprint::ready(&processes).await;
     prepare(&processes.client().unwrap_or_else(|error| panic!("{error}")), requests).await;
@@ -88,6 +91,7 @@ pub async fn measure(requests: &Requests) -> Value {
         "nodes_cpu_us_per_request": nodes_cpu * 1e6 / answered as f64,
         "clients_cpu_us_per_request": own_cpu * 1e6 / answered as f64,
         "batch": requests.batch, "bytes": requests.bytes, "connections": requests.connections,
+        "partitions": requests.partitions,
         "queues": requests.queues, "used": requests.used, "backlog": requests.backlog, "seconds": seconds,
     })
 }
