@@ -37,6 +37,8 @@ enum What {
     Sqs(sqs::Requests),
     /// Leasehold, NATS JetStream and RabbitMQ under the same workloads.
     Compare(compare::Comparison),
+    /// What `compare --keep` wrote, as JSON or Markdown.
+    Report(compare::Report),
 }
 
 fn main() -> ExitCode {
@@ -53,6 +55,7 @@ fn main() -> ExitCode {
             What::Backlog(backlog) => footprint::backlog(&backlog).await.to_string(),
             What::Sqs(requests) => sqs::measure(&requests).await.to_string(),
             What::Compare(comparison) => compare::run(&comparison).await?,
+            What::Report(report) => compare::tell_again(&report)?,
         })
     });
     match told {

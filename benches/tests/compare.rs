@@ -18,7 +18,8 @@ fn build_what_is_measured() {
 
 fn compare(work_dir: &Path, arguments: &[&str]) -> std::process::Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_leasehold-bench"));
-    command.args(["compare", "--runs", "1", "--seconds", "1", "--kills", "1", "--work-dir"]).arg(work_dir);
+    command.args(["compare", "--runs", "1", "--seconds", "1", "--kills", "1", "--pipeline-seconds", "1"]);
+    command.arg("--work-dir").arg(work_dir);
     command.args(arguments);
     command.output().unwrap()
 }
@@ -36,7 +37,7 @@ fn workloads_run_on_leasehold() {
     build_what_is_measured();
     let dir = tempfile::tempdir().unwrap();
     let report = dir.path().join("figures.md");
-    let workloads = ["--workloads", "w1,w2,w3,w4,w7", "--pipeline-seconds", "1"];
+    let workloads = ["--workloads", "w1,w2,w3,w4,w7", "--partitions", "2"];
     let results = ["--systems", "leasehold", "--json", "--report", report.to_str().unwrap()];
     let output = compare(dir.path(), &[workloads.as_slice(), &results].concat());
     let log = String::from_utf8_lossy(&output.stderr);
@@ -57,7 +58,37 @@ fn workloads_run_on_leasehold() {
         assert!(figures.iter().all(|figure| *figure > 0.0), "{case}, {metric}: {told:#}");
     }
     assert_eq!(figures(&told, "W4", "lost"), [0.0]);
-    assert!(std::fs::read_to_string(&report).unwrap().contains("## W4"));
+    let text = std::fs::read_to_string(&report).unwrap();
+    assert!(text.contains("## W4") && text.contains("spread over 2 partitions"), "{text}");
+}
+
+/// Two calls and a third that has nothing left to do make one document, which can be told again.
+#[test]
+fn what_is_kept_is_not_measured_again() {
+    build_what_is_measured();
+    let dir = tempfile::tempdir().unwrap();
+    let kept = dir.path().join("kept");
+    let part = |workloads, more: &[&str]| {
+        let usual =
+            ["--systems", "leasehold", "--json", "--keep", kept.to_str().unwrap(), "--workloads", workloads];
+        compare(dir.path(), &[usual.as_slice(), more].concat())
+    };
+    let document = |output: &std::process::Output| {
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice::<Value>(&output.stdout).unwrap()
+    };
+    let first = document(&part("w2", &[]));
+    let both = document(&part("w2,w7", &["--note", "later"]));
+    assert_eq!(both["parts"][1]["note"], "later");
+    assert_eq!(figures(&both, "W2", "messages_per_s"), figures(&first, "W2", "messages_per_s"));
+    assert_eq!(figures(&both, "W7", "p99_ms").len(), 1);
+    let again = document(&part("w7,w2", &[]));
+    assert_eq!(again, both);
+    let mut report = Command::new(env!("CARGO_BIN_EXE_leasehold-bench"));
+    assert_eq!(document(&report.arg("report").arg(&kept).arg("--json").output().unwrap()), both);
+    let other = part("w1", &["--partitions", "2"]);
+    let log = String::from_utf8_lossy(&other.stderr);
+    assert!(!other.status.success() && log.contains("partitions was 1 and is 2"), "{log}");
 }
 
 #[test]

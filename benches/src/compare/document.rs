@@ -2,54 +2,90 @@
 
 use serde_json::{Map, Value, json};
 
-use super::floor::Row;
-use super::machine::Machine;
-use super::metric::Reading;
-use super::results::Results;
-use super::system::Failure;
-use super::systems::{Found, Name};
+use super::journal::{Conditions, Measured, Part, Skipped};
+use super::metric::{Metric, Summary};
+use super::results::{Failed, Results};
+use super::systems::Name;
 
-/// Grows when a field changes its meaning.
-const VERSION: u32 = 1;
+/// Grows when a field goes or changes its meaning.
+const VERSION: u32 = 2;
 
 pub struct Document {
-    pub machine: Machine,
-    pub command: String,
-    pub note: String,
-    pub runs: u32,
-    pub seconds: u64,
-    pub found: Vec<Found>,
-    pub skipped: Vec<(Name, Failure)>,
-    pub floor: Vec<Row>,
+    pub conditions: Conditions,
+    pub parts: Vec<Part>,
     pub results: Results,
 }
 
 impl Document {
     pub fn json(&self) -> Value {
+        let conditions = &self.conditions;
         json!({
             "version": VERSION,
-            "machine": self.machine.json(),
-            "command": self.command,
-            "note": self.note,
-            "runs": self.runs,
-            "seconds": self.seconds,
-            "systems": self.found.iter().map(system).collect::<Vec<_>>(),
-            "skipped": self.skipped.iter().map(skipped).collect::<Vec<_>>(),
-            "floor": self.floor.iter().map(floor).collect::<Vec<_>>(),
+            "machine": conditions.machine,
+            "harness": conditions.harness,
+            "runs": conditions.runs,
+            "seconds": conditions.seconds,
+            "pipeline_seconds": conditions.pipeline_seconds,
+            "kills": conditions.kills,
+            "partitions": conditions.partitions,
+            "took_s": self.results.took_s(),
+            "parts": self.parts.iter().map(part).collect::<Vec<_>>(),
+            "systems": self.systems().into_iter().map(system).collect::<Vec<_>>(),
+            "skipped": self.skipped(),
+            "floor": self.floor().into_iter().map(floor).collect::<Vec<_>>(),
             "cases": self.results.cases().into_iter().map(|case| self.case(case)).collect::<Vec<_>>(),
-            "failures": self.results.failures.iter().map(failure).collect::<Vec<_>>(),
+            "failures": self.results.failures().map(failure).collect::<Vec<_>>(),
         })
     }
 
+    /// Those of any part, in the order of [`Name`].
+    pub fn systems(&self) -> Vec<&Measured> {
+        let mut systems = self.parts.iter().flat_map(|part| &part.systems).collect::<Vec<_>>();
+        systems.sort_by_key(|system| system.name);
+        systems.dedup_by_key(|system| system.name);
+        systems
+    }
+
+    /// Those that no part has.
+    pub fn skipped(&self) -> Vec<&Skipped> {
+        let systems = self.systems();
+        let skipped = self.parts.iter().flat_map(|part| &part.skipped);
+        let mut skipped = skipped
+            .filter(|skipped| !systems.iter().any(|system| system.name == skipped.name))
+            .collect::<Vec<_>>();
+        skipped.sort_by_key(|skipped| skipped.name);
+        skipped.dedup_by_key(|skipped| skipped.name);
+        skipped
+    }
+
     /// Those that Leasehold is compared with.
-    pub fn others(&self) -> impl Iterator<Item = Name> {
-        self.found.iter().map(|found| found.name).filter(|name| *name != Name::Leasehold)
+    pub fn others(&self) -> Vec<Name> {
+        let names = self.systems().into_iter().map(|system| system.name);
+        names.filter(|name| *name != Name::Leasehold).collect()
+    }
+
+    /// Over all parts.
+    pub fn floor(&self) -> Vec<(&str, Vec<(Metric, Summary)>)> {
+        let mut rows = Vec::<(&str, Vec<(Metric, Vec<f64>)>)>::new();
+        for row in self.parts.iter().flat_map(|part| &part.floor) {
+            let at = position_or_new(&mut rows, row.what.as_str());
+            for (metric, value) in &row.readings {
+                let figures = &mut rows[at].1;
+                let at = position_or_new(figures, *metric);
+                figures[at].1.push(*value);
+            }
+        }
+        let summaries = |figures: Vec<(Metric, Vec<f64>)>| {
+            figures.into_iter().filter_map(|(metric, values)| Some((metric, Summary::of(&values)?))).collect()
+        };
+        rows.into_iter().map(|(what, figures)| (what, summaries(figures))).collect()
     }
 
     fn case(&self, case: &str) -> Value {
-        let by_system =
-            self.found.iter().map(|found| (found.name.key().to_owned(), self.figures(case, found.name)));
-        let ratios = self.others().map(|other| (other.key().to_owned(), self.ratios(case, other)));
+        let names = self.systems().into_iter().map(|system| system.name);
+        let by_system = names.map(|name| (name.key().to_owned(), self.figures(case, name)));
+        let ratios =
+            self.others().into_iter().map(|other| (other.key().to_owned(), self.ratios(case, other)));
         json!({
             "case": case,
             "systems": by_system.collect::<Map<_, _>>(),
@@ -76,22 +112,30 @@ impl Document {
     }
 }
 
-fn system(found: &Found) -> Value {
-    json!({
-        "name": found.name.key(), "title": found.name.title(), "version": found.version,
-        "an_answer_means": found.name.durability(),
+/// Where a key is, with an empty value if it was nowhere.
+fn position_or_new<K: PartialEq, V: Default>(pairs: &mut Vec<(K, V)>, key: K) -> usize {
+    pairs.iter().position(|(known, _)| *known == key).unwrap_or_else(|| {
+        pairs.push((key, V::default()));
+        pairs.len() - 1
     })
 }
 
-fn skipped((name, failure): &(Name, Failure)) -> Value {
-    json!({ "name": name.key(), "reason": failure.to_string() })
+fn part(part: &Part) -> Value {
+    json!({ "command": part.command, "note": part.note })
 }
 
-fn floor((what, readings): &Row) -> Value {
-    let figure = |(metric, value): &Reading| (metric.key().to_owned(), json!(value));
-    json!({ "what": what, "figures": readings.iter().map(figure).collect::<Map<_, _>>() })
+fn system(measured: &Measured) -> Value {
+    let name = measured.name;
+    json!({
+        "name": name, "title": name.title(), "version": measured.version, "an_answer_means": name.durability(),
+    })
 }
 
-fn failure((name, what, failure): &(Name, String, Failure)) -> Value {
-    json!({ "system": name.key(), "what": what, "reason": failure.to_string() })
+fn floor((what, figures): (&str, Vec<(Metric, Summary)>)) -> Value {
+    let figures = figures.into_iter().map(|(metric, summary)| (metric.key().to_owned(), summary.json()));
+    json!({ "what": what, "figures": figures.collect::<Map<_, _>>() })
+}
+
+fn failure((name, failed): (Name, &Failed)) -> Value {
+    json!({ "system": name, "what": failed.what, "reason": failed.reason })
 }

@@ -6,6 +6,8 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 use super::echo;
 use super::latency::Latencies;
 use super::metric::{Metric, Reading};
@@ -17,7 +19,18 @@ const SMALL_BYTES: usize = 4 * 1024;
 const LARGE_BYTES: usize = 1024 * 1024;
 
 /// One thing that was measured, and its figures.
-pub type Row = (&'static str, Vec<Reading>);
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Row {
+    pub what: String,
+    pub readings: Vec<Reading>,
+}
+
+impl Row {
+    fn new(what: &str, readings: Vec<Reading>) -> Self {
+        Self { what: what.to_owned(), readings }
+    }
+}
 
 /// Measures each for some time.
 pub async fn measure(work_dir: &Path, time: Duration) -> Result<Vec<Row>, Failure> {
@@ -26,8 +39,11 @@ pub async fn measure(work_dir: &Path, time: Duration) -> Result<Vec<Row>, Failur
     let written = tokio::task::spawn_blocking(move || {
         let file = zeroed(&path)?;
         Ok::<_, Failure>([
-            ("4 KiB written and synced (`fdatasync`), again and again", overwrite(&file, SMALL_BYTES, time)?),
-            ("a recycled segment, written and synced by 1 MiB", overwrite(&file, LARGE_BYTES, time)?),
+            Row::new(
+                "4 KiB written and synced (`fdatasync`), again and again",
+                overwrite(&file, SMALL_BYTES, time)?,
+            ),
+            Row::new("a recycled segment, written and synced by 1 MiB", overwrite(&file, LARGE_BYTES, time)?),
         ])
     });
     let [small, large] = written.await??;
@@ -36,8 +52,8 @@ pub async fn measure(work_dir: &Path, time: Duration) -> Result<Vec<Row>, Failur
     Ok(vec![
         small,
         large,
-        ("128 B echoed on a stream of gRPC, one at a time", one),
-        ("128 B echoed on a stream of gRPC, 4096 outstanding", many),
+        Row::new("128 B echoed on a stream of gRPC, one at a time", one),
+        Row::new("128 B echoed on a stream of gRPC, 4096 outstanding", many),
     ])
 }
 
@@ -77,7 +93,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let rows = measure(dir.path(), Duration::from_millis(50)).await.unwrap();
         assert_eq!(rows.len(), 4);
-        for (what, readings) in rows {
+        for Row { what, readings } in rows {
             assert!(readings.len() >= 4, "{what}: {readings:?}");
             assert!(readings.iter().all(|(_, value)| *value > 0.0), "{what}: {readings:?}");
         }

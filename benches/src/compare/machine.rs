@@ -3,11 +3,12 @@
 use std::fs::read_to_string;
 use std::path::Path;
 
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
 
 use super::system::Failure;
 
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Machine {
     pub processor: String,
     pub cores: usize,
@@ -28,13 +29,6 @@ impl Machine {
             kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
             filesystem: filesystem(&read("/proc/mounts"), &place),
         }
-    }
-
-    pub fn json(&self) -> Value {
-        json!({
-            "processor": self.processor, "cores": self.cores, "memory_mib": self.memory_mib, "kernel": self.kernel,
-            "filesystem": self.filesystem,
-        })
     }
 }
 

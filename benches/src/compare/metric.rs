@@ -1,8 +1,12 @@
 //! What is measured, in which unit, and which way is better.
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+use super::system::Failure;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub enum Metric {
     MessagesPerS,
     P50Ms,
@@ -31,6 +35,27 @@ pub enum Better {
 }
 
 impl Metric {
+    const ALL: [Self; 18] = [
+        Self::MessagesPerS,
+        Self::P50Ms,
+        Self::P99Ms,
+        Self::P999Ms,
+        Self::ServersCpuUs,
+        Self::ClientsCpuUs,
+        Self::WrittenBytes,
+        Self::ResidentMib,
+        Self::SendGapMs,
+        Self::ReceiveGapMs,
+        Self::Duplicates,
+        Self::Lost,
+        Self::OnTimePercent,
+        Self::QueuesPerS,
+        Self::KibPerQueue,
+        Self::IdlePercent,
+        Self::RestartMs,
+        Self::MibPerS,
+    ];
+
     /// In JSON.
     pub fn key(self) -> &'static str {
         match self {
@@ -96,6 +121,21 @@ impl Metric {
     }
 }
 
+impl From<Metric> for String {
+    fn from(metric: Metric) -> Self {
+        metric.key().to_owned()
+    }
+}
+
+impl TryFrom<String> for Metric {
+    type Error = Failure;
+
+    fn try_from(key: String) -> Result<Self, Failure> {
+        let known = Self::ALL.into_iter().find(|metric| metric.key() == key);
+        known.ok_or_else(|| Failure::new(format!("{key} is not measured by this program")))
+    }
+}
+
 /// One figure of one run.
 pub type Reading = (Metric, f64);
 
@@ -141,6 +181,16 @@ mod tests {
         assert_eq!(summary(&[4.0, 1.0, 2.0, 9.0]), Some((3.0, 1.0, 9.0)));
         assert_eq!(summary(&[]), None);
         assert_eq!(Summary::of(&[3.0, 1.0]).map(|summary| summary.values), Some(vec![3.0, 1.0]));
+    }
+
+    #[test]
+    fn every_metric_comes_back_by_its_key() {
+        for metric in Metric::ALL {
+            let written = serde_json::to_string(&metric).unwrap();
+            assert_eq!(written, format!("\"{}\"", metric.key()));
+            assert_eq!(serde_json::from_str::<Metric>(&written).unwrap(), metric);
+        }
+        assert!(Metric::ALL.is_sorted() && serde_json::from_str::<Metric>("\"speed\"").is_err());
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::document::Document;
 use super::figures::{figure, with_spread};
-use super::metric::{Better, Metric};
+use super::metric::{Better, Metric, Summary};
 use super::plot::{Bar, Group, bars};
 use super::system::Failure;
 use super::systems::Name;
@@ -40,7 +40,7 @@ pub fn write(document: &Document, path: &Path) -> Result<(), Failure> {
 
 /// With links to plots in a folder, if there is one.
 pub fn markdown(document: &Document, plots_folder: Option<&str>) -> String {
-    let mut text = String::from(INTRODUCTION);
+    let mut text = introduction(document);
     conditions(&mut text, document);
     at_a_glance(&mut text, document);
     floor(&mut text, document);
@@ -51,7 +51,15 @@ pub fn markdown(document: &Document, plots_folder: Option<&str>) -> String {
     text
 }
 
-const INTRODUCTION: &str = "# Benchmarks
+fn introduction(document: &Document) -> String {
+    let partitions = match document.conditions.partitions {
+        1 => "in one partition, except under W8".to_owned(),
+        partitions => {
+            format!("spread over {partitions} partitions in W1, W2, W3, W6 and W7, and in one in W4 and W5")
+        }
+    };
+    format!(
+        "# Benchmarks
 
 Leasehold beside NATS JetStream and RabbitMQ quorum queues: the same workloads, each system as a cluster of real processes on the
 loopback of one machine, replication 3, one cluster at a time, with the clients beside it. Figures are medians over the runs, with
@@ -60,23 +68,27 @@ the lowest and the highest in brackets. This file is written by the program that
 ```sh
 apt-get install rabbitmq-server      # optional: without it RabbitMQ is left out; its service may stay stopped
 cargo build --release -p leasehold -p leasehold-benches --features leasehold-benches/compare
-target/release/leasehold-bench compare --report docs/benchmarks.md
+target/release/leasehold-bench compare --keep target/comparison --report docs/benchmarks.md
 ```
 
 NATS is brought into a Python environment of its own below `target/tmp`. What is not there is left out, with the reason.
-`--systems`, `--workloads`, `--runs`, `--seconds`, `--pipeline-seconds`, `--kills` and `--json` do what they say. All of it is made to
-take less than 40 minutes on a quiet machine. W5, W6 and W7 are run once, the others in each run, with the systems in turn and on a
-fresh cluster each time.
+`--systems`, `--workloads`, `--runs`, `--seconds`, `--pipeline-seconds`, `--kills`, `--partitions` and `--json` do what they say. Each
+workload is run in each run, with the systems in turn and on a fresh cluster each time. `--keep` names a file that takes each
+run when it is done: the same command goes on where it was cut short, and with `--workloads` it can be given in parts.
+`leasehold-bench report target/comparison --report docs/benchmarks.md` writes this file again without measuring.
 
 Messages that wait for an answer are called outstanding: with 1, one sender waits for each message; 64 are 4 senders with 16 each,
 and 4096 are 8 with 512, each of which hands over a batch when the one before is confirmed, as the system's own client does it best:
-Leasehold in one request a batch, the others as messages in a row. A queue of Leasehold is in one partition, except under W8: one
-group of replicas, as a JetStream stream and a quorum queue are. Latency at a fixed rate runs from when a message was due, not from
-when it was sent, to when a receiver has it.
-";
+Leasehold in one request a batch, the others as messages in a row. A queue of Leasehold is {partitions}.
+A partition is one group of replicas, as a JetStream stream and a quorum queue are. Latency at a fixed rate runs from when a message was
+due, not from when it was sent, to when a receiver has it.
+"
+    )
+}
 
 fn conditions(text: &mut String, document: &Document) {
-    let machine = &document.machine;
+    let conditions = &document.conditions;
+    let machine = &conditions.machine;
     heading(text, "Conditions");
     let (processor, cores, kernel) = (&machine.processor, machine.cores, &machine.kernel);
     let (memory_gib, filesystem) = (machine.memory_mib as f64 / 1024.0, &machine.filesystem);
@@ -84,23 +96,32 @@ fn conditions(text: &mut String, document: &Document) {
         text,
         &format!("- machine: {processor}, {cores} cores, {memory_gib:.0} GiB, Linux {kernel}, {filesystem}"),
     );
-    line(text, &format!("- command: `{}`", document.command));
-    line(text, &format!("- runs: {}, each case for {} s", document.runs, document.seconds));
-    if !document.note.is_empty() {
-        line(text, &format!("- {}", document.note));
+    for part in &document.parts {
+        let note = if part.note.is_empty() { String::new() } else { format!(" ({})", part.note) };
+        line(text, &format!("- command: `{}`{note}", part.command));
     }
+    line(
+        text,
+        &format!(
+            "- runs: {}, each case for {} s; measuring took {} minutes in all",
+            conditions.runs,
+            conditions.seconds,
+            figure(document.results.took_s() / 60.0)
+        ),
+    );
+    line(text, &format!("- measured by: {}", conditions.harness));
     line(text, "\n| system | version | an answer means |\n|---|---|---|");
-    for found in &document.found {
-        line(text, &row([found.name.title(), &found.version, found.name.durability()]));
+    for system in document.systems() {
+        line(text, &row([system.name.title(), &system.version, system.name.durability()]));
     }
-    for (name, reason) in &document.skipped {
-        line(text, &format!("\nLeft out: {}: {reason}", name.title()));
+    for skipped in document.skipped() {
+        line(text, &format!("\nLeft out: {}: {}", skipped.name.title(), skipped.reason));
     }
 }
 
 /// Leasehold's rate over that of each other system.
 fn at_a_glance(text: &mut String, document: &Document) {
-    let others = document.others().collect::<Vec<_>>();
+    let others = document.others();
     let cases = document.results.cases().into_iter().filter(|case| {
         let metric = Metric::MessagesPerS;
         others.iter().any(|other| document.results.ratio(case, metric, Name::Leasehold, *other).is_some())
@@ -123,15 +144,15 @@ fn at_a_glance(text: &mut String, document: &Document) {
 
 fn floor(text: &mut String, document: &Document) {
     heading(text, "The floor of this machine");
-    line(text, "What it does without any queue, in the same run.\n");
+    line(text, "What it does without any queue, before the runs of each command above.\n");
     let metrics = [Metric::MessagesPerS, Metric::MibPerS, Metric::P50Ms, Metric::P99Ms, Metric::P999Ms];
     table_head(text, "", metrics.iter().map(|metric| metric.title()));
-    for (what, readings) in &document.floor {
+    for (what, figures) in document.floor() {
         let cells = metrics.iter().map(|metric| {
-            let reading = readings.iter().find(|(known, _)| known == metric);
-            reading.map_or_else(|| "-".to_owned(), |(_, value)| figure(*value))
+            let of_it = figures.iter().find(|(known, _)| known == metric);
+            cell(of_it.map(|(_, summary)| summary))
         });
-        line(text, &row(std::iter::once((*what).to_owned()).chain(cells)));
+        line(text, &row(std::iter::once(what.to_owned()).chain(cells)));
     }
 }
 
@@ -148,17 +169,15 @@ fn section(text: &mut String, document: &Document, workload: Workload, plots_fol
             line(text, &format!("\n![{}: {}]({folder}/{name})", workload.key(), metric.title()));
         }
     }
+    let systems = document.systems();
     for metric in metrics(document, &cases) {
         line(text, "");
-        table_head(text, metric.title(), document.found.iter().map(|found| found.name.title()));
+        table_head(text, metric.title(), systems.iter().map(|system| system.name.title()));
         for case in &cases {
-            let summaries =
-                document.found.iter().map(|found| document.results.summary(case, found.name, metric));
+            let summaries = systems.iter().map(|system| document.results.summary(case, system.name, metric));
             let summaries = summaries.collect::<Vec<_>>();
             if summaries.iter().any(Option::is_some) {
-                let cells = summaries
-                    .into_iter()
-                    .map(|summary| summary.map_or_else(|| "-".to_owned(), |summary| with_spread(&summary)));
+                let cells = summaries.iter().map(|summary| cell(summary.as_ref()));
                 line(text, &row(std::iter::once((*case).to_owned()).chain(cells)));
             }
         }
@@ -166,13 +185,27 @@ fn section(text: &mut String, document: &Document, workload: Workload, plots_fol
 }
 
 fn failures(text: &mut String, document: &Document) {
-    if document.results.failures.is_empty() {
+    let told = failures_in_rounds(document);
+    if told.is_empty() {
         return;
     }
-    heading(text, "What could not be measured");
-    for (name, what, failure) in &document.results.failures {
-        line(text, &format!("- {}, {what}: {failure}", name.title()));
+    heading(text, "What failed or was not measured");
+    for (name, what, reasons) in told {
+        line(text, &format!("- {}, {what}: {}", name.title(), reasons.join("; ")));
     }
+}
+
+/// For each system and what it did, all reasons.
+fn failures_in_rounds(document: &Document) -> Vec<(Name, &str, Vec<String>)> {
+    let mut told = Vec::<(Name, &str, Vec<String>)>::new();
+    for (name, failed) in document.results.failures() {
+        let reason = failed.reason.to_string();
+        match told.iter_mut().find(|(known, what, _)| (*known, *what) == (name, failed.what.as_str())) {
+            Some((_, _, reasons)) => reasons.push(reason),
+            None => told.push((name, &failed.what, vec![reason])),
+        }
+    }
+    told
 }
 
 fn cases(document: &Document, workload: Workload) -> Vec<&str> {
@@ -202,7 +235,7 @@ fn plot(document: &Document, workload: Workload, cases: &[&str], metric: Metric)
     let group = |case: &&'_ str| document.results.metrics(case).contains(&metric);
     let groups = cases.iter().filter(|case| group(case)).map(|case| Group {
         title: case,
-        bars: document.found.iter().map(|found| bar(case, found.name)).collect(),
+        bars: document.systems().iter().map(|system| bar(case, system.name)).collect(),
     });
     let better = match metric.better() {
         Better::Higher => "more is better",
@@ -224,6 +257,10 @@ fn table_head<'a>(text: &mut String, first: &'a str, others: impl ExactSizeItera
     let columns = others.len() + 1;
     line(text, &row(std::iter::once(first).chain(others)));
     line(text, &format!("|{}", "---|".repeat(columns)));
+}
+
+fn cell(summary: Option<&Summary>) -> String {
+    summary.map_or_else(|| "-".to_owned(), with_spread)
 }
 
 fn row(cells: impl IntoIterator<Item = impl AsRef<str>>) -> String {

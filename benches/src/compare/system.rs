@@ -12,10 +12,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use futures::future::BoxFuture;
+use futures::FutureExt;
+use futures::future::{BoxFuture, ready};
+use serde::{Deserialize, Serialize};
 
 /// Why something could not be done, for people.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure(String);
 
 impl Failure {
@@ -48,6 +50,11 @@ pub struct Shape {
 impl Shape {
     /// Three nodes, and one group of replicas as the queues of the other systems are. On two cores more of them only cost (W8).
     pub const USUAL: Self = Self { nodes: 3, partitions: 1 };
+
+    /// As usual, with so many partitions.
+    pub fn of_partitions(partitions: u32) -> Self {
+        Self { partitions, ..Self::USUAL }
+    }
 }
 
 /// A queue to create. Each message is on three nodes, or on all where there are fewer.
@@ -121,6 +128,11 @@ pub trait System: Send + Sync {
 
     /// Starts a killed node again and waits until it takes part: how long that took.
     fn restart(&mut self, node: usize) -> Doing<'_, Duration>;
+
+    /// Waits until what a restart leaves to be done would not fall into what is measured next.
+    fn settle(&self) -> Doing<'_, ()> {
+        ready(Ok(())).boxed()
+    }
 
     /// Ends all processes.
     fn stop(self: Box<Self>) -> Doing<'static, ()>;

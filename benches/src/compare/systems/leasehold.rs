@@ -14,6 +14,7 @@ use tokio::process::Command;
 use tokio::time::{sleep, timeout};
 
 use super::{Found, Name};
+use crate::compare::build;
 use crate::compare::system::{Doing, Failure, Queue, Receiver, Sender, Shape, Spread, System, Through};
 use crate::failover::TRANSFER_PAUSE;
 use crate::footprint::{pids, program, ready};
@@ -24,7 +25,9 @@ const RESTART_PATIENCE: Duration = Duration::from_secs(60);
 pub async fn find() -> Result<Found, Failure> {
     let program = program()?;
     let output = Command::new(&program).arg("--version").output().await?;
-    let version = String::from_utf8_lossy(&output.stdout).trim().trim_start_matches("leasehold ").to_owned();
+    let said = String::from_utf8_lossy(&output.stdout);
+    let number = said.trim().trim_start_matches("leasehold ");
+    let version = format!("{number}, {}", build::identity(&program)?);
     Ok(Found { name: Name::Leasehold, version, program })
 }
 
@@ -125,9 +128,15 @@ impl System for Cluster {
             let late =
                 |_| Failure::new(format!("node {node} did not take part again in {RESTART_PATIENCE:?}"));
             timeout(RESTART_PATIENCE, ready(&self.processes)).await.map_err(late)?;
-            let took = began.elapsed();
+            Ok(began.elapsed())
+        }
+        .boxed()
+    }
+
+    fn settle(&self) -> Doing<'_, ()> {
+        async move {
             sleep(TRANSFER_PAUSE).await;
-            Ok(took)
+            Ok(())
         }
         .boxed()
     }

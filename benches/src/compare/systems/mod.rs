@@ -11,10 +11,13 @@ mod servers;
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
 
+use super::journal::Measured;
 use super::system::{Failure, Shape, System};
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Name {
     Leasehold,
     /// NATS JetStream that syncs before it answers.
@@ -95,9 +98,8 @@ pub struct Found {
 }
 
 impl Found {
-    #[cfg(test)]
-    pub fn of(name: Name, version: &str) -> Self {
-        Self { name, version: version.to_owned(), program: PathBuf::new() }
+    pub fn measured(&self) -> Measured {
+        Measured { name: self.name, version: self.version.clone() }
     }
 
     /// Starts a cluster that keeps its files below a folder.

@@ -25,7 +25,7 @@ const DISK_BYTES_EACH: u64 = 3 * 1024 * 13 / 10;
 /// What the machine keeps.
 const DISK_BYTES_LEFT: u64 = 4 * 1024 * 1024 * 1024;
 
-pub async fn run(system: &mut dyn System, plan: &Plan, log: &mut Log<'_>) -> Result<(), Failure> {
+pub async fn run(system: &mut dyn System, plan: &Plan, log: &mut Log) -> Result<(), Failure> {
     system.create_queue(Queue::wide(QUEUE)).await?;
     let body = Bytes::from(vec![b'x'; BODY_BYTES]);
     let (mut filled, mut projection) = (0, Projection::default());
@@ -35,6 +35,9 @@ pub async fn run(system: &mut dyn System, plan: &Plan, log: &mut Log<'_>) -> Res
         if let Some(failure) = projection.beyond(more, STAGE_TIME_MAX).or_else(|| beyond_disk(system, more)) {
             log.fail(&name, failure);
             break;
+        }
+        if filled > 0 {
+            system.settle().await?;
         }
         let senders = senders(&*system, QUEUE, Outstanding::MANY.senders, Through::AnyNode).await?;
         let (window, began) = (Window::open(system.pids()), Instant::now());
@@ -52,7 +55,7 @@ pub async fn run(system: &mut dyn System, plan: &Plan, log: &mut Log<'_>) -> Res
     Ok(())
 }
 
-async fn restart(system: &mut dyn System, name: &str, log: &mut Log<'_>) -> Result<(), Failure> {
+async fn restart(system: &mut dyn System, name: &str, log: &mut Log) -> Result<(), Failure> {
     let leader = system.leader(QUEUE).await?;
     system.kill(leader).await?;
     let took = system.restart(leader).await?;

@@ -25,7 +25,7 @@ const SEND_BATCH: usize = 256;
 /// Messages that are sent and not yet acknowledged: a sender waits beyond it, so that as many are sent as received.
 const IN_SYSTEM_MAX: usize = 16 * 1024;
 
-pub async fn run(system: &dyn System, plan: &Plan, log: &mut Log<'_>) -> Result<(), Failure> {
+pub async fn run(system: &dyn System, plan: &Plan, log: &mut Log) -> Result<(), Failure> {
     // The least first: what a case leaves to do, files to clear or snapshots to write, is not the next one's.
     let paced =
         Paced { queue: "paced", rate_per_s: 10_000, bytes: 128, time: plan.time, work: Arc::new(NoWork) };

@@ -12,7 +12,7 @@ const BODY_BYTES: usize = 1024;
 const QUEUE: &str = "drain";
 
 /// The backlog is what can be sent in the time in which it is drained then: more than can be received in it, or all of it is.
-pub async fn run(system: &dyn System, plan: &Plan, log: &mut Log<'_>) -> Result<(), Failure> {
+pub async fn run(system: &dyn System, plan: &Plan, log: &mut Log) -> Result<(), Failure> {
     system.create_queue(Queue::wide(QUEUE)).await?;
     let senders = senders(system, QUEUE, Outstanding::MANY.senders, Through::AnyNode).await?;
     let body = Bytes::from(vec![b'x'; BODY_BYTES]);

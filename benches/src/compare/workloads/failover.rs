@@ -44,8 +44,11 @@ struct Watch {
 
 type Shared = Arc<Mutex<Watch>>;
 
-pub async fn run(system: &mut dyn System, plan: &Plan, log: &mut Log<'_>) -> Result<(), Failure> {
+pub async fn run(system: &mut dyn System, plan: &Plan, log: &mut Log) -> Result<(), Failure> {
     for kill in 0..plan.kills {
+        if kill > 0 {
+            system.settle().await?;
+        }
         let queue = format!("failover-{kill}");
         system.create_queue(Queue::narrow(&queue, LEASE)).await?;
         let leader = system.leader(&queue).await?;

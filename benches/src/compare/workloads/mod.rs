@@ -18,11 +18,14 @@ mod send;
 use std::time::Duration;
 
 use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
 
+use super::Comparison;
 use super::results::Log;
 use super::system::{Failure, Shape, System};
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Workload {
     /// Send only.
     W1,
@@ -42,6 +45,9 @@ pub enum Workload {
     W8,
 }
 
+/// More cases of [`Plan::time`] no workload has on one cluster.
+const CASES_MAX: u32 = 8;
+
 /// What holds for all workloads of a comparison.
 #[derive(Debug, Clone, Copy)]
 pub struct Plan {
@@ -51,14 +57,24 @@ pub struct Plan {
     pub pipeline_time: Duration,
     /// Kills of a leader in each run of W4.
     pub kills: usize,
+    /// Over which a queue spreads, where it can.
+    pub partitions: u32,
 }
 
-/// How often a workload is run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Repeat {
-    EachRun,
-    /// It takes minutes, and its figures are of minutes.
-    FirstRun,
+impl Plan {
+    pub fn of(comparison: &Comparison) -> Self {
+        Self {
+            time: Duration::from_secs(comparison.seconds),
+            pipeline_time: Duration::from_secs(comparison.pipeline_seconds),
+            kills: comparison.kills.div_ceil(comparison.runs) as usize,
+            partitions: comparison.partitions,
+        }
+    }
+
+    /// That is measured on one cluster.
+    pub fn time_max(&self) -> Duration {
+        self.time * CASES_MAX + self.pipeline_time
+    }
 }
 
 /// On what a workload is run.
@@ -142,13 +158,6 @@ impl Workload {
         }
     }
 
-    pub fn repeat(self) -> Repeat {
-        match self {
-            Self::W1 | Self::W2 | Self::W3 | Self::W4 | Self::W8 => Repeat::EachRun,
-            Self::W5 | Self::W6 | Self::W7 => Repeat::FirstRun,
-        }
-    }
-
     pub fn audience(self) -> Audience {
         match self {
             Self::W7 | Self::W8 => Audience::Ours,
@@ -157,10 +166,13 @@ impl Workload {
     }
 
     /// The clusters that it is run on, one after the other.
-    pub fn shapes(self) -> &'static [Shape] {
+    pub fn shapes(self, plan: &Plan) -> Vec<Shape> {
         match self {
-            Self::W8 => &scaling::SHAPES,
-            _ => &[Shape::USUAL],
+            Self::W1 | Self::W2 | Self::W3 | Self::W6 | Self::W7 => {
+                vec![Shape::of_partitions(plan.partitions)]
+            }
+            Self::W4 | Self::W5 => vec![Shape::USUAL],
+            Self::W8 => scaling::SHAPES.to_vec(),
         }
     }
 
@@ -175,7 +187,7 @@ impl Workload {
         system: &mut dyn System,
         shape: Shape,
         plan: &Plan,
-        log: &mut Log<'_>,
+        log: &mut Log,
     ) -> Result<(), Failure> {
         match self {
             Self::W1 => send::run(system, plan, log).await,

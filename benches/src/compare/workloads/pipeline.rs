@@ -21,7 +21,7 @@ const VISITORS: u64 = 100_000;
 /// The newest event of each visitor.
 const NEWEST: TableDefinition<'_, u64, u64> = TableDefinition::new("newest");
 
-pub async fn run(system: &dyn System, plan: &Plan, log: &mut Log<'_>) -> Result<(), Failure> {
+pub async fn run(system: &dyn System, plan: &Plan, log: &mut Log) -> Result<(), Failure> {
     let store = Store::create(&system.dir().join("store.redb"))?;
     let work = Arc::new(store);
     let paced =

@@ -29,7 +29,7 @@ const REST: Duration = Duration::from_secs(3);
 const LEASE: Duration = Duration::from_secs(30);
 const BODY: Bytes = Bytes::from_static(&[b'x'; 128]);
 
-pub async fn run(system: &dyn System, plan: &Plan, log: &mut Log<'_>) -> Result<(), Failure> {
+pub async fn run(system: &dyn System, plan: &Plan, log: &mut Log) -> Result<(), Failure> {
     let before_mib = resident_mib_each(system);
     let (mut created, mut projection) = (0, Projection::default());
     for queues in STAGES {

@@ -17,7 +17,7 @@ pub const SHAPES: [Shape; 6] = [
     Shape { nodes: 5, partitions: 4 },
 ];
 
-pub async fn run(system: &dyn System, shape: Shape, plan: &Plan, log: &mut Log<'_>) -> Result<(), Failure> {
+pub async fn run(system: &dyn System, shape: Shape, plan: &Plan, log: &mut Log) -> Result<(), Failure> {
     let readings = saturated(system, plan.time, BODY_BYTES).await?;
     let Shape { nodes, partitions } = shape;
     let plural = |count: usize, word: &str| format!("{count} {word}{}", if count == 1 { "" } else { "s" });

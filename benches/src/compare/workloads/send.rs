@@ -8,7 +8,7 @@ use crate::compare::results::Log;
 use crate::compare::system::{Failure, Queue, System, Through};
 use crate::compare::window::Window;
 
-pub async fn run(system: &dyn System, plan: &Plan, log: &mut Log<'_>) -> Result<(), Failure> {
+pub async fn run(system: &dyn System, plan: &Plan, log: &mut Log) -> Result<(), Failure> {
     // The least first: what a case leaves to do, files to clear or snapshots to write, is not the next one's.
     for outstanding in [Outstanding::ONE, Outstanding::SOME, Outstanding::MANY] {
         for bytes in [128, 1024] {
@@ -23,7 +23,7 @@ async fn case(
     plan: &Plan,
     bytes: usize,
     outstanding: Outstanding,
-    log: &mut Log<'_>,
+    log: &mut Log,
 ) -> Result<(), Failure> {
     let queue = format!("send-{bytes}-{}", outstanding.messages());
     system.create_queue(Queue::wide(&queue)).await?;
