@@ -21,6 +21,7 @@ pub enum Metric {
     Duplicates,
     Lost,
     OnTimePercent,
+    LastedS,
     QueuesPerS,
     KibPerQueue,
     IdlePercent,
@@ -35,7 +36,7 @@ pub enum Better {
 }
 
 impl Metric {
-    const ALL: [Self; 18] = [
+    const ALL: [Self; 19] = [
         Self::MessagesPerS,
         Self::P50Ms,
         Self::P99Ms,
@@ -49,6 +50,7 @@ impl Metric {
         Self::Duplicates,
         Self::Lost,
         Self::OnTimePercent,
+        Self::LastedS,
         Self::QueuesPerS,
         Self::KibPerQueue,
         Self::IdlePercent,
@@ -72,6 +74,7 @@ impl Metric {
             Self::Duplicates => "duplicates",
             Self::Lost => "lost",
             Self::OnTimePercent => "on_time_percent",
+            Self::LastedS => "lasted_s",
             Self::QueuesPerS => "queues_per_s",
             Self::KibPerQueue => "kib_per_queue_and_node",
             Self::IdlePercent => "idle_percent_of_a_core",
@@ -96,6 +99,7 @@ impl Metric {
             Self::Duplicates => "duplicates",
             Self::Lost => "lost",
             Self::OnTimePercent => "done when the time was over, %",
+            Self::LastedS => "lasted, s",
             Self::QueuesPerS => "queues created/s",
             Self::KibPerQueue => "KiB a queue and node",
             Self::IdlePercent => "idle, % of a core",
@@ -106,7 +110,9 @@ impl Metric {
 
     pub fn better(self) -> Better {
         match self {
-            Self::MessagesPerS | Self::OnTimePercent | Self::QueuesPerS | Self::MibPerS => Better::Higher,
+            Self::MessagesPerS | Self::OnTimePercent | Self::LastedS | Self::QueuesPerS | Self::MibPerS => {
+                Better::Higher
+            }
             _ => Better::Lower,
         }
     }

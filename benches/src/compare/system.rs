@@ -107,6 +107,9 @@ pub trait System: Send + Sync {
     /// Of the processes that run.
     fn pids(&self) -> Vec<u32>;
 
+    /// How many queues of [`Spread::AllPartitions`] it takes for so many groups of replicas.
+    fn queues_for(&self, partitions: u32) -> usize;
+
     fn create_queue<'a>(&'a self, queue: Queue<'a>) -> Doing<'a, ()>;
 
     /// Over a connection that is there already.

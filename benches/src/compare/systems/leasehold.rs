@@ -53,6 +53,10 @@ impl System for Cluster {
         pids(&self.processes)
     }
 
+    fn queues_for(&self, _: u32) -> usize {
+        1
+    }
+
     fn create_queue<'a>(&'a self, queue: Queue<'a>) -> Doing<'a, ()> {
         async move {
             let lease_ms = u64::try_from(queue.lease.as_millis())?;

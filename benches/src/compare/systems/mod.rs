@@ -31,10 +31,6 @@ pub enum Name {
 impl Name {
     pub const ALL: [Self; 4] = [Self::Leasehold, Self::NatsSynced, Self::Nats, Self::Rabbitmq];
 
-    pub fn is_ours(self) -> bool {
-        self == Self::Leasehold
-    }
-
     pub fn key(self) -> &'static str {
         match self {
             Self::Leasehold => "leasehold",

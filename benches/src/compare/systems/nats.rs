@@ -99,20 +99,27 @@ fn server_name(at: usize) -> String {
 }
 
 fn configuration(at: usize, port: u16, cluster_ports: &[u16], folder: &Path, sync: Sync) -> String {
-    let routes = cluster_ports.iter().map(|port| format!("nats://127.0.0.1:{port}")).collect::<Vec<_>>();
     let sync = match sync {
         Sync::Always => "sync_interval: always",
         Sync::Default => "",
     };
     format!(
         "server_name: {}\nlisten: \"127.0.0.1:{port}\"\n\
-         jetstream {{ store_dir: \"{}\"\n{sync} }}\n\
-         cluster {{ name: compared\nlisten: \"127.0.0.1:{}\"\nroutes: [{}] }}\n",
+         jetstream {{ store_dir: \"{}\"\n{sync} }}\n{}",
         server_name(at),
         folder.display(),
-        cluster_ports[at],
-        routes.iter().map(|route| format!("\"{route}\"")).collect::<Vec<_>>().join(", "),
+        cluster(at, cluster_ports),
     )
+}
+
+/// A server that is alone must not wait for others to elect a leader with.
+fn cluster(at: usize, ports: &[u16]) -> String {
+    if ports.len() == 1 {
+        return String::new();
+    }
+    let routes = ports.iter().map(|port| format!("\"nats://127.0.0.1:{port}\"")).collect::<Vec<_>>();
+    let (port, routes) = (ports[at], routes.join(", "));
+    format!("cluster {{ name: compared\nlisten: \"127.0.0.1:{port}\"\nroutes: [{routes}] }}\n")
 }
 
 async fn connect(addresses: Vec<String>) -> Result<Context, Failure> {
@@ -168,6 +175,11 @@ impl System for Cluster {
 
     fn pids(&self) -> Vec<u32> {
         self.servers.iter().filter_map(Server::pid).collect()
+    }
+
+    /// Each is one group.
+    fn queues_for(&self, partitions: u32) -> usize {
+        partitions as usize
     }
 
     fn create_queue<'a>(&'a self, queue: Queue<'a>) -> Doing<'a, ()> {
@@ -237,6 +249,9 @@ impl System for Cluster {
     fn leader<'a>(&'a self, queue: &'a str) -> Doing<'a, usize> {
         until_done(START_PATIENCE, move || {
             async move {
+                if self.servers.len() == 1 {
+                    return Ok(0);
+                }
                 let info = self.context.get_stream(queue).await?.get_info().await?;
                 let leader = info.cluster.and_then(|cluster| cluster.leader).unwrap_or_default();
                 let at = (0..self.servers.len()).find(|at| server_name(*at) == leader);
@@ -376,5 +391,11 @@ mod tests {
         assert!(!text.contains("sync_interval"), "{text}");
         assert!(text.contains("server_name: nats2") && text.contains("listen: \"127.0.0.1:5001\""), "{text}");
         assert!(text.contains("\"nats://127.0.0.1:5000\", \"nats://127.0.0.1:5001\""), "{text}");
+    }
+
+    #[test]
+    fn a_server_that_is_alone_has_no_cluster() {
+        let text = configuration(0, 4001, &[5000], Path::new("/data"), Sync::Default);
+        assert!(text.contains("jetstream") && !text.contains("cluster"), "{text}");
     }
 }

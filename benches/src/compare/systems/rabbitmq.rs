@@ -240,6 +240,11 @@ impl System for Cluster {
         self.nodes.iter().filter_map(Server::pid).collect()
     }
 
+    /// Each is one group.
+    fn queues_for(&self, partitions: u32) -> usize {
+        partitions as usize
+    }
+
     /// There is no lease: a message belongs to its receiver while that is connected.
     fn create_queue<'a>(&'a self, queue: Queue<'a>) -> Doing<'a, ()> {
         async move {

@@ -64,6 +64,11 @@ impl Arrivals {
         self.seen.count()
     }
 
+    /// The numbers of those below `end` that did not come.
+    pub fn missing_below(&self, end: u64) -> impl Iterator<Item = u64> {
+        (0..end).filter(|number| !self.seen.has(*number))
+    }
+
     /// The numbers of those that were sent and did not come.
     pub fn missing<'a>(&'a self, sent: &'a Numbers) -> impl Iterator<Item = u64> + 'a {
         self.seen.missing_of(sent)
@@ -101,5 +106,7 @@ mod tests {
         let mut sent = Numbers::default();
         (0..3).for_each(|number| assert!(sent.insert(number)));
         assert_eq!(arrivals.missing(&sent).collect::<Vec<_>>(), [2]);
+        assert_eq!(arrivals.missing_below(4).collect::<Vec<_>>(), [2, 3]);
+        assert_eq!(arrivals.missing_below(2).count(), 0);
     }
 }

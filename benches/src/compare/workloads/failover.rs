@@ -30,6 +30,8 @@ const STEADY: Duration = Duration::from_secs(2);
 /// Longer than this without an answer is not steady.
 const PAUSE_MAX: Duration = Duration::from_millis(250);
 const AWAY_MAX: Duration = Duration::from_secs(40);
+/// More than become due while the system is away: the next confirmation is not held up by what waits for one.
+const OUTSTANDING_MAX: usize = 2 * RATE_PER_S as usize * AWAY_MAX.as_secs() as usize;
 /// Long enough that a receiver does not spin, short beside the gaps of those that need it.
 const RECEIVE_WAIT: Duration = Duration::from_millis(100);
 const RETRY_PAUSE: Duration = Duration::from_millis(2);
@@ -75,7 +77,8 @@ async fn one_kill(system: &mut dyn System, queue: &str, leader: usize) -> Result
         .into_iter()
         .map(|receiver| tokio::spawn(receive(receiver, watch.clone(), stop_receiving.clone())))
         .collect::<Vec<_>>();
-    let schedule = Schedule { epoch, rate_per_s: RATE_PER_S, bytes: BODY_BYTES };
+    let schedule =
+        Schedule { epoch, rate_per_s: RATE_PER_S, bytes: BODY_BYTES, outstanding_max: OUTSTANDING_MAX };
     let take = {
         let watch = Arc::clone(&watch);
         move |answers| take(&watch, answers)

@@ -45,16 +45,21 @@ pub enum Workload {
     W8,
 }
 
+/// How long W7 is in each run, if it is not shorter anyway: a system that does a third less than it is asked for falls too far
+/// behind in it.
+const PIPELINE_TIME_SHORT: Duration = Duration::from_secs(30);
 /// More cases of [`Plan::time`] no workload has on one cluster.
 const CASES_MAX: u32 = 8;
 
-/// What holds for all workloads of a comparison.
+/// What holds for all workloads of a round.
 #[derive(Debug, Clone, Copy)]
 pub struct Plan {
     /// How long each case is measured.
     pub time: Duration,
     /// How long W7 is.
     pub pipeline_time: Duration,
+    /// How long W7 is then once more, on a system that did not fall behind.
+    pub pipeline_held_time: Option<Duration>,
     /// Kills of a leader in each run of W4.
     pub kills: usize,
     /// Over which a queue spreads, where it can.
@@ -62,10 +67,13 @@ pub struct Plan {
 }
 
 impl Plan {
-    pub fn of(comparison: &Comparison) -> Self {
+    pub fn of(comparison: &Comparison, round: u32) -> Self {
+        let asked = Duration::from_secs(comparison.pipeline_seconds);
+        let pipeline_time = asked.min(PIPELINE_TIME_SHORT);
         Self {
             time: Duration::from_secs(comparison.seconds),
-            pipeline_time: Duration::from_secs(comparison.pipeline_seconds),
+            pipeline_time,
+            pipeline_held_time: (round == 0 && asked > pipeline_time).then_some(asked),
             kills: comparison.kills.div_ceil(comparison.runs) as usize,
             partitions: comparison.partitions,
         }
@@ -73,16 +81,8 @@ impl Plan {
 
     /// That is measured on one cluster.
     pub fn time_max(&self) -> Duration {
-        self.time * CASES_MAX + self.pipeline_time
+        self.time * CASES_MAX + self.pipeline_time + self.pipeline_held_time.unwrap_or_default()
     }
-}
-
-/// On what a workload is run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Audience {
-    AllSystems,
-    /// The question is how ours grows, or the others are far from what is asked.
-    Ours,
 }
 
 impl Workload {
@@ -124,8 +124,9 @@ impl Workload {
             }
             Self::W3 => {
                 "Saturated: 8 senders with batches of 256 and 8 receivers, at most 16,384 messages in the queue. At a fixed \
-                 rate: each message is sent when it is due, however the system is doing, and what never came within 10 s \
-                 counts with the time until then."
+                 rate: each message is sent when it is due, or as soon after that as it fits into 8,192 that wait for a \
+                 confirmation; those that became due together go in batches of up to 500. What did not come within 10 s after \
+                 the last was due counts with the time until then. A system that is 10 s behind is ended."
             }
             Self::W4 => {
                 "The node that leads the queue gets SIGKILL. The gaps are the longest times without a confirmed send and \
@@ -146,22 +147,19 @@ impl Workload {
                  out."
             }
             Self::W7 => {
-                "Events of 500 B are sent when they are due. 8 consumers write each batch into an embedded store (redb, one \
-                 transaction a batch, not synced), in which an event that comes twice changes a row once, and then \
-                 acknowledge. Latency runs from when an event was due to when its row is written. Only Leasehold is asked for \
-                 this."
+                "Events of 500 B are sent when they are due, as in W3 at a fixed rate. 8 consumers write each batch into an \
+                 embedded store (redb, one transaction a batch, not synced), in which an event that comes twice changes a row \
+                 once, and then acknowledge. Latency runs from when an event was due to when its row is written. Each run is \
+                 of 30 s at most; in the first one a system that did not fall behind goes on to the long case. A system that is 10 s \
+                 behind is ended: then its figures are of the time until then, and what did not come counts with it."
             }
             Self::W8 => {
                 "W3 with 128 B, saturated, on clusters that grow one way at a time. Each message is on three nodes, or on all \
-                 where there are fewer. Only Leasehold is asked for this."
+                 where there are fewer. Partitions are groups of replicas: one queue of Leasehold \
+                 spreads over them; of the other systems there are as many queues (streams, quorum queues), since each is one \
+                 group. 8 senders go through their queues in turn, a batch to each, and each queue has a receiver of its own \
+                 (8 receivers, where there are fewer queues), so that all queues get the same load."
             }
-        }
-    }
-
-    pub fn audience(self) -> Audience {
-        match self {
-            Self::W7 | Self::W8 => Audience::Ours,
-            _ => Audience::AllSystems,
         }
     }
 

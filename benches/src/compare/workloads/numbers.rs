@@ -21,6 +21,11 @@ impl Numbers {
         is_new
     }
 
+    pub fn has(&self, number: u64) -> bool {
+        let word = self.words.get((number / WORD_BITS) as usize).copied().unwrap_or_default();
+        word & 1 << (number % WORD_BITS) != 0
+    }
+
     pub fn count(&self) -> u64 {
         self.count
     }
@@ -51,5 +56,6 @@ mod tests {
         assert_eq!((all.count(), some.count()), (4, 1));
         assert_eq!(some.missing_of(&all).collect::<Vec<_>>(), [0, 63, 500]);
         assert_eq!(all.missing_of(&some).count(), 0);
+        assert!(all.has(500) && !all.has(499) && !some.has(500));
     }
 }

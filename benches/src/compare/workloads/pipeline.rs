@@ -3,14 +3,16 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt;
 use redb::{Database, Durability, ReadableTable, TableDefinition};
 
 use super::Plan;
-use super::paced::{self, Paced, Work};
+use super::paced::{self, BEHIND_MAX, Paced, Work};
 use crate::compare::bodies::Stamp;
+use crate::compare::metric::Metric;
 use crate::compare::results::Log;
 use crate::compare::system::{Doing, Failure, System};
 
@@ -21,14 +23,35 @@ const VISITORS: u64 = 100_000;
 /// The newest event of each visitor.
 const NEWEST: TableDefinition<'_, u64, u64> = TableDefinition::new("newest");
 
+/// Once, and a second time for longer if the system did not fall behind.
 pub async fn run(system: &dyn System, plan: &Plan, log: &mut Log) -> Result<(), Failure> {
-    let store = Store::create(&system.dir().join("store.redb"))?;
-    let work = Arc::new(store);
+    let first = run_for(plan.pipeline_time, "clicks", system, log).await?;
+    match (first, plan.pipeline_held_time) {
+        (Verdict::KeptUp, Some(time)) => run_for(time, "clicks-held", system, log).await.map(drop),
+        _ => Ok(()),
+    }
+}
+
+enum Verdict {
+    KeptUp,
+    FellBehind,
+}
+
+/// With a queue and a store of its own.
+async fn run_for(
+    time: Duration,
+    queue: &'static str,
+    system: &dyn System,
+    log: &mut Log,
+) -> Result<Verdict, Failure> {
+    let work = Arc::new(Store::create(&system.dir().join(format!("{queue}.redb")))?);
     let paced =
-        Paced { queue: "clicks", rate_per_s: RATE_PER_S, bytes: BODY_BYTES, time: plan.pipeline_time, work };
-    let readings = paced::run(system, &paced).await?;
-    log.record(format!("W7 50,000/s of {BODY_BYTES} B for {} s", plan.pipeline_time.as_secs()), readings);
-    Ok(())
+        Paced { queue, rate_per_s: RATE_PER_S, bytes: BODY_BYTES, time, behind_max: BEHIND_MAX, work };
+    let mut outcome = paced::run(system, &paced).await?;
+    outcome.readings.push((Metric::LastedS, outcome.lasted.as_secs_f64()));
+    let verdict = if outcome.fell_behind { Verdict::FellBehind } else { Verdict::KeptUp };
+    outcome.tell(&format!("W7 50,000/s of {BODY_BYTES} B for {} s", time.as_secs()), log);
+    Ok(verdict)
 }
 
 struct Store {
@@ -74,6 +97,27 @@ mod tests {
     use redb::ReadableDatabase;
 
     use super::*;
+    use crate::compare::fake::{Fake, Receiving};
+    use crate::compare::systems::Name;
+    use crate::compare::workloads::Workload;
+
+    async fn cases(receiving: Receiving, plan: &Plan) -> Vec<String> {
+        let dir = tempfile::tempdir().unwrap();
+        let mut log = Log::new(Workload::W7, 0, Name::Nats);
+        run(&Fake::new(dir.path(), receiving), plan, &mut log).await.unwrap();
+        log.records.into_iter().map(|record| record.case).collect()
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_system_that_does_not_fall_behind_is_held_once() {
+        let (short, long) = (Duration::from_millis(100), Duration::from_secs(1));
+        let once =
+            Plan { time: short, pipeline_time: short, pipeline_held_time: None, kills: 1, partitions: 4 };
+        let short_case = "W7 50,000/s of 500 B for 0 s";
+        assert_eq!(cases(Receiving::Works, &once).await, [short_case]);
+        let held = Plan { pipeline_held_time: Some(long), ..once };
+        assert_eq!(cases(Receiving::Works, &held).await, [short_case, "W7 50,000/s of 500 B for 1 s"]);
+    }
 
     #[test]
     fn an_event_that_comes_again_or_late_changes_nothing() {

@@ -1,7 +1,7 @@
 //! W8: what a full cycle costs as a cluster grows, with more partitions or more nodes.
 
 use super::Plan;
-use super::cycle::saturated;
+use super::cycle::{Saturated, saturated};
 use crate::compare::results::Log;
 use crate::compare::system::{Failure, Shape, System};
 
@@ -18,8 +18,9 @@ pub const SHAPES: [Shape; 6] = [
 ];
 
 pub async fn run(system: &dyn System, shape: Shape, plan: &Plan, log: &mut Log) -> Result<(), Failure> {
-    let readings = saturated(system, plan.time, BODY_BYTES).await?;
     let Shape { nodes, partitions } = shape;
+    let queues = system.queues_for(partitions);
+    let readings = saturated(system, &Saturated { queues, bytes: BODY_BYTES, time: plan.time }).await?;
     let plural = |count: usize, word: &str| format!("{count} {word}{}", if count == 1 { "" } else { "s" });
     let (nodes, partitions) = (plural(nodes, "node"), plural(partitions as usize, "partition"));
     log.record(format!("W8 {nodes}, {partitions}"), readings);
