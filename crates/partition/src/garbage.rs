@@ -17,9 +17,10 @@ use crate::lanes::Lanes;
 use crate::list::List;
 use crate::message::{Age, slot_or_none};
 use crate::notes::Notes;
-use crate::shard::{Outbox, Shard};
+use crate::shard::Shard;
 use crate::store::Store;
 use crate::tenants::Tenants;
+use crate::usage::{Outbox, Usage};
 use crate::view::State;
 use crate::wire::wire_struct;
 
@@ -52,20 +53,22 @@ impl Garbage {
 
     /// Takes over what a purge drops: everything but the dead. O(1).
     pub fn take_living(&mut self, shard: &mut Shard) {
+        let len = shard.length();
+        let usage = &mut *shard.usage;
         let remains = Remains {
             age: std::mem::take(&mut shard.age),
-            overdue: std::mem::take(&mut shard.overdue),
+            overdue: std::mem::take(&mut usage.overdue),
             outboxes: BTreeMap::new(),
-            groups: std::mem::take(&mut shard.groups),
-            len: shard.length(),
+            groups: std::mem::take(&mut usage.groups),
+            len,
         };
         shard.lanes = Lanes::default();
-        shard.turns = List::default();
-        shard.tenants = Tenants::default();
-        if let Some(damping) = &mut shard.damping {
+        usage.turns = List::default();
+        usage.tenants = Tenants::default();
+        if let Some(damping) = &mut usage.damping {
             damping.forget();
         }
-        if let Some(suspects) = &mut shard.suspects {
+        if let Some(suspects) = &mut usage.suspects {
             suspects.forget();
         }
         let counters = &mut shard.counters;
@@ -74,14 +77,10 @@ impl Garbage {
     }
 
     /// Takes over a whole shard. O(1).
-    pub fn take_all(&mut self, mut shard: Shard) {
-        let remains = Remains {
-            len: shard.length() + shard.counters.dead,
-            age: std::mem::take(&mut shard.age),
-            overdue: std::mem::take(&mut shard.overdue),
-            outboxes: std::mem::take(&mut shard.outboxes),
-            groups: std::mem::take(&mut shard.groups),
-        };
+    pub fn take_all(&mut self, shard: Shard) {
+        let len = shard.length() + shard.counters.dead;
+        let Usage { overdue, outboxes, groups, .. } = shard.usage.into_inner();
+        let remains = Remains { age: shard.age, overdue, outboxes, groups, len };
         self.keep(remains);
     }
 

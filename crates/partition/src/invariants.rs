@@ -127,11 +127,12 @@ impl Partition {
     fn check_indexes(&self) {
         let retained = self.shards.values().filter_map(|shard| Some((shard.retention_due_ms?, shard.queue)));
         assert_eq!(self.retention, retained.collect(), "the retention index");
-        let measured = self.shards.values().filter_map(|shard| Some((shard.headroom_due_ms?, shard.queue)));
+        let measured =
+            self.shards.values().filter_map(|shard| Some((shard.usage.headroom_due_ms?, shard.queue)));
         assert_eq!(self.headrooms, measured.collect(), "the headroom index");
-        let held = self.shards.values().filter_map(|shard| Some((shard.damping_due_ms?, shard.queue)));
+        let held = self.shards.values().filter_map(|shard| Some((shard.usage.damping_due_ms?, shard.queue)));
         assert_eq!(self.dampings, held.collect(), "the index of the held");
-        let waiting = self.shards.values().filter(|shard| !shard.outboxes.is_empty());
+        let waiting = self.shards.values().filter(|shard| !shard.usage.outboxes.is_empty());
         assert_eq!(self.outboxes, waiting.map(|shard| shard.queue).collect(), "the outbox index");
         let running = self.shards.values().filter(|shard| shard.redrive_is_running());
         assert_eq!(self.redrives, running.map(|shard| shard.queue).collect(), "the redrive index");
@@ -139,21 +140,21 @@ impl Partition {
 
     fn check_shard(&self, shard: &Shard) {
         let messages = &self.store.messages;
-        for (list, aged) in [(&shard.age, Aged::Due), (&shard.overdue, Aged::Overdue)] {
+        for (list, aged) in [(&shard.age, Aged::Due), (&shard.usage.overdue, Aged::Overdue)] {
             for (_, message) in messages.list(list) {
                 assert!(message.queue == shard.queue && message.aged == aged, "age lists");
                 assert!(aged == Aged::Due || message.state == State::Leased, "overdue ones are leased");
             }
         }
-        let aged = messages.list(&shard.age).count() + messages.list(&shard.overdue).count();
+        let aged = messages.list(&shard.age).count() + messages.list(&shard.usage.overdue).count();
         assert_eq!(aged as u64, shard.length(), "every message that is not dead has its age");
         let first_ms = shard.age.front().map(|slot| self.store.sent_wall_ms(&messages[slot]));
         let due_ms = first_ms.map(|first_ms| first_ms + shard.settings.retention_ms);
         assert_eq!(shard.retention_due_ms, due_ms, "retention follows the oldest");
         self.check_outboxes(shard);
-        let outdated_ms = shard.headroom.as_ref().map(|headroom| headroom.outdated_ms());
-        assert_eq!(shard.headroom_due_ms, outdated_ms, "a headroom is forgotten in time");
-        shard.headroom.iter().for_each(|headroom| headroom.check_invariants());
+        let outdated_ms = shard.usage.headroom.as_ref().map(|headroom| headroom.outdated_ms());
+        assert_eq!(shard.usage.headroom_due_ms, outdated_ms, "a headroom is forgotten in time");
+        shard.usage.headroom.iter().for_each(|headroom| headroom.check_invariants());
         self.check_held(shard);
         match shard.settings.kind {
             Kind::Standard => {
@@ -167,13 +168,13 @@ impl Partition {
     /// What is held is under its own time, and the shard is looked at when it lets the first go.
     fn check_held(&self, shard: &Shard) {
         let store = &self.store;
-        let due_ms = shard.damping.as_ref().and_then(|damping| damping.due_ms());
-        assert_eq!(shard.damping_due_ms, due_ms, "held messages are let go in time");
+        let due_ms = shard.usage.damping.as_ref().and_then(|damping| damping.due_ms());
+        assert_eq!(shard.usage.damping_due_ms, due_ms, "held messages are let go in time");
         let of_shard = |message: &Message| message.queue == shard.queue && self.alive(message);
         let all = store.messages.iter().map(|(_, message)| message).filter(of_shard);
         let held = all.filter(|message| message.state == State::Held).count() as u64;
-        assert_eq!(held, shard.damping.as_ref().map_or(0, |damping| damping.held_len), "the held");
-        let Some(damping) = &shard.damping else { return };
+        assert_eq!(held, shard.usage.damping.as_ref().map_or(0, |damping| damping.held_len), "the held");
+        let Some(damping) = &shard.usage.damping else { return };
         damping.check_invariants();
         let listed = damping.held.iter(&store.sides).inspect(|(until_ms, side)| {
             let record = &store.sides[*side];
@@ -185,7 +186,7 @@ impl Partition {
 
     fn check_outboxes(&self, shard: &Shard) {
         let mut dead = 0;
-        for (target, outbox) in &shard.outboxes {
+        for (target, outbox) in &shard.usage.outboxes {
             let slots: Vec<u32> = outbox.items.iter(&self.store.messages).collect();
             assert!(!slots.is_empty() && slots.len() as u64 == outbox.len, "an outbox counts its items");
             let numbers: Vec<u64> =
@@ -206,7 +207,7 @@ impl Partition {
 
     fn check_lanes(&self, shard: &Shard) {
         let mut ready = self.check_lane(&shard.lanes, NONE);
-        for group in shard.groups.values() {
+        for group in shard.usage.groups.values() {
             ready += self.check_lane(&self.store.groups[*group].lanes, *group);
         }
         ready += self.check_suspects(shard);
@@ -221,7 +222,7 @@ impl Partition {
         let own: Vec<_> = own.filter_map(|(_, message)| Some((message, store.side_of(&message)?))).collect();
         let on_trial =
             own.iter().filter(|(message, side)| message.state == State::Leased && side.company > 0);
-        let Some(suspects) = &shard.suspects else {
+        let Some(suspects) = &shard.usage.suspects else {
             assert_eq!(on_trial.count(), 0, "who isolates nobody tries nobody");
             return 0;
         };
@@ -265,8 +266,8 @@ impl Partition {
             }
         }
         let turns: BTreeMap<u32, u64> =
-            shard.tenants.iter(&store.groups).map(|(rank, group)| (group, rank)).collect();
-        for (name, group) in &shard.groups {
+            shard.usage.tenants.iter(&store.groups).map(|(rank, group)| (group, rank)).collect();
+        for (name, group) in &shard.usage.groups {
             let record = &store.groups[*group];
             assert_eq!(record.name, *name, "a group is under its own name");
             assert!(record.messages.is_empty(), "a standard queue keeps no order");
@@ -283,9 +284,9 @@ impl Partition {
     /// A group is deliverable if and only if its first message is ready and none is leased (I9).
     fn check_turns(&self, shard: &Shard) {
         let store = &self.store;
-        let turns: BTreeSet<u32> = shard.turns.iter(&store.groups).collect();
+        let turns: BTreeSet<u32> = shard.usage.turns.iter(&store.groups).collect();
         let mut listed = 0;
-        for (name, group) in &shard.groups {
+        for (name, group) in &shard.usage.groups {
             let record = &store.groups[*group];
             assert_eq!(record.name, *name, "a group is under its own name");
             let states: Vec<State> =

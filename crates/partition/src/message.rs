@@ -19,7 +19,7 @@ wire_enum!(OutboxReason { 0 => Dead {}, 1 => Redrive {}, 2 => Rejected { why } }
 pub(crate) enum Aged {
     /// `Shard::age`: retention will come for it.
     Due,
-    /// `Shard::overdue`: retention came while it was leased; it is dropped when its lease ends.
+    /// `Usage::overdue`: retention came while it was leased; it is dropped when its lease ends.
     Overdue,
     /// None: it is dead.
     Off,
@@ -36,7 +36,7 @@ pub(crate) struct Message {
     pub entry: u32,
     /// A lane (standard), the group's list (FIFO), or the outbox's (dead).
     pub order: Links,
-    /// `Shard::age` or `Shard::overdue`.
+    /// `Shard::age` or `Usage::overdue`.
     pub age: Links,
     /// The messages of the same entry.
     pub sibling: Links,
@@ -101,11 +101,11 @@ pub(crate) struct Side {
     pub number: u64,
     pub target: QueueId,
     pub reason: OutboxReason,
-    /// The version of the consumer with the latest lease, in `Shard::headroom`.
+    /// The version of the consumer with the latest lease, in `Usage::headroom`.
     pub version: u32,
-    /// The generation of `Shard::damping` in which its failure was counted; 0 before the first.
+    /// The generation of `Usage::damping` in which its failure was counted; 0 before the first.
     pub failed_in: u32,
-    /// The consumer with the latest lease, in `Shard::suspects`.
+    /// The consumer with the latest lease, in `Usage::suspects`.
     pub holder: u32,
     /// With how many others at most it is leased as a suspect, itself included; 0 when it is none.
     pub company: u16,
@@ -187,12 +187,12 @@ pub(crate) struct Group {
     pub leased: u32,
     /// Messages whose `group` is this one, dead ones included. The record is freed at zero.
     pub members: u32,
-    /// Whether it is in `Shard::turns` (FIFO) or `Shard::tenants` (standard).
+    /// Whether it is in `Usage::turns` (FIFO) or `Usage::tenants` (standard).
     pub in_turn: bool,
     pub turn: Links,
     /// On a standard shard its ready messages.
     pub lanes: Lanes,
-    /// The leases under which `Shard::tenants` holds it; 0 outside.
+    /// The leases under which `Usage::tenants` holds it; 0 outside.
     pub rank: u32,
 }
 wire_struct!(Group { name, messages, leased, members, in_turn, turn } since 2 { lanes, rank });

@@ -230,11 +230,13 @@ impl Partition {
         let sent = shard.age.front().map(|slot| self.store.sent_wall_ms(&self.store.messages[slot]));
         let due_ms = sent.map(|sent_ms| sent_ms.saturating_add(retention_ms));
         move_in(&mut self.retention, queue, &mut shard.retention_due_ms, due_ms);
-        let outdated_ms = shard.headroom.as_ref().map(|headroom| headroom.outdated_ms());
-        move_in(&mut self.headrooms, queue, &mut shard.headroom_due_ms, outdated_ms);
-        let held_ms = shard.damping.as_ref().and_then(|damping| damping.due_ms());
-        move_in(&mut self.dampings, queue, &mut shard.damping_due_ms, held_ms);
-        set_membership(&mut self.outboxes, queue, !shard.outboxes.is_empty());
+        if let Some(usage) = shard.usage.touched() {
+            let outdated_ms = usage.headroom.as_ref().map(|headroom| headroom.outdated_ms());
+            move_in(&mut self.headrooms, queue, &mut usage.headroom_due_ms, outdated_ms);
+            let held_ms = usage.damping.as_ref().and_then(|damping| damping.due_ms());
+            move_in(&mut self.dampings, queue, &mut usage.damping_due_ms, held_ms);
+        }
+        set_membership(&mut self.outboxes, queue, !shard.usage.outboxes.is_empty());
         set_membership(&mut self.redrives, queue, shard.redrive_is_running());
     }
 
@@ -243,10 +245,10 @@ impl Partition {
         if let Some(due_ms) = shard.retention_due_ms {
             self.retention.remove(&(due_ms, shard.queue));
         }
-        if let Some(due_ms) = shard.headroom_due_ms {
+        if let Some(due_ms) = shard.usage.headroom_due_ms {
             self.headrooms.remove(&(due_ms, shard.queue));
         }
-        if let Some(due_ms) = shard.damping_due_ms {
+        if let Some(due_ms) = shard.usage.damping_due_ms {
             self.dampings.remove(&(due_ms, shard.queue));
         }
         self.outboxes.remove(&shard.queue);

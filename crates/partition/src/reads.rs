@@ -48,21 +48,21 @@ impl Partition {
             settings: shard.settings,
             revision: shard.revision,
             counters: shard.counters,
-            totals: shard.totals,
+            totals: shard.totals(),
             oldest_sent_wall_ms: shard
                 .age
                 .front()
                 .map(|slot| self.store.sent_wall_ms(&self.store.messages[slot])),
-            redrive: shard.redrive.as_ref().map(|redrive| redrive.progress),
-            damping: shard.damping.as_ref().map(|damping| damping.view(self.store.log_time_ms)),
-            suspects: shard.suspects.as_ref().map(|suspects| suspects.view()).unwrap_or_default(),
+            redrive: shard.usage.redrive.as_ref().map(|redrive| redrive.progress),
+            damping: shard.usage.damping.as_ref().map(|damping| damping.view(self.store.log_time_ms)),
+            suspects: shard.usage.suspects.as_ref().map(|suspects| suspects.view()).unwrap_or_default(),
         })
     }
 
     /// What was measured of a queue's consumers lately, by version; the first may be the rest, whose version is empty.
     /// O(buckets in use).
     pub fn headroom(&self, queue: QueueId) -> Vec<(Arc<[u8]>, Measure)> {
-        let headroom = self.shards.get(&queue).and_then(|shard| shard.headroom.as_ref());
+        let headroom = self.shards.get(&queue).and_then(|shard| shard.usage.headroom.as_ref());
         headroom.map_or_else(Vec::new, |headroom| headroom.view(self.store.log_time_ms))
     }
 
@@ -134,13 +134,13 @@ impl Partition {
 
     /// The targets of a queue's outbox, with the items waiting for each.
     pub fn outbox_targets(&self, queue: QueueId) -> Vec<(QueueId, u64)> {
-        let outboxes = self.shards.get(&queue).into_iter().flat_map(|shard| &shard.outboxes);
+        let outboxes = self.shards.get(&queue).into_iter().flat_map(|shard| &shard.usage.outboxes);
         outboxes.map(|(target, outbox)| (*target, outbox.len)).collect()
     }
 
     /// The first items for one target, by number: transfer them in this order, one transfer at a time.
     pub fn outbox(&self, queue: QueueId, target: QueueId, limit: usize) -> Vec<OutboxItem> {
-        let Some(outbox) = self.shards.get(&queue).and_then(|shard| shard.outboxes.get(&target)) else {
+        let Some(outbox) = self.shards.get(&queue).and_then(|shard| shard.usage.outboxes.get(&target)) else {
             return Vec::new();
         };
         let slots = outbox.items.iter(&self.store.messages).take(limit);

@@ -18,40 +18,21 @@
 //!
 //! Every move is O(log n), where n counts deadlines or distinct counts of leases.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::arena::{Arena, NONE};
-use crate::damping::Damping;
 use crate::headroom::{Headroom, Measure};
-use crate::ids::{QueueId, Source};
+use crate::ids::QueueId;
 use crate::lanes::{Lane, Lanes};
 use crate::list::List;
-use crate::message::{Age, Aged, Group, Message, Order, Turn, slot_or_none};
+use crate::message::{Age, Aged, Group, Message, slot_or_none};
 use crate::notes::Notes;
-use crate::reply::{RedriveProgress, RedriveState};
+use crate::reply::RedriveState;
+use crate::seldom::Seldom;
 use crate::settings::{DeadLetter, Kind, Settings};
 use crate::store::Store;
-use crate::suspects::Suspects;
-use crate::tenants::Tenants;
+use crate::usage::Usage;
 use crate::view::{Counters, OutboxReason, State, Totals};
-use crate::wire::wire_struct;
-
-/// The dead messages for one target, by number.
-#[derive(Debug, Default)]
-pub(crate) struct Outbox {
-    pub items: List<Order>,
-    pub len: u64,
-}
-wire_struct!(Outbox { items, len });
-
-#[derive(Debug)]
-pub(crate) struct Redrive {
-    pub progress: RedriveProgress,
-    /// Messages still to look at.
-    pub remaining: u64,
-}
-wire_struct!(Redrive { progress, remaining });
 
 #[derive(Debug)]
 pub(crate) struct Shard {
@@ -63,60 +44,18 @@ pub(crate) struct Shard {
     /// Messages with an older sequence were purged, unless they were dead then.
     pub purged_sequence: u64,
     pub counters: Counters,
-    pub totals: Totals,
+    /// `Totals::sent`; the others are in `usage`.
+    pub sent: u64,
     /// The ready messages of a standard shard that have no group.
     pub lanes: Lanes,
-    pub groups: BTreeMap<Arc<[u8]>, u32>,
-    /// The deliverable groups of a FIFO shard.
-    pub turns: List<Turn>,
     /// Messages by age, the oldest first: all but the overdue and the dead.
     pub age: List<Age>,
-    pub overdue: List<Age>,
-    pub outboxes: BTreeMap<QueueId, Outbox>,
-    /// The highest number that arrived from each source.
-    pub arrived: BTreeMap<Source, u64>,
-    pub redrive: Option<Redrive>,
     /// The shard's place in `Partition::retention`.
     pub retention_due_ms: Option<u64>,
-    /// The groups of a standard shard that have something ready.
-    pub tenants: Tenants,
-    /// None while nothing was measured lately.
-    pub headroom: Option<Box<Headroom>>,
-    /// The shard's place in `Partition::headrooms`.
-    pub headroom_due_ms: Option<u64>,
-    /// None without a retry budget.
-    pub damping: Option<Box<Damping>>,
-    /// The shard's place in `Partition::dampings`.
-    pub damping_due_ms: Option<u64>,
-    /// None where suspects were never isolated.
-    pub suspects: Option<Box<Suspects>>,
+    pub usage: Seldom<Usage>,
 }
-wire_struct!(Shard {
-    queue,
-    settings,
-    revision,
-    created_sequence,
-    purged_sequence,
-    counters,
-    totals,
-    lanes,
-    groups,
-    turns,
-    age,
-    overdue,
-    outboxes,
-    arrived,
-    redrive,
-    retention_due_ms,
-} since 2 {
-    tenants,
-    headroom,
-    headroom_due_ms,
-} since 3 {
-    damping,
-    damping_due_ms,
-    suspects,
-});
+
+const _: () = assert!(size_of::<Shard>() <= 216);
 
 impl Shard {
     pub fn new(queue: QueueId, settings: Settings, revision: u64, next_sequence: u64) -> Self {
@@ -127,39 +66,32 @@ impl Shard {
             created_sequence: next_sequence,
             purged_sequence: next_sequence,
             counters: Counters::default(),
-            totals: Totals::default(),
+            sent: 0,
             lanes: Lanes::default(),
-            groups: BTreeMap::new(),
-            turns: List::default(),
             age: List::default(),
-            overdue: List::default(),
-            outboxes: BTreeMap::new(),
-            arrived: BTreeMap::new(),
-            redrive: None,
             retention_due_ms: None,
-            tenants: Tenants::default(),
-            headroom: None,
-            headroom_due_ms: None,
-            damping: None,
-            damping_due_ms: None,
-            suspects: None,
+            usage: Seldom::untouched(),
         }
+    }
+
+    pub fn totals(&self) -> Totals {
+        Totals { sent: self.sent, ..self.usage.totals }
     }
 
     /// Whether a receive now would deliver. O(1).
     pub fn has_ready(&self) -> bool {
         let something = match self.settings.kind {
             Kind::Standard => {
-                !self.lanes.is_empty() || !self.tenants.is_empty() || self.first_suspect().is_some()
+                !self.lanes.is_empty() || !self.usage.tenants.is_empty() || self.first_suspect().is_some()
             }
-            Kind::Fifo => !self.turns.is_empty(),
+            Kind::Fifo => !self.usage.turns.is_empty(),
         };
         something && self.counters.leased < u64::from(self.settings.in_flight_max)
     }
 
     /// The headroom, made when there is none.
     pub fn headroom_at(&mut self, now_ms: u64) -> &mut Headroom {
-        self.headroom.get_or_insert_with(|| Box::new(Headroom::new(now_ms)))
+        self.usage.headroom.get_or_insert_with(|| Box::new(Headroom::new(now_ms)))
     }
 
     /// What is measured of the consumer with a message's latest lease.
@@ -175,7 +107,7 @@ impl Shard {
     }
 
     pub fn redrive_is_running(&self) -> bool {
-        self.redrive.as_ref().is_some_and(|redrive| redrive.progress.state == RedriveState::Running)
+        self.usage.redrive.as_ref().is_some_and(|redrive| redrive.progress.state == RedriveState::Running)
     }
 
     /// Ready, leased, delayed and held messages.
@@ -207,11 +139,11 @@ impl Shard {
     pub fn turn_taken(&mut self, store: &mut Store, slot: u32) {
         let Message { group, lane, .. } = store.messages[slot];
         if lane != Lane::Suspect {
-            self.tenants.granted(group);
+            self.usage.tenants.granted(group);
             self.lanes_of(&mut store.groups, group).granted(lane);
         }
         if let Some(group) = slot_or_none(group) {
-            self.tenants.refresh(&mut store.groups, group);
+            self.usage.tenants.refresh(&mut store.groups, group);
         }
     }
 
@@ -252,7 +184,7 @@ impl Shard {
         store.next_number += 1;
         let side = store.side_mut(slot);
         (side.number, side.target, side.reason) = (number, target, reason);
-        let outbox = self.outboxes.entry(target).or_default();
+        let outbox = self.usage.outboxes.entry(target).or_default();
         outbox.items.push_back(&mut store.messages, slot);
         outbox.len += 1;
         number
@@ -294,7 +226,7 @@ impl Shard {
         let side = store.side_slot(slot);
         let deadline_ms = store.sides[side].deadline_ms;
         store.leases.remove(&mut store.sides, deadline_ms, side);
-        if self.suspects.is_some() {
+        if self.usage.suspects.is_some() {
             self.leave_holder(&store.sides[side], notes);
         }
     }
@@ -307,18 +239,18 @@ impl Shard {
         let side = store.side_mut(slot);
         side.number = 0;
         let target = side.target;
-        let outbox = self.outboxes.get_mut(&target).expect("a dead message's outbox exists");
+        let outbox = self.usage.outboxes.get_mut(&target).expect("a dead message's outbox exists");
         outbox.items.remove(&mut store.messages, slot);
         outbox.len -= 1;
         if outbox.len == 0 {
-            self.outboxes.remove(&target);
+            self.usage.outboxes.remove(&target);
         }
     }
 
     fn leave_age(&mut self, store: &mut Store, slot: u32) {
         match std::mem::replace(&mut store.messages[slot].aged, Aged::Off) {
             Aged::Due => self.age.remove(&mut store.messages, slot),
-            Aged::Overdue => self.overdue.remove(&mut store.messages, slot),
+            Aged::Overdue => self.usage.overdue.remove(&mut store.messages, slot),
             Aged::Off => {}
         }
     }
@@ -328,7 +260,7 @@ impl Shard {
         assert_eq!(store.messages[slot].state, State::Leased, "only a lease holds retention back");
         self.leave_age(store, slot);
         store.messages[slot].aged = Aged::Overdue;
-        self.overdue.push_back(&mut store.messages, slot);
+        self.usage.overdue.push_back(&mut store.messages, slot);
     }
 
     /// Takes a message out of everything and frees it.
@@ -356,20 +288,20 @@ impl Shard {
         store.groups[group].members -= 1;
         if store.groups[group].members == 0 {
             let name = store.groups.remove(group).name;
-            if self.groups.get(&name) == Some(&group) {
-                self.groups.remove(&name);
+            if self.usage.groups.get(&name) == Some(&group) {
+                self.usage.groups.remove(&name);
             }
         }
     }
 
     /// Makes a message a member of the group with this name.
     pub fn join_group(&mut self, store: &mut Store, slot: u32, name: &[u8]) {
-        let group = match self.groups.get(name) {
+        let group = match self.usage.groups.get(name) {
             Some(group) => *group,
             None => {
                 let name: Arc<[u8]> = name.into();
                 let group = store.groups.insert(Group::new(name.clone()));
-                self.groups.insert(name, group);
+                self.usage.groups.insert(name, group);
                 group
             }
         };
@@ -389,7 +321,7 @@ impl Shard {
     /// Makes a message of a standard shard that is in no state's list a tenant by itself.
     pub fn leave_tenant(&mut self, store: &mut Store, slot: u32) {
         if let Some(group) = slot_or_none(std::mem::replace(&mut store.messages[slot].group, NONE)) {
-            self.tenants.refresh(&mut store.groups, group);
+            self.usage.tenants.refresh(&mut store.groups, group);
             self.end_membership(store, group);
         }
     }
@@ -397,7 +329,7 @@ impl Shard {
     /// Brings `turns` or `tenants` up to date after anything about a group's messages changed.
     pub fn refresh_group(&mut self, store: &mut Store, group: u32, notes: &mut Notes) {
         match self.settings.kind {
-            Kind::Standard => self.tenants.refresh(&mut store.groups, group),
+            Kind::Standard => self.usage.tenants.refresh(&mut store.groups, group),
             Kind::Fifo => self.refresh_turn(store, group, notes),
         }
     }
@@ -410,11 +342,11 @@ impl Shard {
         let in_turn = record.in_turn;
         if deliverable && !in_turn {
             store.groups[group].in_turn = true;
-            self.turns.push_back(&mut store.groups, group);
+            self.usage.turns.push_back(&mut store.groups, group);
         }
         if !deliverable && in_turn {
             store.groups[group].in_turn = false;
-            self.turns.remove(&mut store.groups, group);
+            self.usage.turns.remove(&mut store.groups, group);
         }
         if deliverable {
             notes.ready.insert(self.queue);

@@ -13,6 +13,8 @@ const SNAPSHOT_VERSION: u8 = 3;
 /// The oldest that is read.
 const SNAPSHOT_VERSION_MIN: u8 = 1;
 const HASH_BYTES: usize = 8;
+/// What a shard that is hardly used takes, with its place in an index.
+const SHARD_BYTES: usize = 400;
 
 /// Why a snapshot was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,11 +40,16 @@ impl Partition {
     /// The whole state as bytes: 67 for each message, 108 more (140 with an origin) for each that was granted, delayed or
     /// transferred, 52 for each log entry with live contents.
     pub fn snapshot(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(self.store.len_bytes_about());
+        let mut bytes = Vec::with_capacity(self.len_bytes_about());
         bytes.push(SNAPSHOT_VERSION);
         self.put(&mut bytes);
         hash(&bytes).put(&mut bytes);
         bytes
+    }
+
+    /// About how many bytes `put` appends, and seldom fewer.
+    fn len_bytes_about(&self) -> usize {
+        self.store.len_bytes_about() + self.shards.len() * SHARD_BYTES
     }
 
     /// The partition that wrote `bytes`.
@@ -68,7 +75,7 @@ impl Partition {
 
     /// A hash of the whole state: equal on every replica at the same applied index. O(state).
     pub fn state_hash(&self) -> u64 {
-        let mut bytes = Vec::with_capacity(self.store.len_bytes_about());
+        let mut bytes = Vec::with_capacity(self.len_bytes_about());
         self.put(&mut bytes);
         hash(&bytes)
     }

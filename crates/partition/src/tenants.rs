@@ -44,6 +44,10 @@ impl Tenants {
         self.by_leases.is_empty()
     }
 
+    pub fn is_untouched(&self) -> bool {
+        self.is_empty() && self.prefers == Prefers::default()
+    }
+
     /// The tenant whose turn it is.
     pub fn first(&self) -> Option<u32> {
         self.by_leases.first().map(|(_, group)| group)

@@ -1,48 +1,14 @@
-//! What a partition weighs, in bytes that are allocated: a backlog of untouched messages, and what is left of it afterwards.
+//! What a partition weighs, in bytes that are allocated: a backlog of untouched messages, what is left of it afterwards, and a queue.
 //!
-//! Source: I19 of `RELIABILITY.md`, and decision 027. Bytes are the same on every machine; the bounds leave a third.
+//! Source: I19 of `RELIABILITY.md`, and decisions 022 and 027. Bytes are the same on every machine; the bounds leave a third to
+//! backlogs, and a tenth to queues that nobody uses.
 #![allow(clippy::print_stdout, reason = "what was measured is said with --nocapture")]
 #![allow(clippy::unwrap_used)] // outside test functions, too, a panic is how a test fails
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
+mod counting;
 
+use counting::allocated;
 use leasehold_partition::*;
-
-thread_local! {
-    static ALLOCATED: Cell<isize> = const { Cell::new(0) };
-}
-
-/// The allocator of the system, which counts for each thread what it holds.
-struct Counting;
-
-fn count(bytes: usize, sign: isize) {
-    // A thread that ends frees what it had when its counter is gone; nobody asks for it then.
-    let _ = ALLOCATED.try_with(|allocated| allocated.set(allocated.get() + sign * bytes as isize));
-}
-
-// SAFETY: everything is handed to the allocator of the system as it came.
-#[allow(unsafe_code, reason = "an allocator is unsafe by its trait")]
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count(layout.size(), 1);
-        // SAFETY: the caller's promise is passed on.
-        unsafe { System.alloc(layout) }
-    }
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        count(layout.size(), -1);
-        // SAFETY: the caller's promise is passed on.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-/// Below zero where a thread has freed what another made.
-fn allocated() -> isize {
-    ALLOCATED.with(Cell::get)
-}
 
 struct Machine {
     partition: Partition,
@@ -71,6 +37,19 @@ impl Machine {
     fn send(&mut self, queue: u64, messages: usize) {
         let message = NewMessage { content: Content::of_body(b"body"), ..NewMessage::default() };
         self.apply(Command::Send { queue: QueueId(queue), messages: vec![message; messages] });
+    }
+
+    fn receive(&mut self, queue: u64) -> Vec<Delivery> {
+        let receive = Command::Receive {
+            queue: QueueId(queue),
+            messages_max: 1000,
+            bytes_max: u64::MAX,
+            lease_ms: None,
+            attempt: None,
+            consumer: b"consumer",
+        };
+        let Reply::Received { deliveries } = self.apply(receive) else { panic!("no deliveries") };
+        deliveries
     }
 
     fn weight(&self) -> usize {
@@ -105,15 +84,7 @@ fn what_was_drained_is_given_back() {
     (0..MESSAGES / 500).for_each(|_| machine.send(1, 500));
     let full = machine.weight();
     loop {
-        let receive = Command::Receive {
-            queue: QueueId(1),
-            messages_max: 1000,
-            bytes_max: u64::MAX,
-            lease_ms: None,
-            attempt: None,
-            consumer: b"consumer",
-        };
-        let Reply::Received { deliveries } = machine.apply(receive) else { panic!("no deliveries") };
+        let deliveries = machine.receive(1);
         if deliveries.is_empty() {
             break;
         }
@@ -126,16 +97,53 @@ fn what_was_drained_is_given_back() {
 
 const QUEUES: u64 = 5_000;
 
-/// Of a queue with one message, so many bytes at most.
-const QUEUE_BYTES_MAX: usize = 900;
+/// So many bytes at most take a queue without messages, and one with a message that nobody has asked for.
+const QUEUE_BYTES_MAX: usize = 275;
+const SENT_TO_BYTES_MAX: usize = 500;
+
+/// A queue that was received from has all that a queue can have.
+const USED_BYTES_MAX: usize = 1_160;
+
+impl Machine {
+    fn weight_of_queue(&self) -> usize {
+        self.weight() / QUEUES as usize
+    }
+
+    fn restart(&mut self) {
+        let image = self.partition.snapshot();
+        self.partition = Partition::new();
+        self.partition = Partition::restore(&image).unwrap();
+    }
+}
 
 #[test]
-fn a_queue_with_a_message_is_small() {
+fn a_queue_that_was_only_sent_to_is_small() {
     let mut machine = Machine::new();
     (1..=QUEUES).for_each(|queue| machine.configure(queue));
-    let empty = machine.weight() / QUEUES as usize;
+    let empty = machine.weight_of_queue();
     (1..=QUEUES).for_each(|queue| machine.send(queue, 1));
-    let bytes = machine.weight() / QUEUES as usize;
-    println!("{empty} bytes a queue, {bytes} with a message");
-    assert!(bytes <= QUEUE_BYTES_MAX, "{bytes} bytes a queue with a message");
+    let sent_to = machine.weight_of_queue();
+    println!("{empty} bytes a queue, {sent_to} with a message");
+    assert!(empty <= QUEUE_BYTES_MAX, "{empty} bytes a queue");
+    assert!(sent_to <= SENT_TO_BYTES_MAX, "{sent_to} bytes a queue with a message");
+    machine.restart();
+    let restored = machine.weight_of_queue();
+    println!("{restored} bytes with a message, after a restart");
+    assert!(restored <= SENT_TO_BYTES_MAX, "{restored} bytes a queue with a message, after a restart");
+}
+
+#[test]
+fn a_queue_that_was_used_has_room_of_its_own() {
+    let mut machine = Machine::new();
+    for queue in 1..=QUEUES {
+        machine.configure(queue);
+        machine.send(queue, 1);
+        machine.receive(queue);
+    }
+    let used = machine.weight_of_queue();
+    println!("{used} bytes a queue with a lease");
+    assert!((SENT_TO_BYTES_MAX..=USED_BYTES_MAX).contains(&used), "{used} bytes a queue with a lease");
+    machine.restart();
+    let restored = machine.weight_of_queue();
+    assert!((SENT_TO_BYTES_MAX..=USED_BYTES_MAX).contains(&restored), "{restored} bytes after a restart");
 }

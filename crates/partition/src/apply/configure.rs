@@ -68,7 +68,7 @@ impl Partition {
     /// O(log queues); the messages are swept later.
     pub(crate) fn purge(&mut self, queue: QueueId, notes: &mut Notes) -> Result<Reply, Refusal> {
         let shard = self.shards.get_mut(&queue).ok_or(Refusal::UnknownQueue)?;
-        shard.totals.purged += shard.length();
+        shard.usage.totals.purged += shard.length();
         shard.purged_sequence = self.store.next_sequence;
         self.garbage.take_living(shard);
         self.reindex(queue);

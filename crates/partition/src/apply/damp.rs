@@ -26,8 +26,8 @@ impl Partition {
         let shard = self.shards.get_mut(&queue).ok_or(Refusal::UnknownQueue)?;
         let budget = budget.filter(|_| shard.settings.kind == Kind::Standard);
         let now_ms = self.store.log_time_ms;
-        if budget.is_some() || shard.damping.is_some() {
-            let damping = shard.damping.get_or_insert_with(|| Box::new(Damping::new(now_ms)));
+        if budget.is_some() || shard.usage.damping.is_some() {
+            let damping = shard.usage.damping.get_or_insert_with(|| Box::new(Damping::new(now_ms)));
             damping.set_budget(budget, now_ms);
         }
         self.reindex(queue);
@@ -42,7 +42,7 @@ impl Partition {
             return None;
         }
         let shard = self.shards.get_mut(&queue).expect("an indexed shard exists");
-        let side = shard.damping.as_mut().and_then(|damping| damping.let_go(now_ms));
+        let side = shard.usage.damping.as_mut().and_then(|damping| damping.let_go(now_ms));
         if let Some(side) = side {
             let slot = self.store.sides[side].message;
             shard.leave_state(&mut self.store, slot, notes);
@@ -57,7 +57,7 @@ impl Partition {
 impl Shard {
     /// Puts a message that was granted before, and is in no state's list, into the ready state, or holds it.
     pub fn come_back(&mut self, store: &mut Store, slot: u32, notes: &mut Notes) {
-        match self.damping.as_mut().is_none_or(|damping| damping.may_pass(store.log_time_ms)) {
+        match self.usage.damping.as_mut().is_none_or(|damping| damping.may_pass(store.log_time_ms)) {
             true => self.enter_ready(store, slot, Lane::Returned, notes),
             false => self.enter_held(store, slot, notes),
         }
@@ -68,12 +68,12 @@ impl Shard {
         store.messages[slot].state = State::Held;
         store.messages[slot].lane = Lane::Returned;
         self.counters.delayed += 1;
-        self.totals.held += 1;
+        self.usage.totals.held += 1;
         let now_ms = store.log_time_ms;
         let side = store.side_slot(slot);
         let until_ms = Damping::held_until_ms(sequence, store.sides[side].receive_count, now_ms);
         store.sides[side].deadline_ms = until_ms;
-        let damping = self.damping.as_mut().expect("only a budget holds messages back");
+        let damping = self.usage.damping.as_mut().expect("only a budget holds messages back");
         damping.held.insert(&mut store.sides, until_ms, side);
         damping.held_len += 1;
         notes.event(self.queue, sequence, || EventKind::Held);
@@ -83,26 +83,26 @@ impl Shard {
         self.counters.delayed -= 1;
         let side = store.side_slot(slot);
         let until_ms = store.sides[side].deadline_ms;
-        let damping = self.damping.as_mut().expect("a held message has what holds it");
+        let damping = self.usage.damping.as_mut().expect("a held message has what holds it");
         damping.held.remove(&mut store.sides, until_ms, side);
         damping.held_len -= 1;
     }
 
     /// Calm where nothing is judged.
     pub fn mood(&self) -> Mood {
-        self.damping.as_ref().map_or(Mood::Calm, |damping| damping.mood())
+        self.usage.damping.as_ref().map_or(Mood::Calm, |damping| damping.mood())
     }
 
     /// Notes that a lease ended without an ack.
     pub fn note_failure(&mut self, store: &mut Store, slot: u32) -> Mood {
-        let Some(damping) = &mut self.damping else { return Mood::Calm };
+        let Some(damping) = &mut self.usage.damping else { return Mood::Calm };
         let (now_ms, wall_ms) = (store.log_time_ms, store.wall_time_ms);
         damping.failed(&mut store.side_mut(slot).failed_in, now_ms, wall_ms)
     }
 
     /// Notes an ack of a leased message.
     pub fn note_success(&mut self, store: &Store, slot: u32) {
-        let Some(damping) = &mut self.damping else { return };
+        let Some(damping) = &mut self.usage.damping else { return };
         if let Some(side) = store.side(slot) {
             damping.acked(side.receive_count, side.failed_in, store.log_time_ms, store.wall_time_ms);
         }

@@ -56,14 +56,14 @@ impl Partition {
         let grant = self.store.sides[side].grant;
         notes.event(queue, sequence, || EventKind::Expired { grant });
         let shard = self.shards.get_mut(&queue).expect("an alive message has its shard");
-        shard.totals.expired += 1;
+        shard.usage.totals.expired += 1;
         let measure = shard.measure(&self.store, slot);
         measure.expired = measure.expired.saturating_add(1);
         let end = match shard.lost_with(&self.store, slot) {
             Some(with) => End::Lost { with },
             None => End::Failed { delay_ms: 0 },
         };
-        shard.totals.lost += u64::from(matches!(end, End::Lost { .. }));
+        shard.usage.totals.lost += u64::from(matches!(end, End::Lost { .. }));
         end_lease(shard, &mut self.store, slot, end, notes);
         self.reindex(queue);
         Some(())
@@ -84,7 +84,7 @@ impl Partition {
             Lane::Returned | Lane::Suspect => shard.come_back(&mut self.store, slot, notes),
         }
         shard.refresh_group_of(&mut self.store, slot, notes);
-        if shard.damping.is_some() {
+        if shard.usage.damping.is_some() {
             self.reindex(queue);
         }
         Some(())
@@ -117,7 +117,7 @@ impl Partition {
     fn outlive(&mut self, slot: u32, notes: &mut Notes) {
         let queue = self.store.messages[slot].queue;
         let shard = self.shards.get_mut(&queue).expect("an alive message has its shard");
-        let limit = shard.limit_met(&self.store, slot).filter(|_| shard.damping.is_some());
+        let limit = shard.limit_met(&self.store, slot).filter(|_| shard.usage.damping.is_some());
         match (self.store.messages[slot].state, limit) {
             (State::Leased, _) => shard.mark_overdue(&mut self.store, slot),
             (_, Some(dead)) => {
@@ -143,7 +143,7 @@ impl Partition {
         } else if let Some((due_ms, queue)) = self.headrooms.first().copied()
             && due_ms <= now_ms
         {
-            self.shards.get_mut(&queue).expect("an indexed shard exists").headroom = None;
+            self.shards.get_mut(&queue).expect("an indexed shard exists").usage.headroom = None;
             self.reindex(queue);
         } else {
             return None;

@@ -34,17 +34,17 @@ impl Partition {
         let shard = self.shards.get_mut(&queue).ok_or(Refusal::UnknownQueue)?;
         let mut removed = 0;
         while removed < TRANSFER_MAX
-            && let Some(slot) = shard.outboxes.get(&target).and_then(|outbox| outbox.items.front())
+            && let Some(slot) = shard.usage.outboxes.get(&target).and_then(|outbox| outbox.items.front())
             && let Some(number) = self.store.side(slot).map(|side| side.number)
             && number <= through_number
         {
             let sequence = self.store.messages[slot].sequence;
             notes.event(queue, sequence, || EventKind::Transferred { number, target });
-            shard.totals.transferred += 1;
+            shard.usage.totals.transferred += 1;
             shard.remove(&mut self.store, slot, notes);
             removed += 1;
         }
-        let remaining = shard.outboxes.get(&target).map_or(0, |outbox| outbox.len);
+        let remaining = shard.usage.outboxes.get(&target).map_or(0, |outbox| outbox.len);
         self.reindex(queue);
         Ok(Reply::OutboxReduced { removed, remaining })
     }
@@ -63,12 +63,12 @@ impl Partition {
         let shard = self.shards.get_mut(&queue).ok_or(Refusal::UnknownQueue)?;
         let mut removed = 0;
         while removed < items_max.min(TRANSFER_MAX)
-            && let Some(slot) = shard.outboxes.get(&target).and_then(|outbox| outbox.items.back())
+            && let Some(slot) = shard.usage.outboxes.get(&target).and_then(|outbox| outbox.items.back())
         {
             return_one(shard, &mut self.store, slot, notes);
             removed += 1;
         }
-        let remaining = shard.outboxes.get(&target).map_or(0, |outbox| outbox.len);
+        let remaining = shard.usage.outboxes.get(&target).map_or(0, |outbox| outbox.len);
         self.reindex(queue);
         Ok(Reply::OutboxReduced { removed, remaining })
     }
@@ -80,7 +80,7 @@ fn return_one(shard: &mut Shard, store: &mut Store, slot: u32, notes: &mut Notes
     if sequence < shard.purged_sequence {
         // Purged while it was dead, when it could not be dropped.
         notes.event(shard.queue, sequence, || EventKind::Dropped);
-        shard.totals.dropped += 1;
+        shard.usage.totals.dropped += 1;
         return shard.remove(store, slot, notes);
     }
     notes.event(shard.queue, sequence, || EventKind::Returned { number });

@@ -24,9 +24,9 @@ struct Budget {
     bytes: u64,
     lease_ms: u32,
     consumer: Arc<[u8]>,
-    /// The version of the consumer, in `Shard::headroom`.
+    /// The version of the consumer, in `Usage::headroom`.
     version: u32,
-    /// The consumer, in `Shard::suspects`.
+    /// The consumer, in `Usage::suspects`.
     holder: u32,
 }
 
@@ -53,7 +53,7 @@ impl Partition {
         let lease_ms = lease_ms.unwrap_or(shard.settings.lease_ms);
         let version = version_of(consumer).filter(|_| shard.has_ready());
         let version = version.map_or(0, |version| shard.headroom_at(now_ms).id_of(version, now_ms));
-        let holder = shard.suspects.as_mut().map_or(NOBODY, |suspects| {
+        let holder = shard.usage.suspects.as_mut().map_or(NOBODY, |suspects| {
             suspects.heard(consumer);
             suspects.holder_of(consumer)
         });
@@ -65,13 +65,13 @@ impl Partition {
             Kind::Standard => receive_standard(shard, &mut self.store, &mut budget, notes),
             Kind::Fifo => receive_fifo(shard, &mut self.store, &mut budget, notes),
         };
-        if let Some(suspects) = &mut shard.suspects {
+        if let Some(suspects) = &mut shard.usage.suspects {
             suspects.forget_idle(holder);
         }
         if at_cap && shard.settings.kind == Kind::Standard {
             return Ok(Reply::OverLimit);
         }
-        if version > 0 || shard.damping.is_some() {
+        if version > 0 || shard.usage.damping.is_some() {
             self.reindex(*queue);
         }
         if let Some(attempt) = attempt
@@ -114,7 +114,7 @@ fn receive_standard(
     if !taken.is_empty() {
         return taken;
     }
-    while let Some(slot) = shard.tenants.next(&shard.lanes, store)
+    while let Some(slot) = shard.usage.tenants.next(&shard.lanes, store)
         && budget.allows(shard, store, slot, &taken)
     {
         taken.push(grant(shard, store, slot, budget, notes));
@@ -154,7 +154,7 @@ fn receive_fifo(
     notes: &mut Notes,
 ) -> Vec<Delivery> {
     let mut taken = Vec::new();
-    while let Some(group) = shard.turns.front() {
+    while let Some(group) = shard.usage.turns.front() {
         let before = taken.len();
         let mut following = store.groups[group].messages.front();
         while let Some(slot) = following
@@ -198,7 +198,7 @@ fn grant(
     }
     let (receive_count, lease_ms) = (side.receive_count, side.lease_ms);
     if receive_count == 1
-        && let Some(damping) = &mut shard.damping
+        && let Some(damping) = &mut shard.usage.damping
     {
         damping.first_delivery(now_ms);
     }
@@ -206,7 +206,7 @@ fn grant(
     shard.enter_leased(store, slot, now_ms.saturating_add(u64::from(lease_ms)));
     budget.messages -= 1;
     budget.bytes = budget.bytes.saturating_sub(u64::from(store.messages[slot].len));
-    shard.totals.granted += 1;
+    shard.usage.totals.granted += 1;
     notes.event(shard.queue, store.messages[slot].sequence, || EventKind::Granted {
         grant,
         receive_count,

@@ -11,8 +11,9 @@ use crate::notes::Notes;
 use crate::partition::Partition;
 use crate::reply::{RedriveProgress, RedriveState, Refusal, Reply};
 use crate::settings::Kind;
-use crate::shard::{Redrive, Shard};
+use crate::shard::Shard;
 use crate::store::Store;
+use crate::usage::Redrive;
 use crate::view::OutboxReason;
 
 impl Partition {
@@ -28,7 +29,7 @@ impl Partition {
         if target == Some(queue) {
             return Err(Refusal::TargetIsSource);
         }
-        match &shard.redrive {
+        match &shard.usage.redrive {
             Some(redrive) if redrive.progress.id == id => return Ok(Reply::Done),
             Some(redrive) if redrive.progress.state == RedriveState::Running => {
                 return Err(Refusal::RedriveRunning);
@@ -38,7 +39,7 @@ impl Partition {
         let total = shard.counters.ready;
         let state = RedriveState::Running;
         let progress = RedriveProgress { id, target, rate_per_s, state, moved: 0, kept: 0, total };
-        shard.redrive = Some(Redrive { progress, remaining: total });
+        shard.usage.redrive = Some(Redrive { progress, remaining: total });
         self.reindex(queue);
         Ok(Reply::Done)
     }
@@ -46,7 +47,7 @@ impl Partition {
     /// O(log queues).
     pub(crate) fn redrive_cancel(&mut self, queue: QueueId, id: u64) -> Result<Reply, Refusal> {
         let shard = self.shards.get_mut(&queue).ok_or(Refusal::UnknownQueue)?;
-        let redrive = shard.redrive.as_mut().filter(|redrive| redrive.progress.id == id);
+        let redrive = shard.usage.redrive.as_mut().filter(|redrive| redrive.progress.id == id);
         let redrive = redrive.ok_or(Refusal::RedriveUnknown)?;
         if redrive.progress.state == RedriveState::Running {
             redrive.progress.state = RedriveState::Cancelled;
@@ -64,10 +65,10 @@ impl Partition {
     ) -> Result<Reply, Refusal> {
         let shard = self.shards.get_mut(&queue).ok_or(Refusal::UnknownQueue)?;
         let running = |redrive: &Redrive| redrive.progress.state == RedriveState::Running;
-        let mut redrive = match shard.redrive.take() {
+        let mut redrive = match shard.usage.redrive.take() {
             Some(redrive) if running(&redrive) => redrive,
             other => {
-                shard.redrive = other;
+                shard.usage.redrive = other;
                 return Err(Refusal::RedriveUnknown);
             }
         };
@@ -83,7 +84,7 @@ impl Partition {
             redrive.progress.state = RedriveState::Complete;
         }
         let progress = redrive.progress;
-        shard.redrive = Some(redrive);
+        shard.usage.redrive = Some(redrive);
         self.reindex(queue);
         let moved = u32::try_from(progress.moved - moved_before).expect("a step is bounded");
         Ok(Reply::RedriveStepped { moved, progress })
@@ -92,11 +93,11 @@ impl Partition {
 
 fn first_deliverable(shard: &Shard, store: &Store) -> Option<u32> {
     match shard.settings.kind {
-        Kind::Standard => match shard.tenants.first() {
+        Kind::Standard => match shard.usage.tenants.first() {
             Some(group) => store.groups[group].lanes.first_returned(),
-            None => shard.lanes.first_returned().or_else(|| shard.suspects.as_ref()?.waiting.front()),
+            None => shard.lanes.first_returned().or_else(|| shard.usage.suspects.as_ref()?.waiting.front()),
         },
-        Kind::Fifo => shard.turns.front().and_then(|group| store.groups[group].messages.front()),
+        Kind::Fifo => shard.usage.turns.front().and_then(|group| store.groups[group].messages.front()),
     }
 }
 
@@ -108,7 +109,7 @@ fn step(shard: &mut Shard, store: &mut Store, slot: u32, progress: &mut RedriveP
             shard.leave_state(store, slot, notes);
             let number = shard.enter_dead(store, slot, target, OutboxReason::Redrive);
             shard.refresh_group_of(store, slot, notes);
-            shard.totals.redriven += 1;
+            shard.usage.totals.redriven += 1;
             progress.moved += 1;
             notes.outbox.insert(shard.queue);
             notes.event(shard.queue, sequence, || EventKind::Redriven { number, target });
@@ -130,8 +131,8 @@ fn move_behind(shard: &mut Shard, store: &mut Store, slot: u32, notes: &mut Note
             shard.enter_ready(store, slot, Lane::Fresh, notes);
         }
         Kind::Fifo => {
-            if let Some(group) = shard.turns.pop_front(&mut store.groups) {
-                shard.turns.push_back(&mut store.groups, group);
+            if let Some(group) = shard.usage.turns.pop_front(&mut store.groups) {
+                shard.usage.turns.push_back(&mut store.groups, group);
             }
         }
     }

@@ -55,7 +55,7 @@ impl Partition {
         if let Some(first) = dedup_id.and_then(|id| self.dedup.get(queue, id, now_ms))
             && first.sequence >= shard.created_sequence
         {
-            shard.totals.duplicates += 1;
+            shard.usage.totals.duplicates += 1;
             notes.event(queue, first.sequence, || EventKind::Duplicate);
             return Ok(SendOutcome::Duplicate { sequence: first.sequence });
         }
@@ -69,7 +69,7 @@ impl Partition {
             let until_ms = now_ms.saturating_add(shard.settings.dedup_window_ms);
             self.dedup.insert(queue, id, until_ms, Sent { sequence: key.sequence });
         }
-        shard.totals.sent += 1;
+        shard.sent += 1;
         notes.event(queue, key.sequence, || EventKind::Sent);
         Ok(SendOutcome::Sent { key })
     }
@@ -87,7 +87,7 @@ impl Partition {
     ) -> Result<Reply, Refusal> {
         assert_eq!(messages.len(), at.spans.len(), "every message has its content");
         let shard = self.shards.get_mut(&queue).ok_or(Refusal::UnknownQueue)?;
-        let known = shard.arrived.get(&source).copied().unwrap_or(0);
+        let known = shard.usage.arrived.get(&source).copied().unwrap_or(0);
         let (mut through_number, mut refused) = (known, None);
         let numbered = messages.iter().zip(at.spans);
         for (item, span) in numbered.filter(|(item, _)| item.number > known) {
@@ -99,7 +99,7 @@ impl Partition {
             through_number = item.number;
         }
         if through_number > 0 {
-            shard.arrived.insert(source, through_number);
+            shard.usage.arrived.insert(source, through_number);
         }
         self.reindex(queue);
         Ok(Reply::Transferred { through_number, refused })
@@ -120,7 +120,7 @@ fn arrive(
         store.side_mut(slot).origin = message.content.origin;
     }
     start(shard, store, slot, message.delay_ms.unwrap_or(0), message.expiry_ms, notes);
-    shard.totals.arrived += 1;
+    shard.usage.totals.arrived += 1;
     notes.event(shard.queue, store.messages[slot].sequence, || EventKind::Arrived);
 }
 

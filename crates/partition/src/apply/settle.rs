@@ -70,7 +70,7 @@ impl Partition {
         self.each(queue, receipts, |shard, store, receipt| {
             judge(shard, store, receipt, |shard, store| {
                 note_release(shard, receipt, 0, notes);
-                shard.totals.given_back += 1;
+                shard.usage.totals.given_back += 1;
                 end_lease(shard, store, receipt.slot, End::GivenBack, notes);
                 Outcome::Done
             })
@@ -146,7 +146,7 @@ fn ack_one(shard: &mut Shard, store: &mut Store, receipt: &Receipt, notes: &mut 
     notes.event(shard.queue, receipt.sequence, || EventKind::Acked { grant: receipt.grant });
     measure_ack(shard, store, receipt.slot);
     shard.note_success(store, receipt.slot);
-    shard.totals.acked += 1;
+    shard.usage.totals.acked += 1;
     shard.remove(store, receipt.slot, notes);
     Outcome::Done
 }
@@ -159,7 +159,7 @@ fn measure_ack(shard: &mut Shard, store: &Store, slot: u32) {
     measure.held.record(held_ms);
     if left_ms * 10 < u64::from(side.lease_ms) {
         measure.last_tenth = measure.last_tenth.saturating_add(1);
-        shard.totals.last_tenth += 1;
+        shard.usage.totals.last_tenth += 1;
     }
 }
 
@@ -173,7 +173,7 @@ fn is_late(shard: &Shard, receipt: &Receipt, outcome: Outcome) -> bool {
 fn measure_late(shard: &mut Shard, now_ms: u64) {
     let measure = shard.headroom_at(now_ms).measure(0, now_ms);
     measure.late = measure.late.saturating_add(1);
-    shard.totals.late += 1;
+    shard.usage.totals.late += 1;
 }
 
 fn extend_one(
@@ -194,7 +194,7 @@ fn extend_one(
     record.extended = true;
     store.leases.remove(&mut store.sides, old_ms, side);
     store.leases.insert(&mut store.sides, deadline_ms, side);
-    shard.totals.extended += 1;
+    shard.usage.totals.extended += 1;
     let measure = shard.measure(store, receipt.slot);
     measure.extended = measure.extended.saturating_add(1);
     let grant = receipt.grant;
@@ -217,7 +217,7 @@ fn release_one(
 fn note_release(shard: &mut Shard, receipt: &Receipt, delay_ms: u32, notes: &mut Notes) {
     let grant = receipt.grant;
     notes.event(shard.queue, receipt.sequence, || EventKind::Released { grant, delay_ms });
-    shard.totals.released += 1;
+    shard.usage.totals.released += 1;
 }
 
 fn reject_one(
@@ -231,7 +231,7 @@ fn reject_one(
     let (grant, why) = (receipt.grant, Arc::<[u8]>::from(why));
     notes.event(shard.queue, receipt.sequence, || EventKind::Rejected { grant, why: why.clone() });
     shard.leave_state(store, receipt.slot, notes);
-    shard.totals.rejected += 1;
+    shard.usage.totals.rejected += 1;
     die(shard, store, receipt.slot, dead.queue, OutboxReason::Rejected { why }, notes);
     shard.refresh_group_of(store, receipt.slot, notes);
     Outcome::Done
@@ -248,7 +248,7 @@ pub(crate) fn die(
 ) {
     let sequence = store.messages[slot].sequence;
     let number = shard.enter_dead(store, slot, target, reason);
-    shard.totals.dead += 1;
+    shard.usage.totals.dead += 1;
     notes.outbox.insert(shard.queue);
     notes.event(shard.queue, sequence, || EventKind::Dead { number, target });
 }
@@ -279,14 +279,14 @@ pub(crate) fn end_lease(shard: &mut Shard, store: &mut Store, slot: u32, end: En
         return drop_message(shard, store, slot, notes);
     }
     shard.leave_state(store, slot, notes);
-    if shard.suspects.is_some() {
+    if shard.usage.suspects.is_some() {
         store.side_mut(slot).company = company;
     }
     if let Some(dead) = dead_letter {
         die(shard, store, slot, dead.queue, OutboxReason::Dead, notes);
     } else {
         if limit.is_some() {
-            shard.totals.spared += 1;
+            shard.usage.totals.spared += 1;
             notes.event(shard.queue, store.messages[slot].sequence, || EventKind::Spared);
         }
         match end {
@@ -307,6 +307,6 @@ pub(crate) fn end_lease(shard: &mut Shard, store: &mut Store, slot: u32, end: En
 /// Removes a message whose time is over.
 pub(crate) fn drop_message(shard: &mut Shard, store: &mut Store, slot: u32, notes: &mut Notes) {
     notes.event(shard.queue, store.messages[slot].sequence, || EventKind::Dropped);
-    shard.totals.dropped += 1;
+    shard.usage.totals.dropped += 1;
     shard.remove(store, slot, notes);
 }

@@ -28,8 +28,8 @@ impl Partition {
         }
         let shard = self.shards.get_mut(&queue).ok_or(Refusal::UnknownQueue)?;
         let isolation = if shard.settings.kind == Kind::Fifo { Isolation::Off } else { isolation };
-        if isolation == Isolation::On || shard.suspects.is_some() {
-            shard.suspects.get_or_insert_with(Box::default).isolation = isolation;
+        if isolation == Isolation::On || shard.usage.suspects.is_some() {
+            shard.usage.suspects.get_or_insert_with(Box::default).isolation = isolation;
             notes.ready.insert(queue); // what was on trial holds nothing back any more
         }
         Ok(Reply::Done)
@@ -38,7 +38,7 @@ impl Partition {
     /// O(log consumers).
     pub(crate) fn lost(&mut self, queue: QueueId, consumer: &[u8]) -> Result<Reply, Refusal> {
         let shard = self.shards.get_mut(&queue).ok_or(Refusal::UnknownQueue)?;
-        if let Some(suspects) = &mut shard.suspects {
+        if let Some(suspects) = &mut shard.usage.suspects {
             suspects.gone(consumer);
         }
         Ok(Reply::Done)
@@ -48,7 +48,7 @@ impl Partition {
 impl Shard {
     /// Notes that the consumer with a leased message was heard of.
     pub fn note_life(&mut self, store: &Store, slot: u32) {
-        let Some(suspects) = &mut self.suspects else { return };
+        let Some(suspects) = &mut self.usage.suspects else { return };
         if let Some(side) = store.side(slot) {
             suspects.heard_of(side.holder);
         }
@@ -56,19 +56,19 @@ impl Shard {
 
     /// With how many leases the consumer of a leased message went, if it is gone.
     pub fn lost_with(&self, store: &Store, slot: u32) -> Option<u32> {
-        self.suspects.as_ref()?.gone_with(store.side(slot)?.holder)
+        self.usage.suspects.as_ref()?.gone_with(store.side(slot)?.holder)
     }
 
     /// Counts a lease on its consumer.
     pub fn note_holder(&mut self, holder: u32) {
-        if let Some(suspects) = self.suspects.as_mut().filter(|_| holder != NOBODY) {
+        if let Some(suspects) = self.usage.suspects.as_mut().filter(|_| holder != NOBODY) {
             suspects.leased(holder);
         }
     }
 
     /// Counts a lease off its consumer, and a suspect off the trial.
     pub fn leave_holder(&mut self, side: &Side, notes: &mut Notes) {
-        let Some(suspects) = &mut self.suspects else { return };
+        let Some(suspects) = &mut self.usage.suspects else { return };
         suspects.ended(side.holder);
         if side.company > 0 {
             suspects.on_trial -= 1;
@@ -81,7 +81,7 @@ impl Shard {
     /// With how many others a message may be leased at most after its lease has ended so; 0 clears it. One that died with its
     /// consumer has half the company that it had, and is excused unless it was alone.
     pub fn company_after(&self, store: &mut Store, slot: u32, end: End) -> u16 {
-        if self.suspects.is_none() {
+        if self.usage.suspects.is_none() {
             return 0;
         }
         let side = store.side_mut(slot);
@@ -101,21 +101,22 @@ impl Shard {
         store.messages[slot].state = State::Ready;
         store.messages[slot].lane = Lane::Suspect;
         self.counters.ready += 1;
-        let suspects = self.suspects.as_mut().expect("only a shard that isolates has suspects");
+        let suspects = self.usage.suspects.as_mut().expect("only a shard that isolates has suspects");
         suspects.waiting.push_back(&mut store.messages, slot);
         suspects.waiting_len += 1;
         notes.ready.insert(self.queue);
     }
 
     pub fn leave_suspects(&mut self, store: &mut Store, slot: u32) {
-        let suspects = self.suspects.as_mut().expect("only a shard that isolates has suspects");
+        let suspects = self.usage.suspects.as_mut().expect("only a shard that isolates has suspects");
         suspects.waiting.remove(&mut store.messages, slot);
         suspects.waiting_len -= 1;
     }
 
     /// Notes which suspects are leased together.
     pub fn begin_trial(&mut self, store: &mut Store, together: &[Delivery]) {
-        let Some(suspects) = self.suspects.as_mut().filter(|suspects| suspects.isolation == Isolation::On)
+        let Some(suspects) =
+            self.usage.suspects.as_mut().filter(|suspects| suspects.isolation == Isolation::On)
         else {
             return;
         };
@@ -128,6 +129,6 @@ impl Shard {
 
     /// The suspect that the next trial begins with.
     pub fn first_suspect(&self) -> Option<u32> {
-        self.suspects.as_ref().filter(|suspects| suspects.has_ready())?.waiting.front()
+        self.usage.suspects.as_ref().filter(|suspects| suspects.has_ready())?.waiting.front()
     }
 }
