@@ -1,6 +1,7 @@
 //! What must hold after every command.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use crate::queues::DELETED_MAX;
 use crate::requests::SESSIONS_MAX;
@@ -73,7 +74,8 @@ impl Catalogue {
         let mut shards_on: BTreeMap<u32, u64> = BTreeMap::new();
         let mut sources: BTreeMap<u64, BTreeSet<String>> = BTreeMap::new();
         for queue in self.queues.values() {
-            if self.names.get(&queue.name) != Some(&queue.id) || queue.id >= self.next_queue {
+            let named = self.queue_by_name(&queue.name);
+            if !named.is_some_and(|named| Arc::ptr_eq(named, queue)) || queue.id >= self.next_queue {
                 return Err(format!("queue {} is not found under its name", queue.name));
             }
             if queue.shards.iter().collect::<BTreeSet<_>>().len() != queue.shards.len()

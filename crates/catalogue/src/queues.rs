@@ -60,7 +60,7 @@ impl Catalogue {
         self.deleted.remove(&create.name);
         let queue = Queue {
             id,
-            name: create.name.clone(),
+            name: create.name,
             settings,
             shards,
             tags: create.tags,
@@ -69,37 +69,35 @@ impl Catalogue {
             revision: log_index,
             purged_wall_ms: 0,
         };
-        self.names.insert(create.name, id);
-        self.queues.insert(id, queue);
+        self.put_queue(queue);
         Ok(Reply::Queue { id, created: true })
     }
 
     /// Changes settings and tags: all of it, or nothing.
     pub(crate) fn set_queue(&mut self, log_index: u64, set: SetQueue) -> Reply {
         let Some(queue) = self.queue_by_name(&set.name) else { return unknown(&set.name) };
-        let (id, old, mut tags) = (queue.id, queue.settings.clone(), queue.tags.clone());
+        let mut queue = Queue::clone(queue);
         if set.if_revision != 0 && set.if_revision != queue.revision {
             let detail =
                 format!("{} has changed since revision {}: read it again", set.name, set.if_revision);
             return Reply::refused(Refusal::Changed, detail);
         }
-        let settings = match self.changed(old.clone(), &set.change, &set.name) {
+        let old_dead_letter = queue.settings.dead_letter;
+        queue.settings = match self.changed(queue.settings, &set.change, &set.name) {
             Ok(settings) => settings,
             Err(reply) => return reply,
         };
-        tags.extend(set.tags);
-        tags.retain(|key, _| !set.tags_removed.contains(key));
-        if let Err(reply) = check_tags(&tags) {
+        queue.tags.extend(set.tags);
+        queue.tags.retain(|key, _| !set.tags_removed.contains(key));
+        if let Err(reply) = check_tags(&queue.tags) {
             return reply;
         }
-        self.forget_source(&set.name, old.dead_letter);
-        self.index_source(&set.name, settings.dead_letter);
-        if let Some(queue) = self.queues.get_mut(&id) {
-            queue.settings = settings;
-            queue.tags = tags;
-            queue.modified_wall_ms = set.wall_ms;
-            queue.revision = log_index;
-        }
+        self.forget_source(&set.name, old_dead_letter);
+        self.index_source(&set.name, queue.settings.dead_letter);
+        queue.modified_wall_ms = set.wall_ms;
+        queue.revision = log_index;
+        let id = queue.id;
+        self.put_queue(queue);
         Reply::Queue { id, created: false }
     }
 
@@ -120,7 +118,7 @@ impl Catalogue {
                 format!("{} is the dead-letter queue of {source}: give that another one first", delete.name);
             return Reply::refused(Refusal::QueueInUse, detail);
         }
-        self.names.remove(&delete.name);
+        self.names.remove(delete.name.as_str());
         if let Some(queue) = self.queues.remove(&id) {
             self.count_shards(&queue.shards, -1);
             self.forget_source(&queue.name, queue.settings.dead_letter);
@@ -144,13 +142,13 @@ impl Catalogue {
 
     /// Whether a purge may be now; the pause starts again then.
     pub(crate) fn pace_purge(&mut self, pace: &PacePurge) -> Reply {
-        let Some(id) = self.names.get(&pace.name) else { return unknown(&pace.name) };
-        let Some(queue) = self.queues.get_mut(id) else { return unknown(&pace.name) };
+        let Some(queue) = self.queue_by_name(&pace.name) else { return unknown(&pace.name) };
         if queue.purged_wall_ms > 0 && pace.wall_ms < queue.purged_wall_ms.saturating_add(pace.pause_ms) {
             let detail = format!("{} was purged less than {} ms ago: wait", pace.name, pace.pause_ms);
             return Reply::refused(Refusal::TooSoon, detail);
         }
-        queue.purged_wall_ms = pace.wall_ms;
+        let queue = Queue { purged_wall_ms: pace.wall_ms, ..Queue::clone(queue) };
+        self.put_queue(queue);
         Reply::Done
     }
 

@@ -32,6 +32,7 @@ mod node;
 mod numbers;
 mod outbox;
 mod question;
+mod queue_info;
 mod raft;
 mod receipt_token;
 mod reconcile;
@@ -50,7 +51,7 @@ pub mod telemetry;
 mod testing;
 mod transfer_hold;
 
-pub use cluster::QueueInfo;
 pub use failure::Failure;
 pub use node::{Node, StartError};
+pub use queue_info::QueueInfo;
 pub use service::{Deletion, Service};

@@ -200,9 +200,9 @@ fn publish_queues(core: &Core, node: &str, sums: &BTreeMap<QueueId, QueueSum>) {
             leased: sum.leased,
             delayed: sum.delayed,
             oldest_age_ms: sum.oldest_sent_wall_ms.map_or(0, |sent| now_ms.saturating_sub(sent)),
-            processing: sum.processing(info.adaptive_lease_ms_max),
+            processing: sum.processing(info.adaptive_lease_ms_max()),
             damping: sum.damping,
-            queue: &info.name,
+            queue: info.name(),
         }),
     );
 }

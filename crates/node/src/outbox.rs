@@ -25,9 +25,9 @@ use prost::Message as _;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::answers::StoredAttributes;
-use crate::cluster::QueueInfo;
 use crate::core::Core;
 use crate::failure::Failure;
+use crate::queue_info::QueueInfo;
 use crate::raft::Role;
 use crate::replica::{CommandCall, QueueSource as _, Replica, refusal};
 use crate::router::Repeat;
@@ -219,7 +219,7 @@ fn malformed(error: impl std::fmt::Display) -> Failure {
 /// Always the same for one message, or its number would not be recognised.
 fn shard_for(info: &QueueInfo, number: u64, content: &Content<'_>) -> Result<PartitionId, Failure> {
     let by_group = content.group.filter(|_| info.is_fifo()).and_then(|group| info.shard_of_group(group));
-    let by_number = || info.shards.get((number % info.shards.len().max(1) as u64) as usize).copied();
+    let by_number = || info.shards().nth((number % info.shards().len().max(1) as u64) as usize);
     by_group.or_else(by_number).ok_or_else(|| refusal(Refusal::UnknownQueue))
 }
 

@@ -14,9 +14,9 @@ use leasehold_proto::v1::{
     SendOutcome, SendRequest, SetQueueRequest, SettleOutcome, StartRedriveRequest,
 };
 
-use crate::cluster::QueueInfo;
 use crate::failure::Failure;
 use crate::node::Shell;
+use crate::queue_info::QueueInfo;
 use crate::services::{self, Counting, Settle};
 
 /// Whether a deletion keeps the queue's name from being used again for a while.
@@ -49,7 +49,7 @@ impl Service {
     }
 
     /// What this node knows of a queue, without asking its shards.
-    pub async fn queue(&self, name: &str) -> Result<Arc<QueueInfo>, Failure> {
+    pub async fn queue(&self, name: &str) -> Result<QueueInfo, Failure> {
         services::look_up_queue(&*self.shell.core()?, name).await
     }
 

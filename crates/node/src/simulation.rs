@@ -229,6 +229,6 @@ impl SimulatedNode {
     /// The partitions of a queue, once this node knows it.
     pub fn partitions_of(&self, queue: &str) -> Vec<u32> {
         let info = self.core.view.queue(queue);
-        info.map(|info| info.shards.iter().map(|shard| shard.0).collect()).unwrap_or_default()
+        info.map(|info| info.shards().map(|shard| shard.0).collect()).unwrap_or_default()
     }
 }

@@ -1,7 +1,5 @@
 //! What all requests share, and what one of them knows of itself.
 
-use std::sync::Arc;
-
 use leasehold_node::config::{Pacing, Sqs};
 use leasehold_node::{QueueInfo, Service};
 use leasehold_proto::v1::MessageId;
@@ -84,7 +82,7 @@ impl<'a> Call<'a> {
     ///
     /// # Errors
     /// As [`Call::queue_name`].
-    pub async fn queue(&self, queue_url: Option<&str>) -> Result<Arc<QueueInfo>, Error> {
+    pub async fn queue(&self, queue_url: Option<&str>) -> Result<QueueInfo, Error> {
         Ok(self.service().queue(self.queue_name(queue_url)?).await?)
     }
 

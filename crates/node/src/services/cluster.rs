@@ -172,15 +172,15 @@ impl Cluster for ClusterService {
     async fn routes(&self, request: Request<RoutesRequest>) -> Result<Response<RoutesResponse>, Status> {
         let core = self.shell.core()?;
         let queue = lookup::queue(&core, &request.into_inner().queue).await?;
-        let route = |shard: &PartitionId| {
-            let leader = core.router.leader_of(*shard).and_then(|leader| core.view.client_address(leader));
+        let route = |shard: PartitionId| {
+            let leader = core.router.leader_of(shard).and_then(|leader| core.view.client_address(leader));
             ShardRoute { partition: shard.0, leader_address: leader.unwrap_or_default() }
         };
         let kind = if queue.is_fifo() { QueueKind::Fifo } else { QueueKind::Standard };
         Ok(Response::new(RoutesResponse {
-            shards: queue.shards.iter().map(route).collect(),
+            shards: queue.shards().map(route).collect(),
             kind: kind as i32,
-            lease_ms: u64::from(queue.settings.lease_ms),
+            lease_ms: queue.lease_ms(),
         }))
     }
 }

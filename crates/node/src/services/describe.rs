@@ -9,11 +9,11 @@ use leasehold_proto::v1::{
 };
 
 use super::lookup;
-use crate::cluster::QueueInfo;
 use crate::core::Core;
 use crate::endings;
 use crate::failure::Failure;
 use crate::headroom;
+use crate::queue_info::QueueInfo;
 use crate::storms;
 
 /// Whether a description has counters, for which the leader of every shard is asked.
@@ -34,8 +34,7 @@ pub async fn describe(core: &Core, name: &str, counting: Counting) -> Result<Des
 }
 
 pub async fn describe_shards(core: &Core, queue: &QueueInfo) -> Result<Vec<ShardDescription>, Failure> {
-    let shards =
-        queue.shards.iter().map(|shard| core.router.ask(*shard, peer::Describe { queue: queue.id.0 }));
+    let shards = queue.shards().map(|shard| core.router.ask(shard, peer::Describe { queue: queue.id().0 }));
     try_join_all(shards).await
 }
 
@@ -58,7 +57,7 @@ pub fn redrive_of(shards: &[ShardDescription]) -> Option<RedriveProgress> {
 
 fn description(core: &Core, queue: &QueueInfo, shards: Vec<ShardDescription>) -> DescribeQueueResponse {
     let recorded =
-        core.view.look(|catalogue| catalogue.queue_by_name(&queue.name).cloned()).unwrap_or_default();
+        core.view.look(|catalogue| catalogue.queue_by_name(queue.name()).cloned()).unwrap_or_default();
     let mut counters = QueueCounters::default();
     for shard in &shards {
         let of_shard = shard.counters.unwrap_or_default();
@@ -78,10 +77,10 @@ fn description(core: &Core, queue: &QueueInfo, shards: Vec<ShardDescription>) ->
     advice.extend(endings::advice(&endings));
     let (created_wall_ms, modified_wall_ms) = (recorded.created_wall_ms, recorded.modified_wall_ms);
     DescribeQueueResponse {
-        queue: queue.name.clone(),
+        queue: queue.name().to_owned(),
         redrive: redrive_of(&shards),
         revision: recorded.revision,
-        settings: Some(settings(core, recorded)),
+        settings: Some(settings(core, catalogue::Queue::clone(&recorded))),
         counters: Some(counters),
         shards,
         created_wall_ms,

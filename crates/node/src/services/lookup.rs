@@ -1,18 +1,17 @@
 //! From the name of a queue to what this node knows of it.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use leasehold_partition::QueueId;
 use leasehold_proto::v1::{Reason, RequestId};
 
-use crate::cluster::QueueInfo;
 use crate::core::Core;
 use crate::failure::Failure;
+use crate::queue_info::QueueInfo;
 use crate::replica::CommandCall;
 
 /// Finds a queue. One that was made a moment ago through another node is asked after before it is called unknown.
-pub async fn queue(core: &Core, name: &str) -> Result<Arc<QueueInfo>, Failure> {
+pub async fn queue(core: &Core, name: &str) -> Result<QueueInfo, Failure> {
     if let Some(info) = core.view.queue(name) {
         return Ok(info);
     }
@@ -23,15 +22,15 @@ pub async fn queue(core: &Core, name: &str) -> Result<Arc<QueueInfo>, Failure> {
 }
 
 /// Finds a queue as it is now, for who decides something about it: this node's copy may be behind.
-pub async fn queue_now(core: &Core, name: &str) -> Result<Arc<QueueInfo>, Failure> {
+pub async fn queue_now(core: &Core, name: &str) -> Result<QueueInfo, Failure> {
     core.catalogue.catch_up().await?;
     queue(core, name).await
 }
 
 /// The queue that has the name of one that is gone: this node had not heard that it was made again.
-pub async fn successor(core: &Core, gone: &QueueInfo) -> Result<Option<Arc<QueueInfo>>, Failure> {
+pub async fn successor(core: &Core, gone: &QueueInfo) -> Result<Option<QueueInfo>, Failure> {
     core.catalogue.catch_up().await?;
-    Ok(core.view.queue(&gone.name).filter(|found| found.id != gone.id))
+    Ok(core.view.queue(gone.name()).filter(|found| found.id() != gone.id()))
 }
 
 /// A command as the partition takes it.

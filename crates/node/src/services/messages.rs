@@ -131,13 +131,13 @@ impl Messages for MessagesService {
         let wanted = if request.messages_max == 0 { PEEK_MESSAGES } else { request.messages_max };
         let queue = lookup::queue(&core, &request.queue).await?;
         let mut messages = Vec::new();
-        for shard in &queue.shards {
+        for shard in queue.shards() {
             let messages_max = wanted - messages.len() as u32;
             if messages_max == 0 {
                 break;
             }
             messages.extend(
-                core.router.ask(*shard, peer::Peek { queue: queue.id.0, messages_max }).await?.messages,
+                core.router.ask(shard, peer::Peek { queue: queue.id().0, messages_max }).await?.messages,
             );
         }
         Ok(Response::new(PeekResponse { messages }))
@@ -151,11 +151,11 @@ impl Messages for MessagesService {
             .ok_or_else(|| validate::invalid("`id` is missing: give the partition and the sequence"))?;
         let queue = lookup::queue(&core, &request.queue).await?;
         let shard = PartitionId(id.partition);
-        if !queue.shards.contains(&shard) {
-            let detail = format!("queue {} has no shard on partition {}", queue.name, id.partition);
+        if !queue.has_shard_on(shard) {
+            let detail = format!("queue {} has no shard on partition {}", queue.name(), id.partition);
             return Err(Failure::not_done(Reason::UnknownPartition, detail).into());
         }
-        let why = peer::Why { queue: queue.id.0, sequence: id.sequence };
+        let why = peer::Why { queue: queue.id().0, sequence: id.sequence };
         Ok(Response::new(core.router.ask(shard, why).await?))
     }
 }

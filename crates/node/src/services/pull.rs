@@ -24,10 +24,10 @@ use tonic::{Status, Streaming};
 
 use super::settle::{Settle, settle};
 use super::{lookup, validate};
-use crate::cluster::QueueInfo;
 use crate::core::Core;
 use crate::failure::Failure;
 use crate::limits::{RECEIVE_MESSAGES_MAX, RECEIVE_WAIT_MS_MAX};
+use crate::queue_info::QueueInfo;
 use crate::router::Repeat;
 
 const BATCH_MAX: u32 = 256;
@@ -94,7 +94,7 @@ async fn serve_requests(
 
 struct Pull {
     core: Arc<Core>,
-    queue: Arc<QueueInfo>,
+    queue: QueueInfo,
     lease_ms: Option<u32>,
     consumer: Vec<u8>,
     batch_max: u32,
@@ -138,13 +138,13 @@ impl Pull {
         let here = self.core.view.here();
         let is_ours =
             |shard: &PartitionId| !self.local_shards_only || self.core.router.leader_of(*shard) == Some(here);
-        self.queue.shards.iter().copied().filter(is_ours).collect()
+        self.queue.shards().filter(is_ours).collect()
     }
 
     /// Waits until the queue is deleted, even if another has its name then: the client asks by the name again, and learns what is there.
     async fn gone(self: Arc<Self>) {
         let mut look = interval(LOOK_INTERVAL);
-        while self.core.view.queue_by_id(self.queue.id).is_some() {
+        while self.core.view.queue_by_id(self.queue.id()).is_some() {
             look.tick().await;
         }
     }
@@ -166,7 +166,7 @@ impl Pull {
             }
             // Each kind is a command of its own: they must not share a name.
             let name = request.as_ref().filter(|_| counts.iter().filter(|count| **count > 0).count() == 1);
-            match settle(&self.core, &self.queue.name, part, name).await {
+            match settle(&self.core, self.queue.name(), part, name).await {
                 Ok(settled) => outcomes.extend(settled),
                 Err(failure) => error = Some(failure.to_call_error()),
             }
@@ -182,9 +182,9 @@ impl Pull {
         let mut is_drained = false;
         loop {
             // With one shard nobody else needs the credit: the receive itself waits.
-            if is_drained && self.queue.shards.len() > 1 {
+            if is_drained && self.queue.shards().len() > 1 {
                 let ready = peer::Ready {
-                    queue: self.queue.id.0,
+                    queue: self.queue.id().0,
                     wait_ms: RECEIVE_WAIT_MS_MAX,
                     messages_max: self.credit_soon().await,
                 };
@@ -218,11 +218,11 @@ impl Pull {
         let more = self.credit.try_acquire_many(wanted as u32).ok();
         let asked = 1 + more.as_ref().map_or(0, |_| wanted);
         let receive = peer::Receive {
-            queue: self.queue.id.0,
+            queue: self.queue.id().0,
             messages_max: asked as u32,
             lease_ms: self.lease_ms,
             consumer: self.consumer.clone().into(),
-            wait_ms: if self.queue.shards.len() > 1 { 0 } else { RECEIVE_WAIT_MS_MAX },
+            wait_ms: if self.queue.shards().len() > 1 { 0 } else { RECEIVE_WAIT_MS_MAX },
             ..peer::Receive::default()
         };
         let asked_at = self.began.elapsed();
@@ -243,13 +243,16 @@ impl Pull {
     /// Tells the shards that the consumer seems to be gone: the stream has ended. One that has only lost its connection is heard of
     /// again before its leases end.
     fn tell_lost(&self) {
-        let isolates =
-            self.core.view.queue_by_id(self.queue.id).is_some_and(|queue| queue.isolation == Isolation::On);
+        let isolates = self
+            .core
+            .view
+            .queue_by_id(self.queue.id())
+            .is_some_and(|queue| queue.isolation() == Isolation::On);
         if !isolates || self.consumer.is_empty() {
             return;
         }
-        for shard in self.queue.shards.iter().copied() {
-            let (core, queue, consumer) = (self.core.clone(), self.queue.id, self.consumer.clone());
+        for shard in self.queue.shards() {
+            let (core, queue, consumer) = (self.core.clone(), self.queue.id(), self.consumer.clone());
             tokio::spawn(async move {
                 let call = lookup::call(queue, &Command::Lost { queue, consumer: &consumer }.into());
                 if let Err(failure) = core.router.command(shard, call, Repeat::Safe).await {
@@ -275,7 +278,7 @@ impl Pull {
             let items = lost.deliveries.into_iter().map(untouched).collect::<Vec<_>>();
             let (core, queue) = (self.core.clone(), self.queue.clone());
             tokio::spawn(async move {
-                if let Err(failure) = settle(&core, &queue.name, Settle::Release(&items), None).await {
+                if let Err(failure) = settle(&core, queue.name(), Settle::Release(&items), None).await {
                     tracing::debug!(%failure, "messages of a consumer that has gone stay leased until their time is over");
                 }
             });

@@ -11,9 +11,9 @@ use leasehold_proto::v1::{
 };
 
 use super::lookup;
-use crate::cluster::QueueInfo;
 use crate::core::Core;
 use crate::failure::Failure;
+use crate::queue_info::QueueInfo;
 use crate::replica::{refusal, wall_ms};
 use crate::router::Repeat;
 use crate::service::Deletion;
@@ -45,7 +45,7 @@ pub async fn set(core: &Core, request: SetQueueRequest, if_revision: u64) -> Res
     // The catalogue has changed by now: what fails from here on is not a change that was not made.
     let changed = |failure: Failure| failure.after(true);
     let info = lookup::queue(core, &name).await.map_err(changed)?;
-    let empty = |_| Command::Ack { queue: info.id, receipts: Vec::new() };
+    let empty = |_| Command::Ack { queue: info.id(), receipts: Vec::new() };
     for_each_shard(core, &info, empty, Repeat::Safe).await.map_err(changed)
 }
 
@@ -63,7 +63,7 @@ pub async fn list_sources(core: &Core, request: &ListQueuesRequest) -> Result<Li
     core.catalogue.catch_up().await?;
     let queue = lookup::queue(core, &request.prefix).await?;
     Ok(core.view.look(|catalogue| {
-        let sources = catalogue.dead_letter_sources(catalogue::QueueId(queue.id.0), &request.after);
+        let sources = catalogue.dead_letter_sources(catalogue::QueueId(queue.id().0), &request.after);
         page(sources, request.queues_max)
     }))
 }
@@ -83,7 +83,7 @@ pub async fn purge(core: &Core, name: &str, pause_ms: u64) -> Result<(), Failure
         let pace = PacePurge { name: name.to_owned(), wall_ms: wall_ms(), pause_ms };
         core.catalogue.propose(Kind::PacePurge(pace)).await?;
     }
-    for_each_shard(core, &queue, |_| Command::Purge { queue: queue.id }, Repeat::Unsafe).await
+    for_each_shard(core, &queue, |_| Command::Purge { queue: queue.id() }, Repeat::Unsafe).await
 }
 
 /// Deletes a queue and all its messages.
@@ -104,7 +104,7 @@ pub async fn for_each_shard(
     make: impl Fn(catalogue::PartitionId) -> Command<'static>,
     repeat: Repeat,
 ) -> Result<(), Failure> {
-    let all = queue.shards.iter().map(|shard| send_to(core, queue, *shard, make(*shard), repeat));
+    let all = queue.shards().map(|shard| send_to(core, queue, shard, make(shard), repeat));
     try_join_all(all).await.map(drop)
 }
 
@@ -115,7 +115,7 @@ pub async fn send_to(
     command: Command<'static>,
     repeat: Repeat,
 ) -> Result<(), Failure> {
-    match core.router.command(shard, lookup::call(queue.id, &command.into()), repeat).await? {
+    match core.router.command(shard, lookup::call(queue.id(), &command.into()), repeat).await? {
         partition::Reply::Refused { reason } => Err(refusal(reason)),
         _ => Ok(()),
     }

@@ -11,10 +11,10 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{lookup, validate};
 use crate::answers::millis;
-use crate::cluster::QueueInfo;
 use crate::core::Core;
 use crate::failure::Failure;
 use crate::limits::{RECEIVE_MESSAGES_MAX, RECEIVE_WAIT_MS_MAX};
+use crate::queue_info::QueueInfo;
 
 /// Pause before a shard without a leader is asked again.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
@@ -42,12 +42,14 @@ async fn receive_of(
     began: Instant,
 ) -> Result<ReceiveResponse, Failure> {
     let wanted = wanted(queue, request)?;
-    match queue.shards.as_slice() {
-        [] => Ok(ReceiveResponse::default()),
-        [shard] => receive_from(core, *shard, wanted, began).await,
-        shards => {
+    let mut shards = queue.shards();
+    match (shards.next(), shards.len()) {
+        (None, _) => Ok(ReceiveResponse::default()),
+        (Some(shard), 0) => receive_from(core, shard, wanted, began).await,
+        (Some(_), _) => {
+            let shards = queue.shards().collect::<Vec<_>>();
             let first = lookup::turn(request.request.as_ref());
-            receive_from_any(core, shards, first, wanted, began).await
+            receive_from_any(core, &shards, first, wanted, began).await
         }
     }
 }
@@ -80,7 +82,7 @@ fn wanted(queue: &QueueInfo, request: &ReceiveRequest) -> Result<peer::Receive, 
         return Err(validate::invalid(format!("wait_ms is {asked}: it can be 0 to {RECEIVE_WAIT_MS_MAX}")));
     }
     Ok(peer::Receive {
-        queue: queue.id.0,
+        queue: queue.id().0,
         messages_max: request.messages_max.max(1),
         bytes_max: request.bytes_max,
         lease_ms: request.lease_ms.map(validate::lease).transpose()?,

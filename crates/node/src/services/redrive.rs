@@ -7,9 +7,9 @@ use leasehold_proto::v1::{RedriveProgress, RedriveState, StartRedriveRequest};
 use super::describe::{describe_shards, redrive_of};
 use super::queue_changes::{for_each_shard, send_to};
 use super::{lookup, validate};
-use crate::cluster::QueueInfo;
 use crate::core::Core;
 use crate::failure::Failure;
+use crate::queue_info::QueueInfo;
 use crate::redrive_id::RedriveId;
 use crate::replica::{refusal, wall_ms};
 use crate::router::Repeat;
@@ -18,11 +18,11 @@ use crate::router::Repeat;
 pub async fn start(core: &Core, request: &StartRedriveRequest) -> Result<u64, Failure> {
     let queue = lookup::queue_now(core, &request.queue).await?;
     let target = target(core, &queue, &request.target).await?;
-    let shards = queue.shards.len() as u32;
+    let shards = queue.shards().len() as u32;
     let rate_per_s = request.rate_per_s.div_ceil(shards.max(1));
     // The same on every shard, so that one cancel ends all.
     let id = RedriveId::new(wall_ms(), core.catalogue.group.progress().0 ^ core.view.here().0).0;
-    let start = |_| Command::RedriveStart { queue: queue.id, target, rate_per_s, id };
+    let start = |_| Command::RedriveStart { queue: queue.id(), target, rate_per_s, id };
     for_each_shard(core, &queue, start, Repeat::Safe).await?;
     Ok(id)
 }
@@ -37,7 +37,7 @@ pub async fn cancel(core: &Core, name: &str) -> Result<RedriveProgress, Failure>
         return Err(refusal(partition::Refusal::RedriveUnknown));
     }
     for (shard, redrive) in running {
-        let command = Command::RedriveCancel { queue: queue.id, id: redrive.id };
+        let command = Command::RedriveCancel { queue: queue.id(), id: redrive.id };
         send_to(core, &queue, catalogue::PartitionId(shard), command, Repeat::Safe).await?;
     }
     let progress = redrive_of(&describe_shards(core, &queue).await?).unwrap_or_default();
@@ -52,8 +52,9 @@ async fn target(core: &Core, queue: &QueueInfo, target: &str) -> Result<Option<p
     if target.is_fifo() != queue.is_fifo() {
         return Err(validate::invalid(format!(
             "{} and {} are not of the same kind",
-            queue.name, target.name
+            queue.name(),
+            target.name()
         )));
     }
-    Ok(Some(target.id))
+    Ok(Some(target.id()))
 }

@@ -11,10 +11,10 @@ use sha2::{Digest as _, Sha256};
 
 use super::{lookup, validate};
 use crate::answers::StoredAttributes;
-use crate::cluster::QueueInfo;
 use crate::core::Core;
 use crate::failure::Failure;
 use crate::identity::to_hex;
+use crate::queue_info::QueueInfo;
 use crate::replica::refusal;
 use crate::router::Repeat;
 
@@ -93,7 +93,7 @@ impl Contents {
         };
         let deduplication_id = |message: &NewMessage| match &message.deduplication_id {
             Some(id) => Some(id.clone().into_bytes()),
-            None => queue.content_deduplication.then(|| content_id(message)),
+            None => queue.content_deduplication().then(|| content_id(message)),
         };
         Self {
             attributes: messages.iter().map(attributes).collect(),
@@ -117,8 +117,8 @@ fn content_id(message: &NewMessage) -> Vec<u8> {
 
 /// A shard for what may go anywhere.
 fn any_shard(queue: &QueueInfo, request: Option<&RequestId>) -> PartitionId {
-    let at = lookup::turn(request) % queue.shards.len().max(1);
-    queue.shards.get(at).copied().unwrap_or(PartitionId(0))
+    let at = lookup::turn(request) % queue.shards().len().max(1);
+    queue.shards().nth(at).unwrap_or(PartitionId(0))
 }
 
 async fn send_part(
@@ -130,10 +130,10 @@ async fn send_part(
     contents: &Contents,
 ) -> Result<Vec<SendOutcome>, Failure> {
     let messages = places.iter().map(|at| new_message(&request.messages[*at], contents, *at)).collect();
-    let command = Command::Send { queue: queue.id, messages };
+    let command = Command::Send { queue: queue.id(), messages };
     let named = Request { id: lookup::request_id(request.request.as_ref()), command };
     let repeat = if named.id.is_some() { Repeat::Safe } else { Repeat::Unsafe };
-    match core.router.command(shard, lookup::call(queue.id, &named), repeat).await? {
+    match core.router.command(shard, lookup::call(queue.id(), &named), repeat).await? {
         Reply::Sent { outcomes } => Ok(outcomes.into_iter().map(|outcome| sent(shard, outcome)).collect()),
         Reply::Refused { reason } => Err(refusal(reason)),
         other => Err(lookup::unexpected(&other)),

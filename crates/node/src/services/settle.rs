@@ -9,9 +9,9 @@ use leasehold_partition::{self as partition, Command, QueueId, Receipt, Reply, R
 use leasehold_proto::v1::{ExtendItem, Outcome, Reason, RejectItem, ReleaseItem, RequestId, SettleOutcome};
 
 use super::{lookup, validate};
-use crate::cluster::QueueInfo;
 use crate::core::Core;
 use crate::failure::Failure;
+use crate::queue_info::QueueInfo;
 use crate::receipt_token::{self, ReceiptToken};
 use crate::replica::refusal;
 use crate::router::Repeat;
@@ -132,12 +132,12 @@ fn open(
     let token = receipt_token::open(&key, bytes).map_err(|error| forged(error.to_string()))?;
     let ReceiptToken { partition, queue: of_queue, slot, sequence, grant } = token;
     let shard = PartitionId(partition);
-    if of_queue != queue.id.0 {
-        let detail = format!("the receipt is not of queue {}, or of one that was deleted", queue.name);
+    if of_queue != queue.id().0 {
+        let detail = format!("the receipt is not of queue {}, or of one that was deleted", queue.name());
         return Err(Failure::not_done(Reason::MessageGone, detail));
     }
-    if !queue.shards.contains(&shard) {
-        return Err(forged(format!("queue {} has no shard on partition {partition}", queue.name)));
+    if !queue.has_shard_on(shard) {
+        return Err(forged(format!("queue {} has no shard on partition {partition}", queue.name())));
     }
     let (receipt, touch) = (Receipt { slot, sequence, grant }, settle.touch(at));
     Ok((shard, Item { at, touch, receipt, duration_ms }))
@@ -151,8 +151,8 @@ async fn settle_part(
     items: &[Item],
     request: Option<&RequestId>,
 ) -> Result<Vec<SettleOutcome>, Failure> {
-    let named = Request { id: lookup::request_id(request), command: settle.command(queue.id, items) };
-    let mut call = lookup::call(queue.id, &named);
+    let named = Request { id: lookup::request_id(request), command: settle.command(queue.id(), items) };
+    let mut call = lookup::call(queue.id(), &named);
     if matches!(settle, Settle::Extend(_)) {
         let mut promised = items.iter().map(|item| item.duration_ms).collect::<Vec<_>>();
         promised.sort_unstable();

@@ -5,9 +5,9 @@ use leasehold_partition::limits::{
 };
 use leasehold_proto::v1::{Attribute, NewMessage, Reason};
 
-use crate::cluster::QueueInfo;
 use crate::failure::Failure;
 use crate::limits::{CONSUMER_BYTES_MAX, SEND_BYTES_MAX, SEND_MESSAGES_MAX, SETTLE_ITEMS_MAX};
+use crate::queue_info::QueueInfo;
 
 const ATTRIBUTES_MAX: usize = 64;
 const ATTRIBUTE_NAME_BYTES_MAX: usize = 256;
@@ -44,13 +44,13 @@ pub fn message_bytes(message: &NewMessage) -> usize {
 /// One message of a batch.
 pub fn message(queue: &QueueInfo, message: &NewMessage) -> Result<(), Failure> {
     let bytes = message_bytes(message);
-    if bytes > queue.message_bytes_max {
-        let max = queue.message_bytes_max;
+    if bytes > queue.message_bytes_max() {
+        let max = queue.message_bytes_max();
         return Err(Failure::not_done(
             Reason::MessageTooLarge,
             format!(
                 "a message has {bytes} bytes with its attributes: {} takes {max} (message_bytes_max)",
-                queue.name
+                queue.name()
             ),
         ));
     }
@@ -59,7 +59,7 @@ pub fn message(queue: &QueueInfo, message: &NewMessage) -> Result<(), Failure> {
     name("group", message.group.as_deref())?;
     name("deduplication_id", message.deduplication_id.as_deref())?;
     if queue.is_fifo() && message.group.is_none() {
-        let detail = format!("{} is a FIFO queue: each message needs a group", queue.name);
+        let detail = format!("{} is a FIFO queue: each message needs a group", queue.name());
         return Err(Failure::not_done(Reason::GroupRequired, detail));
     }
     attributes(&message.attributes)
