@@ -15,6 +15,10 @@ pub enum Key {
     Record(u64, u32),
 }
 
+/// What a record takes beside its bytes: its places in the table and in the order, each with room to grow, and what the allocator
+/// and the count of their users add to the bytes.
+const OVERHEAD_BYTES: usize = 192;
+
 struct Cached {
     bytes: Bytes,
     /// Which insertion it is: its place in the order counts only while they agree.
@@ -23,7 +27,13 @@ struct Cached {
     is_pinned: bool,
 }
 
-/// First in, first out, bounded by bytes; what is not on the disk yet stays whatever the bound.
+impl Cached {
+    fn size_bytes(&self) -> usize {
+        OVERHEAD_BYTES + self.bytes.len()
+    }
+}
+
+/// First in, first out, bounded by what all of it takes; what is not on the disk yet stays whatever the bound.
 pub struct Cache {
     bytes_max: usize,
     bytes: usize,
@@ -47,7 +57,7 @@ impl Cache {
     }
 
     pub fn keep(&mut self, key: Key, bytes: Bytes) {
-        if bytes.len() <= self.bytes_max {
+        if OVERHEAD_BYTES + bytes.len() <= self.bytes_max {
             self.insert(key, bytes, false);
             self.evict();
         }
@@ -61,7 +71,7 @@ impl Cache {
 
     pub fn remove(&mut self, key: Key) {
         if let Some(cached) = self.held.remove(&key) {
-            self.bytes -= cached.bytes.len();
+            self.bytes -= cached.size_bytes();
         }
     }
 
@@ -95,11 +105,11 @@ impl Cache {
 
     fn insert(&mut self, key: Key, bytes: Bytes, is_pinned: bool) {
         self.remove(key);
-        self.bytes += bytes.len();
         self.insertions += 1;
-        let insertion = self.insertions;
-        self.held.insert(key, Cached { bytes, insertion, is_pinned });
-        self.order.push_back((key, insertion));
+        let cached = Cached { bytes, insertion: self.insertions, is_pinned };
+        self.bytes += cached.size_bytes();
+        self.held.insert(key, cached);
+        self.order.push_back((key, self.insertions));
     }
 }
 
@@ -113,7 +123,7 @@ mod tests {
 
     #[test]
     fn the_oldest_goes_first_and_pinned_ones_stay() {
-        let mut cache = Cache::new(100);
+        let mut cache = Cache::new(2 * OVERHEAD_BYTES + 100);
         cache.keep(key(1), Bytes::from(vec![0; 60]));
         cache.keep(key(2), Bytes::from(vec![0; 40]));
         cache.pin(key(3), Bytes::from(vec![0; 90]));
@@ -121,19 +131,27 @@ mod tests {
         assert!(cache.get(key(1)).is_none() && cache.get(key(2)).is_none() && cache.get(key(3)).is_some());
         cache.pin(key(4), Bytes::from(vec![0; 90]));
         cache.evict();
-        assert_eq!((cache.len_bytes(), cache.get(key(3)).is_some()), (180, true));
+        assert_eq!((cache.len_bytes(), cache.get(key(3)).is_some()), (2 * OVERHEAD_BYTES + 180, true));
         cache.unpin(key(3));
         cache.evict();
-        assert_eq!((cache.len_bytes(), cache.get(key(4)).is_some()), (90, true));
+        assert_eq!((cache.len_bytes(), cache.get(key(4)).is_some()), (OVERHEAD_BYTES + 90, true));
+    }
+
+    #[test]
+    fn many_small_records_count_for_what_they_take() {
+        let mut cache = Cache::new(100 * OVERHEAD_BYTES);
+        (0..1_000).for_each(|index| cache.keep(key(index), Bytes::from_static(b"small")));
+        let places = size_of::<(Key, Cached)>() + size_of::<(Key, u64)>();
+        assert!(places <= OVERHEAD_BYTES && (90..100).contains(&cache.held.len()), "{}", cache.held.len());
     }
 
     #[test]
     fn the_order_does_not_grow_with_replaced_keys() {
-        let mut cache = Cache::new(100);
+        let mut cache = Cache::new(OVERHEAD_BYTES + 100);
         for _ in 0..100_000 {
             cache.keep(key(1), Bytes::from_static(b"same"));
         }
         assert!(cache.order.len() < 3_000);
-        assert_eq!(cache.len_bytes(), 4);
+        assert_eq!(cache.len_bytes(), OVERHEAD_BYTES + 4);
     }
 }
