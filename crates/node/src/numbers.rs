@@ -22,8 +22,25 @@ const SHARDS_TOGETHER: usize = 128;
 /// What was seen of each shard, to count what happened since.
 #[derive(Default)]
 pub struct Numbers {
-    seen: HashMap<(PartitionId, QueueId), Totals>,
+    seen: HashMap<(PartitionId, QueueId), Seen>,
     round: Round,
+}
+
+/// The totals of a shard. Those of one that was only sent to take the room of one number.
+struct Seen {
+    sent: u64,
+    others: Option<Box<Totals>>,
+}
+
+impl Seen {
+    fn of(totals: Totals) -> Self {
+        let others = Totals { sent: 0, ..totals };
+        Self { sent: totals.sent, others: (others != Totals::default()).then(|| Box::new(others)) }
+    }
+
+    fn totals(&self) -> Totals {
+        Totals { sent: self.sent, ..self.others.as_deref().copied().unwrap_or_default() }
+    }
 }
 
 /// A look at all shards that is under way.
@@ -31,7 +48,7 @@ pub struct Numbers {
 struct Round {
     /// The shard that was looked at last.
     at: Option<(PartitionId, QueueId)>,
-    seen: HashMap<(PartitionId, QueueId), Totals>,
+    seen: HashMap<(PartitionId, QueueId), Seen>,
     sums: BTreeMap<QueueId, QueueSum>,
 }
 
@@ -105,12 +122,12 @@ impl Numbers {
             self.round.at = Some(key);
             let Some(shard) = state.shard(queue) else { continue };
             // What happened before this node led was counted by the one that did.
-            let before = self.seen.get(&key).copied().unwrap_or(shard.totals);
+            let before = self.seen.get(&key).map_or(shard.totals, Seen::totals);
             let activity = add_since(happened, &before, &shard.totals);
             let sum = self.round.sums.entry(queue).or_default();
             sum.add(&shard, activity);
             sum.measure.add(&headroom::sum(&state.headroom(queue)));
-            self.round.seen.insert(key, shard.totals);
+            self.round.seen.insert(key, Seen::of(shard.totals));
         }
         looked_at
     }
