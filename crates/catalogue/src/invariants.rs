@@ -1,7 +1,6 @@
 //! What must hold after every command.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use crate::queues::DELETED_MAX;
 use crate::requests::SESSIONS_MAX;
@@ -73,10 +72,9 @@ impl Catalogue {
     fn check_queues(&self) -> Result<(), String> {
         let mut shards_on: BTreeMap<u32, u64> = BTreeMap::new();
         let mut sources: BTreeMap<u64, BTreeSet<String>> = BTreeMap::new();
-        for queue in self.queues.values() {
-            let named = self.queue_by_name(&queue.name);
-            if !named.is_some_and(|named| Arc::ptr_eq(named, queue)) || queue.id >= self.next_queue {
-                return Err(format!("queue {} is not found under its name", queue.name));
+        for queue in self.queues.iter() {
+            if queue.id >= self.next_queue {
+                return Err(format!("queue {} has an id that was not given out", queue.name));
             }
             if queue.shards.iter().collect::<BTreeSet<_>>().len() != queue.shards.len()
                 || queue.shards.is_empty()
@@ -90,7 +88,7 @@ impl Catalogue {
             }
             queue.shards.iter().for_each(|shard| *shards_on.entry(*shard).or_default() += 1);
             if let Some(dead_letter) = queue.settings.dead_letter {
-                let Some(target) = self.queues.get(&dead_letter.queue) else {
+                let Some(target) = self.queues.get(dead_letter.queue) else {
                     return Err(format!("the dead-letter queue of {} does not exist", queue.name));
                 };
                 if target.id == queue.id || target.settings.kind != queue.settings.kind {
@@ -99,7 +97,7 @@ impl Catalogue {
                 sources.entry(dead_letter.queue).or_default().insert(queue.name.clone());
             }
         }
-        if self.names.len() != self.queues.len() || sources != self.dead_letter_sources {
+        if !self.queues.agree() || sources != self.dead_letter_sources {
             return Err("an index of the queues is wrong".to_owned());
         }
         if self.requests.len() > SESSIONS_MAX {

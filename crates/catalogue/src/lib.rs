@@ -17,6 +17,7 @@ mod command;
 mod invariants;
 mod placement;
 mod queues;
+mod records;
 mod replicas;
 mod reply;
 mod requests;

@@ -69,7 +69,7 @@ impl Catalogue {
             revision: log_index,
             purged_wall_ms: 0,
         };
-        self.put_queue(queue);
+        self.queues.put(queue);
         Ok(Reply::Queue { id, created: true })
     }
 
@@ -97,7 +97,7 @@ impl Catalogue {
         queue.modified_wall_ms = set.wall_ms;
         queue.revision = log_index;
         let id = queue.id;
-        self.put_queue(queue);
+        self.queues.put(queue);
         Reply::Queue { id, created: false }
     }
 
@@ -111,18 +111,15 @@ impl Catalogue {
     }
 
     pub(crate) fn delete_queue(&mut self, delete: DeleteQueue) -> Reply {
-        let Some(queue) = self.queue_by_name(&delete.name) else { return unknown(&delete.name) };
-        let id = queue.id;
-        if let Some(source) = self.dead_letter_sources.get(&id).and_then(|sources| sources.first()) {
+        let Some(queue) = self.queue_by_name(&delete.name).cloned() else { return unknown(&delete.name) };
+        if let Some(source) = self.dead_letter_sources.get(&queue.id).and_then(|sources| sources.first()) {
             let detail =
                 format!("{} is the dead-letter queue of {source}: give that another one first", delete.name);
             return Reply::refused(Refusal::QueueInUse, detail);
         }
-        self.names.remove(delete.name.as_str());
-        if let Some(queue) = self.queues.remove(&id) {
-            self.count_shards(&queue.shards, -1);
-            self.forget_source(&queue.name, queue.settings.dead_letter);
-        }
+        self.queues.remove(&queue);
+        self.count_shards(&queue.shards, -1);
+        self.forget_source(&queue.name, queue.settings.dead_letter);
         if delete.remember_wall_ms > 0 {
             self.remember_deleted(delete.name, delete.remember_wall_ms);
         }
@@ -148,7 +145,7 @@ impl Catalogue {
             return Reply::refused(Refusal::TooSoon, detail);
         }
         let queue = Queue { purged_wall_ms: pace.wall_ms, ..Queue::clone(queue) };
-        self.put_queue(queue);
+        self.queues.put(queue);
         Reply::Done
     }
 

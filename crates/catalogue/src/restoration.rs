@@ -31,7 +31,6 @@ impl Catalogue {
         }
         Ok(Self {
             queues: self.queues,
-            names: self.names,
             dead_letter_sources: self.dead_letter_sources,
             deleted: self.deleted,
             requests: self.requests,

@@ -120,7 +120,7 @@ impl Catalogue {
                 let sources = catalogue.dead_letter_sources.entry(dead_letter.queue).or_default();
                 sources.insert(queue.name.clone());
             }
-            catalogue.put_queue(queue);
+            catalogue.queues.put(queue);
         }
         Ok(catalogue)
     }

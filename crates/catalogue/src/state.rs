@@ -1,11 +1,10 @@
 //! What the catalogue knows. The records are their own encoding in snapshots.
 
-use std::borrow::Borrow;
-use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::Arc;
 
+use crate::records::Records;
 use crate::requests::Requests;
 use crate::settings::QueueSettings;
 use crate::{NodeId, PartitionId, QueueId, ReplicaId};
@@ -143,46 +142,13 @@ impl Queue {
     }
 }
 
-/// A queue where it is found by its name: the record has the only copy of it.
-#[derive(Debug, Clone)]
-pub(crate) struct Named(pub Arc<Queue>);
-
-impl Borrow<str> for Named {
-    fn borrow(&self) -> &str {
-        &self.0.name
-    }
-}
-
-impl Ord for Named {
-    fn cmp(&self, other: &Self) -> Ordering {
-        self.0.name.cmp(&other.0.name)
-    }
-}
-
-impl PartialOrd for Named {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl PartialEq for Named {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other).is_eq()
-    }
-}
-
-impl Eq for Named {}
-
 /// The whole catalogue.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Catalogue {
     pub(crate) cluster: Option<Cluster>,
     pub(crate) nodes: BTreeMap<u64, Node>,
     pub(crate) partitions: BTreeMap<u32, Partition>,
-    /// Shared with whoever works with a queue: a change puts another record in its place.
-    pub(crate) queues: BTreeMap<u64, Arc<Queue>>,
-    /// The same records.
-    pub(crate) names: BTreeSet<Named>,
+    pub(crate) queues: Records,
     /// Names of queues by the dead-letter queue that they send to.
     pub(crate) dead_letter_sources: BTreeMap<u64, BTreeSet<String>>,
     /// When queues were deleted whose names shall rest for a while.
@@ -228,26 +194,17 @@ impl Catalogue {
     }
 
     pub fn queue(&self, id: QueueId) -> Option<&Arc<Queue>> {
-        self.queues.get(&id.0)
+        self.queues.get(id.0)
     }
 
     pub fn queue_by_name(&self, name: &str) -> Option<&Arc<Queue>> {
-        self.names.get(name).map(|Named(queue)| queue)
-    }
-
-    /// Records a queue, in the place of what was recorded under its id before.
-    pub(crate) fn put_queue(&mut self, queue: Queue) {
-        let queue = Arc::new(queue);
-        self.names.replace(Named(queue.clone()));
-        self.queues.insert(queue.id, queue);
+        self.queues.named(name)
     }
 
     /// Queues whose names start with `prefix` and come after `after`, in the order of their names.
     pub fn queues_named<'a>(&'a self, prefix: &'a str, after: &str) -> impl Iterator<Item = &'a Queue> + 'a {
         let start = if after >= prefix { Bound::Excluded(after) } else { Bound::Included(prefix) };
-        let names = self.names.range::<str, _>((start, Bound::Unbounded));
-        let queues = names.map(|Named(queue)| queue.as_ref());
-        queues.take_while(move |queue| queue.name.starts_with(prefix))
+        self.queues.names_from(start).take_while(move |queue| queue.name.starts_with(prefix))
     }
 
     /// Names of the queues whose dead-letter queue this is, after `after`, in order.
@@ -258,7 +215,7 @@ impl Catalogue {
     }
 
     pub fn queues(&self) -> impl ExactSizeIterator<Item = &Queue> {
-        self.queues.values().map(Arc::as_ref)
+        self.queues.iter().map(Arc::as_ref)
     }
 
     /// Whether a queue ever had this id.

@@ -13,7 +13,7 @@ use counting::allocated;
 use leasehold_catalogue::{Catalogue, Command, CreateQueue, Found, Founder, Kind, QueueId};
 
 const QUEUES: u64 = 5_000;
-const QUEUE_BYTES_MAX: isize = 400;
+const QUEUE_BYTES_MAX: isize = 440;
 
 fn founded() -> Catalogue {
     let founder = |node: u64| Founder {
