@@ -3,6 +3,8 @@
 
 use md5::{Digest, Md5};
 
+use crate::hex;
+
 /// One attribute as the digest sees it.
 pub struct Field<'a> {
     pub name: &'a str,
@@ -20,7 +22,7 @@ const BYTES: u8 = 2;
 
 /// Of a body, in hex.
 pub fn of_body(body: &[u8]) -> String {
-    hex(&Md5::digest(body))
+    hex::text(&Md5::digest(body))
 }
 
 /// Of attributes, whatever their order; nothing when there are none.
@@ -44,23 +46,13 @@ pub fn of_attributes(mut fields: Vec<Field<'_>>) -> Option<String> {
             }
         }
     }
-    Some(hex(&digest.finalize()))
+    Some(hex::text(&digest.finalize()))
 }
 
 /// A length and what has it. Attributes are far below 4 GiB.
 fn part(digest: &mut Md5, bytes: &[u8]) {
     digest.update((bytes.len() as u32).to_be_bytes());
     digest.update(bytes);
-}
-
-pub fn hex(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let mut text = String::with_capacity(2 * bytes.len());
-    for byte in bytes {
-        text.push(char::from(DIGITS[usize::from(byte >> 4)]));
-        text.push(char::from(DIGITS[usize::from(byte & 15)]));
-    }
-    text
 }
 
 #[cfg(test)]

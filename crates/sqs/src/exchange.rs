@@ -18,6 +18,7 @@ use tokio::sync::Semaphore;
 use crate::error::{Error, Kind};
 use crate::form::Form;
 use crate::gateway::{Call, Gateway};
+use crate::hex;
 use crate::limits::{BODY_MS_MAX, REQUEST_BYTES_MAX, REQUESTS_KIB_MAX, SMALL_BYTES_MAX};
 use crate::operations::Operation;
 use crate::sessions::random;
@@ -217,15 +218,10 @@ fn respond(
     response
 }
 
-/// A name for the request, for people who compare logs.
+/// A name for the request, for people who compare logs: a UUID of version 4 (RFC 9562).
 fn request_id() -> String {
-    let (high, low) = (random(), random());
-    format!(
-        "{:08x}-{:04x}-4{:03x}-8{:03x}-{:012x}",
-        high >> 32,
-        high & 0xffff,
-        (high >> 16) & 0xfff,
-        low >> 52,
-        low & 0xffff_ffff_ffff
-    )
+    const VERSION_AND_VARIANT: u128 = (0xf << 76) | (3 << 62);
+    const RANDOM: u128 = (4 << 76) | (2 << 62);
+    let bits = (u128::from(random()) << 64) | u128::from(random());
+    hex::uuid((bits & !VERSION_AND_VARIANT) | RANDOM)
 }

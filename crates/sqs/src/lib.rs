@@ -21,6 +21,7 @@ mod error;
 mod exchange;
 mod form;
 mod gateway;
+mod hex;
 mod limits;
 mod message_attributes;
 mod message_id;

@@ -3,6 +3,8 @@
 
 use leasehold_proto::v1::MessageId;
 
+use crate::hex;
+
 /// The version and variant of a UUID that its maker lays out.
 const VERSION_8: u128 = 8 << 76;
 const VARIANT: u128 = 2 << 62;
@@ -20,8 +22,7 @@ pub fn text(id: &MessageId, cluster: u32) -> String {
         | VARIANT
         | (low << 26)
         | u128::from(cluster & 0x3ff_ffff);
-    let hex = format!("{bits:032x}");
-    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
+    hex::uuid(bits)
 }
 
 #[cfg(test)]

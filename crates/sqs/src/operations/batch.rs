@@ -37,9 +37,10 @@ impl<D> Outcome<D> {
         Self { successful: Vec::new(), failed: Vec::new() }
     }
 
-    pub fn add(&mut self, id: String, outcome: Result<D, Error>) {
+    /// Adds the outcome of an entry; `done` makes of it what the client is told.
+    pub fn add<T>(&mut self, id: String, outcome: Result<T, Error>, done: impl FnOnce(String, T) -> D) {
         match outcome {
-            Ok(done) => self.successful.push(done),
+            Ok(outcome) => self.successful.push(done(id, outcome)),
             Err(error) => self.failed.push(Failed {
                 id,
                 sender_fault: error.is_senders(),

@@ -57,7 +57,7 @@ pub async fn delete_batch(call: Call<'_>, request: DeleteBatch) -> Result<Outcom
     let settled = delete_all(call, &queue, std::mem::take(&mut entries.receipts)).await?;
     let mut outcome = Outcome::new();
     for (id, settled) in entries.with(settled) {
-        outcome.add(id.clone(), settled.map(|()| DoneEntry { id }));
+        outcome.add(id, settled, |id, ()| DoneEntry { id });
     }
     Ok(outcome)
 }

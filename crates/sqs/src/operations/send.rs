@@ -12,6 +12,7 @@ use crate::body;
 use crate::digest;
 use crate::error::{Error, Kind, of_node};
 use crate::gateway::Call;
+use crate::hex;
 use crate::limits::{BATCH_BYTES_MAX, DELAY_S_MAX, TOKEN_CHARACTERS_MAX};
 use crate::message_attributes::{self, AttributeMap, DEDUPLICATION_ID};
 use crate::numbers::{Int, within};
@@ -48,6 +49,7 @@ pub struct Message {
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Sent {
+    /// Of an entry of a batch.
     #[serde(skip_serializing_if = "String::is_empty")]
     id: String,
     message_id: String,
@@ -63,7 +65,6 @@ pub struct Sent {
 
 /// A message in the node's words, with its digests.
 struct Prepared {
-    id: String,
     message: NewMessage,
     md5_of_body: String,
     md5_of_attributes: Option<String>,
@@ -74,7 +75,7 @@ pub async fn send(call: Call<'_>, request: Message) -> Result<Sent, Error> {
     let queue = call.queue(request.queue_url.as_deref()).await?;
     let prepared = prepare(&queue, request)?;
     let mut sent = send_all(call, &queue, vec![prepared]).await?;
-    sent.pop().map_or_else(|| Err(Error::new(Kind::InternalFailure, "no outcome came")), |(_, sent)| sent)
+    sent.pop().unwrap_or_else(|| Err(Error::new(Kind::InternalFailure, "no outcome came")))
 }
 
 pub async fn send_batch(call: Call<'_>, request: SendBatch) -> Result<Outcome<Sent>, Error> {
@@ -89,16 +90,21 @@ pub async fn send_batch(call: Call<'_>, request: SendBatch) -> Result<Outcome<Se
     }
     let mut outcome = Outcome::new();
     let mut ready = Vec::with_capacity(request.entries.len());
-    for entry in request.entries {
-        let id = entry.id.clone().unwrap_or_default();
+    let mut ids = Vec::with_capacity(request.entries.len());
+    let with_id = |id, sent| Sent { id, ..sent };
+    for mut entry in request.entries {
+        let id = entry.id.take().unwrap_or_default();
         match prepare(&queue, entry) {
-            Ok(prepared) => ready.push(prepared),
-            Err(error) => outcome.add(id, Err(error)),
+            Ok(prepared) => {
+                ready.push(prepared);
+                ids.push(id);
+            }
+            Err(error) => outcome.add(id, Err(error), with_id),
         }
     }
     if !ready.is_empty() {
-        for (id, sent) in send_all(call, &queue, ready).await? {
-            outcome.add(id, sent);
+        for (id, sent) in ids.into_iter().zip(send_all(call, &queue, ready).await?) {
+            outcome.add(id, sent, with_id);
         }
     }
     Ok(outcome)
@@ -149,7 +155,6 @@ fn prepare(queue: &QueueInfo, message: Message) -> Result<Prepared, Error> {
         false => None,
     };
     Ok(Prepared {
-        id: message.id.unwrap_or_default(),
         md5_of_body: digest::of_body(body.as_bytes()),
         md5_of_attributes,
         md5_of_system_attributes,
@@ -190,14 +195,14 @@ fn fifo_id(
     if queue.label(SCOPE_LABEL) != Some(SCOPE_OF_GROUP) {
         return Ok(id);
     }
-    let id = id.unwrap_or_else(|| digest::hex(&Sha256::digest(body)));
+    let id = id.unwrap_or_else(|| hex::text(&Sha256::digest(body)));
     let mut both = Sha256::new();
     both.update((group.len() as u64).to_le_bytes());
     both.update(group);
     both.update(&id);
     let value = id.into_bytes().into();
     attributes.push(Attribute { name: DEDUPLICATION_ID.to_owned(), r#type: "String".to_owned(), value });
-    Ok(Some(digest::hex(&both.finalize())))
+    Ok(Some(hex::text(&both.finalize())))
 }
 
 fn not_for_this_kind(parameter: &str) -> Error {
@@ -225,28 +230,27 @@ async fn send_all(
     call: Call<'_>,
     queue: &QueueInfo,
     prepared: Vec<Prepared>,
-) -> Result<Vec<(String, Result<Sent, Error>)>, Error> {
+) -> Result<Vec<Result<Sent, Error>>, Error> {
     let session = call.gateway.sessions.take();
     let mut messages = Vec::with_capacity(prepared.len());
     let mut told = Vec::with_capacity(prepared.len());
-    for Prepared { id, message, md5_of_body, md5_of_attributes, md5_of_system_attributes } in prepared {
+    for Prepared { message, md5_of_body, md5_of_attributes, md5_of_system_attributes } in prepared {
         messages.push(message);
-        told.push((id, md5_of_body, md5_of_attributes, md5_of_system_attributes));
+        told.push((md5_of_body, md5_of_attributes, md5_of_system_attributes));
     }
     let request = SendRequest { queue: queue.name().to_owned(), messages, request: session.request() };
     let outcomes = call.service().send(&request).await?;
-    let sent =
-        told.into_iter().zip(outcomes).map(|((id, md5_of_body, of_attributes, of_system), outcome)| {
-            let sent = told_of(call, queue, outcome).map(|(message_id, sequence_number)| Sent {
-                id: id.clone(),
-                message_id,
-                md5_of_body,
-                md5_of_attributes: of_attributes,
-                md5_of_system_attributes: of_system,
-                sequence_number,
-            });
-            (id, sent)
-        });
+    let sent = told.into_iter().zip(outcomes).map(|((md5_of_body, of_attributes, of_system), outcome)| {
+        let (message_id, sequence_number) = told_of(call, queue, outcome)?;
+        Ok(Sent {
+            id: String::new(),
+            message_id,
+            md5_of_body,
+            md5_of_attributes: of_attributes,
+            md5_of_system_attributes: of_system,
+            sequence_number,
+        })
+    });
     Ok(sent.collect())
 }
 

@@ -46,7 +46,7 @@ pub async fn change_batch(call: Call<'_>, request: ChangeBatch) -> Result<Outcom
     let settled = change_all(call, &queue, std::mem::take(&mut entries.receipts)).await?;
     let mut outcome = Outcome::new();
     for (id, settled) in entries.with(settled) {
-        outcome.add(id.clone(), settled.map(|()| DoneEntry { id }));
+        outcome.add(id, settled, |id, ()| DoneEntry { id });
     }
     Ok(outcome)
 }

@@ -7,9 +7,9 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use sha2::{Digest as _, Sha256};
 
 use super::given::{Given, Validity};
-use crate::digest::hex;
 use crate::error::{Error, Kind};
 use crate::form;
+use crate::hex;
 
 /// All but the unreserved characters of RFC 3986.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
@@ -28,16 +28,23 @@ pub fn request(parts: &Parts, body: &[u8], given: &Given<'_>) -> Result<String, 
     let _ = writeln!(text, "{}", utf8_percent_encode(parts.uri.path(), ENCODED_IN_PATH));
     query(&mut text, parts.uri.query().unwrap_or_default(), given.validity);
     text.push('\n');
-    for name in &given.signed_headers {
+    for name in given.signed_headers() {
         header(&mut text, parts, name)?;
     }
-    let _ = write!(text, "\n{}\n{}", given.signed_headers.join(";"), hex(&Sha256::digest(body)));
+    let mut before = '\n';
+    for name in given.signed_headers() {
+        text.push(before);
+        text.push_str(name);
+        before = ';';
+    }
+    text.push('\n');
+    text.push_str(&hex::text(&Sha256::digest(body)));
     Ok(text)
 }
 
 /// What says what is asked, and of whom, must be signed.
 fn check_signed(parts: &Parts, given: &Given<'_>) -> Result<(), Error> {
-    let is_signed = |name: &str| given.signed_headers.iter().any(|signed| signed == name);
+    let is_signed = |name: &str| given.signed_headers().any(|signed| signed == name);
     let missing = |name: &str| {
         let message = format!("The header {name} must be among the signed headers.");
         Err(Error::new(Kind::SignatureDoesNotMatch, message))

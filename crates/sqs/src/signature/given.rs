@@ -13,8 +13,7 @@ use crate::limits::SKEW_S_MAX;
 /// The signature and what it is over.
 pub struct Given<'a> {
     credential: Cow<'a, str>,
-    /// Names in lower case, in order.
-    pub signed_headers: Vec<String>,
+    signed_headers: Cow<'a, str>,
     pub signature: Cow<'a, str>,
     pub date: &'a str,
     pub validity: Validity,
@@ -61,7 +60,7 @@ impl<'a> Given<'a> {
         let date = date.ok_or_else(|| incomplete("The request must have the header X-Amz-Date."))?;
         Ok(Self {
             credential: field("Credential")?.into(),
-            signed_headers: names(field("SignedHeaders")?),
+            signed_headers: field("SignedHeaders")?.into(),
             signature: field("Signature")?.into(),
             date,
             validity: Validity::Now,
@@ -89,7 +88,7 @@ impl<'a> Given<'a> {
         let date = raw.ok_or_else(|| incomplete("The request must have the parameter X-Amz-Date."))?;
         Ok(Self {
             credential: needed("X-Amz-Credential")?,
-            signed_headers: names(&needed("X-Amz-SignedHeaders")?),
+            signed_headers: needed("X-Amz-SignedHeaders")?,
             signature: needed("X-Amz-Signature")?,
             date,
             validity: Validity::Seconds(expires),
@@ -100,9 +99,10 @@ impl<'a> Given<'a> {
     ///
     /// # Errors
     /// `IncompleteSignature` when it is for something else.
-    pub fn scope(&self) -> Result<Scope, Error> {
-        let parts = self.credential.split('/').collect::<Vec<_>>();
-        let [key_id, day, region, SERVICE, TERMINATOR] = parts[..] else {
+    pub fn scope(&self) -> Result<Scope<'_>, Error> {
+        let mut parts = self.credential.split('/');
+        let parts = [(); 6].map(|()| parts.next());
+        let [Some(key_id), Some(day), Some(region), Some(SERVICE), Some(TERMINATOR), None] = parts else {
             return Err(incomplete(format!(
                 "Credential should be scoped to a valid region and to {SERVICE}/{TERMINATOR}."
             )));
@@ -112,10 +112,11 @@ impl<'a> Given<'a> {
                 "Credential should be scoped to a valid region and to the date of the request.",
             ));
         }
-        Ok(Scope { key_id: key_id.to_owned(), day: day.to_owned(), region: region.to_owned() })
+        Ok(Scope { credential: &self.credential, key_id, day, region })
     }
-}
 
-fn names(list: &str) -> Vec<String> {
-    list.split(';').filter(|name| !name.is_empty()).map(str::to_owned).collect()
+    /// Names in lower case, in order.
+    pub fn signed_headers(&self) -> impl Iterator<Item = &str> {
+        self.signed_headers.split(';').filter(|name| !name.is_empty())
+    }
 }

@@ -18,8 +18,8 @@ use leasehold_node::config::{AccessKey, Secret};
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
-use crate::digest::hex;
 use crate::error::{Error, Kind};
+use crate::hex;
 use crate::limits::{PRESIGNED_S_MAX, SIGNING_KEYS_MAX, SKEW_S_MAX};
 use given::{Given, Validity};
 
@@ -33,14 +33,16 @@ type SigningKey = [u8; 32];
 pub struct Signatures {
     /// Empty when nobody is asked for a signature.
     secrets: HashMap<String, Secret>,
-    derived: RwLock<HashMap<Scope, SigningKey>>,
+    derived: RwLock<HashMap<String, SigningKey>>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Scope {
-    key_id: String,
-    day: String,
-    region: String,
+/// What a signing key is derived for.
+struct Scope<'a> {
+    /// All of it, as the request says it.
+    credential: &'a str,
+    key_id: &'a str,
+    day: &'a str,
+    region: &'a str,
 }
 
 impl Signatures {
@@ -63,7 +65,7 @@ impl Signatures {
     fn check_at(&self, parts: &Parts, body: &[u8], now_s: i64) -> Result<(), Error> {
         let given = Given::read(parts)?;
         let scope = given.scope()?;
-        let secret = self.secrets.get(&scope.key_id).ok_or_else(|| {
+        let secret = self.secrets.get(scope.key_id).ok_or_else(|| {
             Error::new(Kind::UnknownKey, "The security token included in the request is invalid.")
         })?;
         check_time(&given, now_s)?;
@@ -73,9 +75,9 @@ impl Signatures {
             given.date,
             scope.day,
             scope.region,
-            hex(&Sha256::digest(request))
+            hex::text(&Sha256::digest(request))
         );
-        let expected = hex(&mac(&self.signing_key(scope, secret), to_sign.as_bytes()));
+        let expected = hex::text(&mac(&self.signing_key(&scope, secret), to_sign.as_bytes()));
         if bool::from(expected.as_bytes().ct_eq(given.signature.as_bytes())) {
             return Ok(());
         }
@@ -84,15 +86,16 @@ impl Signatures {
         Err(Error::new(Kind::SignatureDoesNotMatch, message))
     }
 
-    fn signing_key(&self, scope: Scope, secret: &Secret) -> SigningKey {
-        let known = self.derived.read().unwrap_or_else(PoisonError::into_inner).get(&scope).copied();
+    fn signing_key(&self, scope: &Scope<'_>, secret: &Secret) -> SigningKey {
+        let known =
+            self.derived.read().unwrap_or_else(PoisonError::into_inner).get(scope.credential).copied();
         known.unwrap_or_else(|| {
-            let key = derive(secret.expose(), &scope.day, &scope.region, SERVICE);
+            let key = derive(secret.expose(), scope.day, scope.region, SERVICE);
             let mut derived = self.derived.write().unwrap_or_else(PoisonError::into_inner);
             if derived.len() >= SIGNING_KEYS_MAX {
                 derived.clear();
             }
-            derived.insert(scope, key);
+            derived.insert(scope.credential.to_owned(), key);
             key
         })
     }

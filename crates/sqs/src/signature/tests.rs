@@ -59,12 +59,13 @@ impl Signed {
         let value = |name: &str| parts.headers[name].to_str().unwrap().to_owned();
         let headers =
             self.signed.split(';').map(|name| format!("{name}:{}\n", value(name))).collect::<String>();
-        let canonical = format!("POST\n/\n\n{headers}\n{}\n{}", self.signed, hex(&Sha256::digest(self.body)));
+        let canonical =
+            format!("POST\n/\n\n{headers}\n{}\n{}", self.signed, hex::text(&Sha256::digest(self.body)));
         let scope = format!("{}/{}/sqs/aws4_request", &self.date[..8], self.region);
         let to_sign =
-            format!("AWS4-HMAC-SHA256\n{}\n{scope}\n{}", self.date, hex(&Sha256::digest(canonical)));
+            format!("AWS4-HMAC-SHA256\n{}\n{scope}\n{}", self.date, hex::text(&Sha256::digest(canonical)));
         let key = derive(SECRET, &self.date[..8], self.region, "sqs");
-        let signature = hex(&mac(&key, to_sign.as_bytes()));
+        let signature = hex::text(&mac(&key, to_sign.as_bytes()));
         format!(
             "AWS4-HMAC-SHA256 Credential=AKIDEXAMPLE/{scope}, SignedHeaders={}, Signature={signature}",
             self.signed
@@ -86,7 +87,7 @@ impl Signed {
 #[test]
 fn a_key_and_a_signature_are_those_of_the_published_example() {
     let key = derive(SECRET, "20150830", "us-east-1", "iam");
-    assert_eq!(hex(&key), "c4afb1cc5771d871763a393e44b703571b55cc28424d1a5e86da6ed3c154a4b9");
+    assert_eq!(hex::text(&key), "c4afb1cc5771d871763a393e44b703571b55cc28424d1a5e86da6ed3c154a4b9");
     let request = Request::get("/?Action=ListUsers&Version=2010-05-08")
         .header("content-type", "application/x-www-form-urlencoded; charset=utf-8")
         .header("host", "iam.amazonaws.com")
@@ -98,10 +99,10 @@ fn a_key_and_a_signature_are_those_of_the_published_example() {
         );
     let parts = request.body(()).unwrap().into_parts().0;
     let canonical = canonical::request(&parts, b"", &Given::read(&parts).unwrap()).unwrap();
-    let hash = hex(&Sha256::digest(canonical));
+    let hash = hex::text(&Sha256::digest(canonical));
     assert_eq!(hash, "f536975d06c0309214f805bb90ccff089219ecd68b2577efef23edd43b7e1a59");
     let to_sign = format!("AWS4-HMAC-SHA256\n{NOW}\n20150830/us-east-1/iam/aws4_request\n{hash}");
-    let signature = hex(&mac(&key, to_sign.as_bytes()));
+    let signature = hex::text(&mac(&key, to_sign.as_bytes()));
     assert_eq!(signature, "5d672d79c15b13162d9279b0855cfba6789a8edb4c82c400e06b5924a6f2b5d7");
 }
 
@@ -152,14 +153,14 @@ fn http2_may_sign_its_own_name_of_the_host() {
     let check = |uri: &str| {
         let canonical = format!(
             "POST\n/\n\n:authority:localhost:9324\nx-amz-date:{NOW}\n\n:authority;x-amz-date\n{}",
-            hex(&Sha256::digest(""))
+            hex::text(&Sha256::digest(""))
         );
         let to_sign = format!(
             "AWS4-HMAC-SHA256\n{NOW}\n20150830/us-east-1/sqs/aws4_request\n{}",
-            hex(&Sha256::digest(canonical))
+            hex::text(&Sha256::digest(canonical))
         );
         let key = derive(SECRET, "20150830", "us-east-1", "sqs");
-        let parts = request(uri, &hex(&mac(&key, to_sign.as_bytes())));
+        let parts = request(uri, &hex::text(&mac(&key, to_sign.as_bytes())));
         signatures().check_at(&parts, b"", now()).map_err(|error| error.kind)
     };
     assert_eq!(check("http://localhost:9324/"), Ok(()));
@@ -211,10 +212,11 @@ fn a_presigned_request_that_names_no_end_holds_a_quarter_of_an_hour() {
             "Action=ListQueues&X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential={credential}&X-Amz-Date={date}{expires}&\
              X-Amz-SignedHeaders=host"
         );
-        let canonical = format!("GET\n/\n{query}\nhost:localhost:9324\n\nhost\n{}", hex(&Sha256::digest("")));
+        let canonical =
+            format!("GET\n/\n{query}\nhost:localhost:9324\n\nhost\n{}", hex::text(&Sha256::digest("")));
         let scope = format!("{}/us-east-1/sqs/aws4_request", &date[..8]);
-        let to_sign = format!("AWS4-HMAC-SHA256\n{date}\n{scope}\n{}", hex(&Sha256::digest(canonical)));
-        let signature = hex(&mac(&derive(SECRET, &date[..8], "us-east-1", "sqs"), to_sign.as_bytes()));
+        let to_sign = format!("AWS4-HMAC-SHA256\n{date}\n{scope}\n{}", hex::text(&Sha256::digest(canonical)));
+        let signature = hex::text(&mac(&derive(SECRET, &date[..8], "us-east-1", "sqs"), to_sign.as_bytes()));
         let request = Request::get(format!("/?{query}&X-Amz-Signature={signature}"));
         let parts = request.header("host", "localhost:9324").body(()).unwrap().into_parts().0;
         signatures().check_at(&parts, b"", now()).map_err(|error| error.kind)
@@ -235,8 +237,11 @@ fn without_keys_nobody_is_asked() {
 fn only_so_many_keys_are_kept() {
     let signatures = signatures();
     for number in 0..3 * SIGNING_KEYS_MAX {
-        let (key_id, day, region) = ("AKIDEXAMPLE".to_owned(), "20150830".to_owned(), format!("r-{number}"));
-        signatures.signing_key(Scope { key_id, day, region }, &Secret::new(SECRET));
+        let region = format!("r-{number}");
+        let credential = format!("AKIDEXAMPLE/20150830/{region}/sqs/aws4_request");
+        let scope =
+            Scope { credential: &credential, key_id: "AKIDEXAMPLE", day: "20150830", region: &region };
+        signatures.signing_key(&scope, &Secret::new(SECRET));
         assert!(signatures.derived.read().unwrap().len() <= SIGNING_KEYS_MAX);
     }
 }
