@@ -6,6 +6,9 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustix::fs::FallocateFlags;
+use rustix::io::Errno;
+
 use crate::filesystem_direct::{self, CHUNK_BYTES};
 
 /// An open file.
@@ -30,6 +33,11 @@ pub trait FileSystem: Send + Sync {
     /// Creates a file of zeros, which are on stable storage when it returns; the name need not be.
     fn create_zeroed(&self, path: &Path, len_bytes: u64) -> io::Result<Arc<dyn File>> {
         zero_through_cache(self.create(path)?, len_bytes)
+    }
+    /// Creates a file that has its space and reads as zeros without being written: at once, but the first sync of each place of
+    /// it changes metadata too. `None` where there is no such thing.
+    fn create_allocated(&self, _path: &Path, _len_bytes: u64) -> io::Result<Option<Arc<dyn File>>> {
+        Ok(None)
     }
     /// Creates a file of the parts one after the other, which are on stable storage when it returns; the name need not be.
     fn create_whole(&self, path: &Path, parts: &[&[u8]]) -> io::Result<()> {
@@ -132,6 +140,18 @@ impl FileSystem for RealFileSystem {
         }
     }
 
+    fn create_allocated(&self, path: &Path, len_bytes: u64) -> io::Result<Option<Arc<dyn File>>> {
+        let file = OpenOptions::new().create(true).truncate(true).read(true).write(true).open(path)?;
+        file.set_len(len_bytes)?;
+        match rustix::fs::fallocate(&file, FallocateFlags::KEEP_SIZE, 0, len_bytes) {
+            Ok(()) => {}
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        }
+        file.sync_all()?;
+        Ok(Some(Arc::new(file)))
+    }
+
     fn create_whole(&self, path: &Path, parts: &[&[u8]]) -> io::Result<()> {
         match filesystem_direct::write(path, parts) {
             Err(error) if filesystem_direct::is_not_possible(&error) => {
@@ -166,6 +186,22 @@ impl FileSystem for RealFileSystem {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_allocated_file_has_its_length_and_its_space_and_reads_as_zeros() {
+        use std::os::unix::fs::MetadataExt as _;
+
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("allocated");
+        fs::write(&path, [7; 9_000]).unwrap();
+        // Where the test runs there may be no such thing.
+        let Some(file) = RealFileSystem.create_allocated(&path, 1 << 20).unwrap() else { return };
+        assert_eq!(file.len_bytes().unwrap(), 1 << 20);
+        assert!(fs::metadata(&path).unwrap().blocks() * 512 >= 1 << 20);
+        file.write_at(&[1], 4096).unwrap();
+        let found = fs::read(&path).unwrap();
+        assert!(found[4096] == 1 && found.iter().filter(|byte| **byte == 0).count() == (1 << 20) - 1);
+    }
 
     #[test]
     fn a_file_of_zeros_has_its_length_also_where_none_goes_past_the_cache() {

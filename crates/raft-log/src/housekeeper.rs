@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::atomic::Ordering;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::channel::oneshot;
@@ -129,7 +129,7 @@ async fn tidy(shared: &Shared, stuck: &mut Stuck) -> io::Result<()> {
         compaction::free_idle(shared).await?;
     }
     if !is_low {
-        shared.pool.fill(shared.options.spare_segments)?;
+        shared.pool.fill(shared.options.spare_segments, Instant::now())?;
     }
     Ok(())
 }

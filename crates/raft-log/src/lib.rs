@@ -1,7 +1,7 @@
 //! One write-ahead log per node, shared by all its Raft groups, and at the same time the store of what their entries carry.
 //!
 //! ```text
-//!   group 1 ─append─┐                                   ┌─▶ segment n (pre-zeroed, recycled)
+//!   group 1 ─append─┐                                   ┌─▶ segment n (zeroed or allocated, recycled)
 //!   group 2 ─vote───┼─▶ queue ─▶ writer: one write, one ┤
 //!   group 9 ─append─┘            fdatasync, then all    └─▶ index in memory: where each entry lies
 //!                                callbacks

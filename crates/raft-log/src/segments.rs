@@ -3,7 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use crate::error::OpenError;
 use crate::filesystem::{File, FileSystem};
@@ -13,10 +14,46 @@ use crate::snapshot;
 const SEGMENT_PREFIX: &str = "segment-";
 const SPARE_PREFIX: &str = "spare-";
 
-/// A file of the full length, written through once: a sync of new data in it changes no metadata.
-pub struct Spare {
-    pub path: PathBuf,
-    pub file: Arc<dyn File>,
+/// Segments that begin within this time of each other are many: to write each of them twice would take half of what the device
+/// can do (docs/decisions/029).
+const BUSY: Duration = Duration::from_secs(1);
+
+/// A file of the full length.
+struct Spare {
+    path: PathBuf,
+    file: Arc<dyn File>,
+    is_written: bool,
+}
+
+/// How a file is made.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Make {
+    /// Written through once: a sync of new data in it changes no metadata.
+    Zeroed,
+    /// Only given its space.
+    Allocated,
+}
+
+/// When segments began.
+#[derive(Default)]
+struct Pace {
+    last: Option<Instant>,
+    /// Whether the one before the last began shortly before it.
+    is_fast: bool,
+}
+
+impl Pace {
+    fn started(&mut self, now: Instant) {
+        self.is_fast = self.last.is_some_and(|last| now.saturating_duration_since(last) < BUSY);
+        self.last = Some(now);
+    }
+
+    /// How files are to be made at this pace.
+    fn make(&self, now: Instant) -> Make {
+        let is_busy =
+            self.is_fast && self.last.is_some_and(|last| now.saturating_duration_since(last) < BUSY);
+        if is_busy { Make::Allocated } else { Make::Zeroed }
+    }
 }
 
 /// Keeps the files of a folder.
@@ -25,6 +62,7 @@ pub struct Pool {
     dir: PathBuf,
     segment_bytes: u64,
     spares: Mutex<Vec<Spare>>,
+    pace: Mutex<Pace>,
     names: AtomicU64,
 }
 
@@ -82,31 +120,42 @@ impl Pool {
             };
             let file = fs.open(&path).map_err(failed("open"))?;
             if file.len_bytes().map_err(failed("look at"))? == segment_bytes {
-                spares.push(Spare { path, file });
+                // Perhaps only allocated: that is slower and not wrong.
+                spares.push(Spare { path, file, is_written: true });
             } else {
                 fs.remove(&path).map_err(failed("remove"))?;
             }
         }
-        Ok(Self { fs, dir, segment_bytes, spares: Mutex::new(spares), names: AtomicU64::new(names) })
+        let (spares, pace, names) = (Mutex::new(spares), Mutex::default(), AtomicU64::new(names));
+        Ok(Self { fs, dir, segment_bytes, spares, pace, names })
     }
 
     /// Puts a file in place as segment `number`, durably; makes one if none is spare.
-    pub fn start_segment(&self, number: u64) -> io::Result<Arc<dyn File>> {
-        let spare = self.spares.lock().unwrap_or_else(PoisonError::into_inner).pop();
+    pub fn start_segment(&self, number: u64, now: Instant) -> io::Result<Arc<dyn File>> {
+        self.pace().started(now);
+        let spare = self.spares().pop();
         let spare = match spare {
             Some(spare) => spare,
-            None => self.make()?,
+            None => self.make(self.pace().make(now))?,
         };
         self.fs.rename(&spare.path, &self.segment_path(number))?;
         self.fs.sync_dir(&self.dir)?;
         Ok(spare.file)
     }
 
-    /// Makes files until `count` are spare.
-    pub fn fill(&self, count: usize) -> io::Result<()> {
-        while self.spares.lock().unwrap_or_else(PoisonError::into_inner).len() < count {
-            let spare = self.make()?;
-            self.spares.lock().unwrap_or_else(PoisonError::into_inner).push(spare);
+    /// Makes files until `count` are spare. While segments follow each other fast they are only allocated; when that is over,
+    /// files that were not used are replaced by zeroed ones.
+    pub fn fill(&self, count: usize, now: Instant) -> io::Result<()> {
+        let make = self.pace().make(now);
+        if make == Make::Zeroed {
+            let unwritten = self.spares().extract_if(.., |spare| !spare.is_written).collect::<Vec<_>>();
+            for spare in unwritten {
+                self.fs.remove(&spare.path)?;
+            }
+        }
+        while self.spares().len() < count {
+            let spare = self.make(make)?;
+            self.spares().push(spare);
         }
         Ok(())
     }
@@ -115,14 +164,14 @@ impl Pool {
     pub fn retire(&self, number: u64, file: Arc<dyn File>, count: usize) -> io::Result<()> {
         let path = self.segment_path(number);
         let is_full_length = file.len_bytes()? == self.segment_bytes;
-        if !is_full_length || self.spares.lock().unwrap_or_else(PoisonError::into_inner).len() >= count {
+        if !is_full_length || self.spares().len() >= count {
             self.fs.remove(&path)?;
             return self.fs.sync_dir(&self.dir);
         }
         let spare = self.spare_path();
         self.fs.rename(&path, &spare)?;
         self.fs.sync_dir(&self.dir)?;
-        self.spares.lock().unwrap_or_else(PoisonError::into_inner).push(Spare { path: spare, file });
+        self.spares().push(Spare { path: spare, file, is_written: true });
         Ok(())
     }
 
@@ -134,15 +183,75 @@ impl Pool {
         self.dir.join(format!("{SPARE_PREFIX}{:08}", self.names.fetch_add(1, Ordering::Relaxed)))
     }
 
-    fn make(&self) -> io::Result<Spare> {
+    fn make(&self, how: Make) -> io::Result<Spare> {
         let path = self.spare_path();
-        match self.fs.create_zeroed(&path, self.segment_bytes) {
-            Ok(file) => Ok(Spare { path, file }),
-            Err(error) => {
-                // What is there of it would take space that is missing. If it cannot be removed, the next start does it.
-                let _ = self.fs.remove(&path);
-                Err(error)
-            }
+        let made = self.create(&path, how);
+        made.map(|(file, is_written)| Spare { path: path.clone(), file, is_written }).inspect_err(|_| {
+            // What is there of it would take space that is missing. If it cannot be removed, the next start does it.
+            let _ = self.fs.remove(&path);
+        })
+    }
+
+    fn create(&self, path: &Path, how: Make) -> io::Result<(Arc<dyn File>, bool)> {
+        if how == Make::Allocated
+            && let Some(file) = self.fs.create_allocated(path, self.segment_bytes)?
+        {
+            return Ok((file, false));
+        }
+        Ok((self.fs.create_zeroed(path, self.segment_bytes)?, true))
+    }
+
+    fn pace(&self) -> MutexGuard<'_, Pace> {
+        self.pace.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn spares(&self) -> MutexGuard<'_, Vec<Spare>> {
+        self.spares.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::filesystem::RealFileSystem;
+
+    const SEGMENT_BYTES: u64 = 64 * 1024;
+
+    #[test]
+    fn spares_are_allocated_while_segments_follow_each_other_fast_and_zeroed_after_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let probe = RealFileSystem.create_allocated(&dir.path().join("probe"), SEGMENT_BYTES).unwrap();
+        let can_allocate = probe.is_some();
+        let pool =
+            Pool::new(Arc::new(RealFileSystem), dir.path().to_owned(), SEGMENT_BYTES, Vec::new()).unwrap();
+        let written = || pool.spares().iter().map(|spare| spare.is_written).collect::<Vec<_>>();
+        let begin = Instant::now();
+        let at = |ms| begin + Duration::from_millis(ms);
+
+        pool.fill(2, at(0)).unwrap();
+        assert_eq!(written(), [true, true]);
+        // One segment is no haste, nor are two that are far from each other.
+        for (number, started_ms) in [(1, 100), (2, 1_200)] {
+            pool.start_segment(number, at(started_ms)).unwrap();
+            pool.fill(2, at(started_ms)).unwrap();
+            assert_eq!(written(), [true, true]);
+        }
+        pool.start_segment(3, at(1_500)).unwrap();
+        pool.fill(2, at(1_510)).unwrap();
+        assert_eq!(written(), [true, !can_allocate]);
+        // The third of these is made by who needs it.
+        pool.start_segment(4, at(1_600)).unwrap();
+        pool.start_segment(5, at(1_700)).unwrap();
+        pool.start_segment(6, at(1_800)).unwrap();
+        pool.fill(2, at(1_810)).unwrap();
+        assert_eq!(written(), [!can_allocate, !can_allocate]);
+
+        pool.fill(2, at(2_900)).unwrap();
+        assert_eq!(written(), [true, true]);
+        let found = find_files(&RealFileSystem, dir.path()).unwrap();
+        assert_eq!((found.segments.len(), found.spares.len()), (6, 2));
+        for path in found.spares.iter().chain(found.segments.iter().map(|(_, path)| path)) {
+            assert_eq!(std::fs::metadata(path).unwrap().len(), SEGMENT_BYTES, "{}", path.display());
         }
     }
 }

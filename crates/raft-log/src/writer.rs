@@ -264,7 +264,7 @@ impl Writer {
         }
         let number = self.next_number;
         self.next_number += 1;
-        let file = self.shared.pool.start_segment(number)?;
+        let file = self.shared.pool.start_segment(number, Instant::now())?;
         let mut bytes = SegmentHeader { sequence: number, file_bytes: file.len_bytes()? }.encode().to_vec();
         bytes.extend(batch.finish(number, SEGMENT_HEADER_BYTES));
         // Known before its first batch is, so that nothing takes the segment before it for the last.
