@@ -47,13 +47,14 @@ impl Snapshots {
     /// Begins those that are due; what would be too much at once is due again the next time.
     async fn take(&mut self, core: &Core) {
         let replicas = core.router.replicas();
-        let last_bytes = replicas.iter().map(|replica| replica.machine().snapshot_bytes()).sum::<u64>();
-        let wanted = core.log.snapshot_wanted(last_bytes.saturating_mul(SNAPSHOT_LOG_FACTOR));
-        let mut begun_bytes = 0;
+        let weight_bytes =
+            replicas.iter().map(|replica| replica.machine().snapshot_weight_bytes()).sum::<u64>();
+        let wanted = core.log.snapshot_wanted(weight_bytes.saturating_mul(SNAPSHOT_LOG_FACTOR));
+        let mut begun_weight_bytes = 0;
         for at in (self.turn..).take(replicas.len()).map(|at| at % replicas.len()) {
             let replica = &replicas[at];
             self.turn = at;
-            if begun_bytes > SNAPSHOTS_TOGETHER_BYTES_MAX {
+            if begun_weight_bytes > SNAPSHOTS_TOGETHER_BYTES_MAX {
                 break;
             }
             if wanted.contains(&group_of(replica.id())) {
@@ -63,7 +64,7 @@ impl Snapshots {
             } else {
                 continue;
             }
-            begun_bytes += replica.machine().snapshot_bytes();
+            begun_weight_bytes += replica.machine().snapshot_weight_bytes();
         }
         if wanted.contains(&CATALOGUE_GROUP) {
             make_room(&core.catalogue.group, &mut self.taken).await;

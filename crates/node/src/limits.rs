@@ -64,13 +64,13 @@ pub const TOLD_PATIENCE_MS: u64 = 5;
 pub const LEADER_WAIT_MS_MAX: u64 = 5_000;
 /// The hint that goes with a refusal that will pass.
 pub const RETRY_AFTER_MS: u64 = 50;
-/// A replica takes a snapshot when it has applied this many bytes since the last, or so many times the size of that one as
-/// [`SNAPSHOT_LOG_FACTOR`] says.
+/// A replica takes a snapshot when it has applied this many bytes since the last, or so many times the weight of that one
+/// (`Partition::weight_bytes`) as [`SNAPSHOT_LOG_FACTOR`] says.
 pub const SNAPSHOT_APPLIED_BYTES_MIN: u64 = 64 * 1024 * 1024;
-/// Bytes of log for each byte of a snapshot: a long backlog is written again with each, so the log has to grow by more than that in
-/// between. It is also what a restart reads beside the snapshots.
+/// Bytes of log for each byte of a snapshot's weight: a long backlog is gone through again with each, so the log has to grow by more
+/// than that in between. It is also what a restart reads beside the snapshots.
 pub const SNAPSHOT_LOG_FACTOR: u64 = 4;
-/// Bytes of snapshots that are begun together. Each is whole in memory until it is written.
+/// Weight of the snapshots that are begun together. Each is whole in memory until it is written.
 pub const SNAPSHOTS_TOGETHER_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 const _: () = assert!(ENTRY_BYTES_MAX < PEER_MESSAGE_BYTES_MAX / 2);

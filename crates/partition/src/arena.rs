@@ -198,19 +198,20 @@ impl<T> Arena<T> {
         self.slots().filter_map(|(slot, value)| Some((slot, value?)))
     }
 
-    /// Reads one slot of a snapshot.
-    pub fn take_one<'a>(&mut self, reader: &mut Reader<'a>) -> Result<u32, DecodeError>
-    where
-        T: Wire<'a>,
-    {
-        let slot = u32::take(reader)?;
-        let value = T::take(reader)?;
+    /// Puts a value that a snapshot has at a slot.
+    pub fn put_read(&mut self, slot: u32, value: T) -> Result<(), DecodeError> {
         let (word, bit) = split(slot);
         if slot == NONE || self.words.get(word).is_some_and(|word| word.taken & bit != 0) {
             return Err(DecodeError::OutOfRange("slot"));
         }
         self.place(slot, value);
-        Ok(slot)
+        Ok(())
+    }
+
+    /// How many bare slots are behind a taken one of their word. O(slots / 64).
+    pub fn bare_behind_taken(&self) -> usize {
+        let behind = |word: &Word| (word.bare & word.taken << 1).count_ones() as usize;
+        self.words.iter().map(behind).sum()
     }
 }
 
@@ -246,7 +247,8 @@ impl<'a, T: Wire<'a>> Wire<'a> for Arena<T> {
     fn take(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
         let mut arena = Self::new();
         for _ in 0..u32::take(reader)? {
-            arena.take_one(reader)?;
+            let slot = u32::take(reader)?;
+            arena.put_read(slot, T::take(reader)?)?;
         }
         Ok(arena)
     }

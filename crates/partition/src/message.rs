@@ -26,7 +26,7 @@ pub(crate) enum Aged {
 }
 wire_enum!(Aged { 0 => Due {}, 1 => Overdue {}, 2 => Off {} });
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Message {
     pub sequence: u64,
     pub queue: QueueId,

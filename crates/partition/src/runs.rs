@@ -12,8 +12,8 @@
 //! run is only ever touched at its first message, whose successor gets a record before (`cut`); so the lists find a record
 //! wherever they change something.
 //!
-//! Invariant: how messages are folded is no part of the state. A snapshot has a record for every message, and no reply depends on
-//! what is folded.
+//! Invariant: how messages are folded is no part of the state. Whether a snapshot writes a message in short follows from the message and the
+//! one in the slot before it, not from what is folded, and no reply depends on it either.
 //!
 //! Every operation is O(1), but for looking at messages inside a run, which walks it.
 
@@ -25,7 +25,14 @@ use crate::lanes::Lane;
 use crate::list::{Linked, Links, List};
 use crate::message::{Aged, Message, slot_or_none};
 use crate::view::State;
-use crate::wire::{DecodeError, Reader, Wire, put_len};
+use crate::wire::{DecodeError, Reader, Wire, put_len, put_varint, take_varint};
+
+/// How a snapshot writes a message: with its slot and its record.
+const RECORD: u8 = 0;
+/// Or in short, behind the message in the slot before: how far behind that one's content its own begins, and its length.
+const FOLLOWER: u8 = 1;
+/// The first version of snapshots that writes messages in short.
+const FOLLOWERS_SINCE: u8 = 4;
 
 /// What does not follow from the message before it.
 #[derive(Clone, Copy, Debug)]
@@ -87,11 +94,11 @@ impl Messages {
         }
         let is_last = |last: &Message| {
             let is_behind = last.order.prev == slot && last.sibling.prev == slot;
-            is_behind && is_untouched(last) && last.sequence == message.sequence + 1
+            is_behind && is_untouched(last) && last.sequence.checked_sub(1) == Some(message.sequence)
         };
         let is_first = |first: &Message| {
             let is_before = first.order.next == slot && first.sibling.next == slot;
-            is_before && first.sequence + 1 == message.sequence
+            is_before && message.sequence.checked_sub(1) == Some(first.sequence)
         };
         self.records.get(next).is_some_and(is_last)
             && self.records.get(prev).map_or_else(|| self.records.is_bare(prev), is_first)
@@ -135,23 +142,7 @@ impl Messages {
 
     /// The folded message at `slot`, of which `first` is the one before.
     fn unfolded(&self, first_slot: u32, first: &Message, slot: u32) -> Message {
-        let Folded { next, offset, len } = self.folded(slot);
-        let links = Links { next, prev: first_slot };
-        Message {
-            sequence: first.sequence + 1,
-            queue: first.queue,
-            offset,
-            len,
-            entry: first.entry,
-            order: links,
-            age: links,
-            sibling: links,
-            group: NONE,
-            side: NONE,
-            state: State::Ready,
-            aged: Aged::Due,
-            lane: Lane::Fresh,
-        }
+        successor(first_slot, first, self.folded(slot))
     }
 
     /// The message at a slot, whether it has a record or is folded; of one that is folded, not which is before it.
@@ -217,6 +208,11 @@ impl Messages {
         })
     }
 
+    /// How many messages a snapshot writes in short, and seldom more: those that are folded behind their neighbour. O(slots / 64).
+    pub fn followers_about(&self) -> usize {
+        self.records.bare_behind_taken()
+    }
+
     /// What is folded has a place, lies inside of a run, and is found from the run's first message.
     pub fn check_invariants(&self) {
         assert_eq!(self.iter().count(), self.records.len(), "every taken slot has its message");
@@ -240,6 +236,53 @@ impl Messages {
     }
 }
 
+/// The message behind another in a run.
+fn successor(before_slot: u32, before: &Message, folded: Folded) -> Message {
+    let Folded { next, offset, len } = folded;
+    let links = Links { next, prev: before_slot };
+    Message {
+        sequence: before.sequence + 1,
+        queue: before.queue,
+        offset,
+        len,
+        entry: before.entry,
+        order: links,
+        age: links,
+        sibling: links,
+        group: NONE,
+        side: NONE,
+        state: State::Ready,
+        aged: Aged::Due,
+        lane: Lane::Fresh,
+    }
+}
+
+/// How far behind the content of `before` a message's own begins, when it follows that one in its slot and in everything else.
+fn gap_of_follower((before_slot, before): &(u32, Message), slot: u32, message: &Message) -> Option<u32> {
+    let folded = Folded { next: slot.checked_add(1)?, offset: message.offset, len: message.len };
+    let follows = *before_slot + 1 == slot
+        && before.sequence.checked_add(1) == Some(message.sequence)
+        && successor(*before_slot, before, folded) == *message;
+    let end = before.offset.checked_add(before.len).filter(|_| follows)?;
+    message.offset.checked_sub(end)
+}
+
+/// Reads a message that was written in short.
+fn take_follower(
+    reader: &mut Reader<'_>,
+    before: Option<&(u32, Message)>,
+) -> Result<(u32, Message), DecodeError> {
+    let (gap, len) = (take_varint(reader)?, take_varint(reader)?);
+    let follower = before.and_then(|(before_slot, before)| {
+        let slot = before_slot.checked_add(1)?;
+        let offset = before.offset.checked_add(before.len)?.checked_add(gap)?;
+        before.sequence.checked_add(1)?;
+        let folded = Folded { next: slot.checked_add(1)?, offset, len };
+        Some((slot, successor(*before_slot, before, folded)))
+    });
+    follower.ok_or(DecodeError::OutOfRange("message"))
+}
+
 /// Whether nothing has happened to a message since it was sent, and it has nothing that folding would lose. Whatever happens
 /// to a message without a group, but for its removal, gives it a side record.
 fn is_untouched(message: &Message) -> bool {
@@ -254,18 +297,152 @@ fn is_linked_once(message: &Message) -> bool {
 impl<'a> Wire<'a> for Messages {
     fn put(&self, out: &mut Vec<u8>) {
         put_len(self.records.len(), out);
+        let mut before = None;
         for (slot, message) in self.iter() {
-            slot.put(out);
-            message.put(out);
+            match before.as_ref().and_then(|before| gap_of_follower(before, slot, &message)) {
+                Some(gap) => {
+                    out.push(FOLLOWER);
+                    put_varint(gap, out);
+                    put_varint(message.len, out);
+                }
+                None => {
+                    out.push(RECORD);
+                    slot.put(out);
+                    message.put(out);
+                }
+            }
+            before = Some((slot, message));
         }
     }
 
     fn take(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
         let mut messages = Self::new();
+        let has_followers = reader.snapshot_version >= FOLLOWERS_SINCE;
+        let mut before: Option<(u32, Message)> = None;
         for _ in 0..u32::take(reader)? {
-            let slot = messages.records.take_one(reader)?;
-            messages.fold(messages.records[slot].age.prev);
+            let kind = if has_followers { u8::take(reader)? } else { RECORD };
+            let (slot, message) = match kind {
+                RECORD => (u32::take(reader)?, Message::take(reader)?),
+                FOLLOWER => take_follower(reader, before.as_ref())?,
+                kind => return Err(DecodeError::UnknownKind("message", kind)),
+            };
+            if let Some(before) = &before {
+                let is_too_long =
+                    has_followers && kind == RECORD && gap_of_follower(before, slot, &message).is_some();
+                if is_too_long || slot <= before.0 {
+                    return Err(DecodeError::OutOfRange("slot"));
+                }
+            }
+            messages.records.put_read(slot, message)?;
+            messages.fold(message.age.prev);
+            before = Some((slot, message));
         }
         Ok(messages)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Messages of one entry and queue, one behind the other, at these slots.
+    fn run(slots: &[u32]) -> Vec<(u32, Message)> {
+        let at = |at: usize| slots.get(at).copied().unwrap_or(NONE);
+        let message = |nth: usize| {
+            let folded = Folded { next: at(nth + 1), offset: 20 + 300 * nth as u32, len: 200 };
+            let start = Message { sequence: nth as u64 + 6, ..first() };
+            successor(nth.checked_sub(1).map_or(NONE, at), &start, folded)
+        };
+        (0..slots.len()).map(|nth| (at(nth), message(nth))).collect()
+    }
+
+    fn first() -> Message {
+        let links = Links { next: NONE, prev: NONE };
+        Message {
+            sequence: 0,
+            queue: crate::ids::QueueId(3),
+            offset: 0,
+            len: 0,
+            entry: 1,
+            order: links,
+            age: links,
+            sibling: links,
+            group: NONE,
+            side: NONE,
+            state: State::Ready,
+            aged: Aged::Due,
+            lane: Lane::Fresh,
+        }
+    }
+
+    fn record((slot, message): &(u32, Message)) -> Vec<u8> {
+        let mut bytes = vec![RECORD];
+        slot.put(&mut bytes);
+        message.put(&mut bytes);
+        bytes
+    }
+
+    fn image(messages: &[Vec<u8>]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        put_len(messages.len(), &mut bytes);
+        messages.iter().for_each(|message| bytes.extend(message));
+        bytes
+    }
+
+    fn read(bytes: &[u8]) -> Result<Messages, DecodeError> {
+        Messages::take(&mut Reader::new(bytes))
+    }
+
+    /// The gap between their contents is 100, and each has 200 bytes, which takes two.
+    const SHORT: [u8; 4] = [FOLLOWER, 100, 0xc8, 1];
+
+    #[test]
+    fn messages_between_the_first_and_the_last_of_neighbours_are_written_in_short() {
+        let messages = run(&[4, 5, 6, 7]);
+        let short = image(&[record(&messages[0]), SHORT.to_vec(), SHORT.to_vec(), record(&messages[3])]);
+        let taken = read(&short).unwrap();
+        taken.check_invariants();
+        assert_eq!(taken.iter().collect::<Vec<_>>(), messages);
+        let mut again = Vec::new();
+        taken.put(&mut again);
+        assert_eq!(again, short);
+    }
+
+    #[test]
+    fn messages_whose_slots_are_no_neighbours_are_written_as_records() {
+        let messages = run(&[4, 6, 7, 9]);
+        let records = image(&messages.iter().map(record).collect::<Vec<_>>());
+        let taken = read(&records).unwrap();
+        assert_eq!((taken.records.bare_behind_taken(), taken.iter().collect::<Vec<_>>()), (1, messages));
+        let mut again = Vec::new();
+        taken.put(&mut again);
+        assert_eq!(again, records);
+    }
+
+    #[test]
+    fn every_other_form_is_refused() {
+        let messages = run(&[4, 5, 6, 7]);
+        let [first, second, third, last] = [0, 1, 2, 3].map(|at| record(&messages[at]));
+        let short = SHORT.to_vec();
+        let refused = [
+            ("a record where a short one is due", vec![first.clone(), second, short.clone(), last.clone()]),
+            ("the same behind a short one", vec![first.clone(), short.clone(), third, last.clone()]),
+            ("a short one behind nothing", vec![short.clone(), last.clone()]),
+            ("slots that do not ascend", vec![last.clone(), first.clone()]),
+            ("one slot twice", vec![first.clone(), first.clone()]),
+            (
+                "a number that is longer than it must be",
+                vec![first.clone(), vec![FOLLOWER, 0xe4, 0, 0xc8, 1]],
+            ),
+            ("a number that is too large", vec![first.clone(), vec![FOLLOWER, 0xff, 0xff, 0xff, 0xff, 0x1f]]),
+            (
+                "an offset that is too large",
+                vec![first.clone(), vec![FOLLOWER, 0xff, 0xff, 0xff, 0xff, 0xf, 0]],
+            ),
+            ("another kind", vec![first, vec![2]]),
+        ];
+        for (why, messages) in refused {
+            assert!(read(&image(&messages)).is_err(), "{why}");
+        }
     }
 }

@@ -63,11 +63,14 @@ impl Store {
 
     /// About how many bytes `put` appends, and seldom fewer.
     pub fn len_bytes_about(&self) -> usize {
-        const MESSAGE_BYTES: usize = 72;
+        const MESSAGE_BYTES: usize = 73;
+        const FOLLOWER_BYTES: usize = 8;
         const SIDE_BYTES: usize = 144;
         const ENTRY_BYTES: usize = 80;
         const OTHER_BYTES: usize = 4096;
-        let records = self.messages.len() * MESSAGE_BYTES
+        let followers = self.messages.followers_about();
+        let records = (self.messages.len() - followers) * MESSAGE_BYTES
+            + followers * FOLLOWER_BYTES
             + self.sides.len() * SIDE_BYTES
             + self.entries.records.len() * ENTRY_BYTES;
         OTHER_BYTES + records

@@ -240,6 +240,32 @@ pub(crate) fn put_len(len: usize, out: &mut Vec<u8>) {
     len.put(out);
 }
 
+/// Seven bits a byte, the lowest first, in as few bytes as it takes.
+pub(crate) fn put_varint(mut number: u32, out: &mut Vec<u8>) {
+    while number >= 0x80 {
+        out.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    out.push(number as u8);
+}
+
+pub(crate) fn take_varint(reader: &mut Reader<'_>) -> Result<u32, DecodeError> {
+    let mut number = 0;
+    for shift in (0..u32::BITS).step_by(7) {
+        let byte = u8::take(reader)?;
+        let bits = u32::from(byte & 0x7f);
+        let is_too_long = byte == 0 && shift > 0;
+        if is_too_long || bits << shift >> shift != bits {
+            break;
+        }
+        number |= bits << shift;
+        if byte < 0x80 {
+            return Ok(number);
+        }
+    }
+    Err(DecodeError::OutOfRange("number"))
+}
+
 /// The byte form of a struct: its fields in the order given, those that later snapshot versions added last.
 macro_rules! wire_struct {
     ($life:lifetime $name:ident { $($field:ident),* $(,)? }) => {

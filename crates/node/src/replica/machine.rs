@@ -17,9 +17,9 @@ pub struct PartitionMachine {
     state: Mutex<Partition>,
     /// Where the lives of messages are written down, on every replica, so that they outlive a leader.
     history: Option<HistoryWriter>,
-    /// Bytes applied since the last snapshot, and the size of that one.
+    /// Bytes applied since the last snapshot, and the weight of the state then.
     applied_bytes: AtomicU64,
-    snapshot_bytes: AtomicU64,
+    snapshot_weight_bytes: AtomicU64,
 }
 
 impl PartitionMachine {
@@ -29,7 +29,7 @@ impl PartitionMachine {
             state: Mutex::new(Partition::new()),
             history,
             applied_bytes: AtomicU64::new(0),
-            snapshot_bytes: AtomicU64::new(0),
+            snapshot_weight_bytes: AtomicU64::new(0),
         }
     }
 
@@ -44,14 +44,14 @@ impl PartitionMachine {
         (state.applied_index(), state.state_hash())
     }
 
-    /// The size of the last snapshot; 0 before the first.
-    pub fn snapshot_bytes(&self) -> u64 {
-        self.snapshot_bytes.load(Ordering::Relaxed)
+    /// What it took to make the last snapshot ([`Partition::weight_bytes`]); 0 before the first.
+    pub fn snapshot_weight_bytes(&self) -> u64 {
+        self.snapshot_weight_bytes.load(Ordering::Relaxed)
     }
 
-    /// Whether so much was applied that a snapshot would shorten a restart: `bytes_min`, or [`SNAPSHOT_LOG_FACTOR`] times the last one.
+    /// Whether so much was applied that a snapshot would shorten a restart: `bytes_min`, or [`SNAPSHOT_LOG_FACTOR`] times the weight of the last one.
     pub fn wants_snapshot(&self, bytes_min: u64) -> bool {
-        let bytes = bytes_min.max(self.snapshot_bytes().saturating_mul(SNAPSHOT_LOG_FACTOR));
+        let bytes = bytes_min.max(self.snapshot_weight_bytes().saturating_mul(SNAPSHOT_LOG_FACTOR));
         self.applied_bytes.load(Ordering::Relaxed) > bytes
     }
 }
@@ -72,15 +72,18 @@ impl Machine for PartitionMachine {
     }
 
     fn snapshot(&self) -> Vec<u8> {
-        let bytes = self.read().snapshot();
+        let state = self.read();
+        let bytes = state.snapshot();
+        let weight_bytes = state.weight_bytes(bytes.len());
+        drop(state);
         self.applied_bytes.store(0, Ordering::Relaxed);
-        self.snapshot_bytes.store(bytes.len() as u64, Ordering::Relaxed);
+        self.snapshot_weight_bytes.store(weight_bytes, Ordering::Relaxed);
         bytes
     }
 
     fn restore(&self, bytes: &[u8]) -> Result<(), MachineError> {
         let restored = Partition::restore(bytes).map_err(|error| MachineError(format!("{error:?}")))?;
-        self.snapshot_bytes.store(bytes.len() as u64, Ordering::Relaxed);
+        self.snapshot_weight_bytes.store(restored.weight_bytes(bytes.len()), Ordering::Relaxed);
         *self.read() = restored;
         Ok(())
     }
