@@ -348,31 +348,13 @@ mod tests {
     /// Messages of one entry and queue, one behind the other, at these slots.
     fn run(slots: &[u32]) -> Vec<(u32, Message)> {
         let at = |at: usize| slots.get(at).copied().unwrap_or(NONE);
+        let zeros = Message::take(&mut Reader::new(&[0; 64])).unwrap();
         let message = |nth: usize| {
             let folded = Folded { next: at(nth + 1), offset: 20 + 300 * nth as u32, len: 200 };
-            let start = Message { sequence: nth as u64 + 6, ..first() };
-            successor(nth.checked_sub(1).map_or(NONE, at), &start, folded)
+            let before = Message { sequence: nth as u64 + 6, ..zeros };
+            successor(nth.checked_sub(1).map_or(NONE, at), &before, folded)
         };
         (0..slots.len()).map(|nth| (at(nth), message(nth))).collect()
-    }
-
-    fn first() -> Message {
-        let links = Links { next: NONE, prev: NONE };
-        Message {
-            sequence: 0,
-            queue: crate::ids::QueueId(3),
-            offset: 0,
-            len: 0,
-            entry: 1,
-            order: links,
-            age: links,
-            sibling: links,
-            group: NONE,
-            side: NONE,
-            state: State::Ready,
-            aged: Aged::Due,
-            lane: Lane::Fresh,
-        }
     }
 
     fn record((slot, message): &(u32, Message)) -> Vec<u8> {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::FallocateFlags;
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 
 use crate::filesystem_direct::{self, CHUNK_BYTES};
 
@@ -143,7 +143,7 @@ impl FileSystem for RealFileSystem {
     fn create_allocated(&self, path: &Path, len_bytes: u64) -> io::Result<Option<Arc<dyn File>>> {
         let file = OpenOptions::new().create(true).truncate(true).read(true).write(true).open(path)?;
         file.set_len(len_bytes)?;
-        match rustix::fs::fallocate(&file, FallocateFlags::KEEP_SIZE, 0, len_bytes) {
+        match retry_on_intr(|| rustix::fs::fallocate(&file, FallocateFlags::KEEP_SIZE, 0, len_bytes)) {
             Ok(()) => {}
             Err(Errno::OPNOTSUPP | Errno::NOSYS) => return Ok(None),
             Err(error) => return Err(error.into()),

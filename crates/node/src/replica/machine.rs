@@ -49,7 +49,8 @@ impl PartitionMachine {
         self.snapshot_weight_bytes.load(Ordering::Relaxed)
     }
 
-    /// Whether so much was applied that a snapshot would shorten a restart: `bytes_min`, or [`SNAPSHOT_LOG_FACTOR`] times the weight of the last one.
+    /// Whether so much was applied that a snapshot would shorten a restart: `bytes_min`, or [`SNAPSHOT_LOG_FACTOR`] times the weight of
+    /// the last one.
     pub fn wants_snapshot(&self, bytes_min: u64) -> bool {
         let bytes = bytes_min.max(self.snapshot_weight_bytes().saturating_mul(SNAPSHOT_LOG_FACTOR));
         self.applied_bytes.load(Ordering::Relaxed) > bytes
