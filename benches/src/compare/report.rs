@@ -163,6 +163,9 @@ fn section(text: &mut String, document: &Document, workload: Workload, plots_fol
     }
     heading(text, workload.title());
     line(text, workload.description());
+    if let Some(note) = note_on_runs(document, workload) {
+        line(text, &format!("\n{note}"));
+    }
     if let Some(folder) = plots_folder {
         for (metric, _) in plots(document, workload) {
             let name = plot_name(workload, metric);
@@ -182,6 +185,25 @@ fn section(text: &mut String, document: &Document, workload: Workload, plots_fol
             }
         }
     }
+}
+
+/// Which systems ran a workload less or more often than the conditions say, when any did.
+fn note_on_runs(document: &Document, workload: Workload) -> Option<String> {
+    let runs = document.systems().into_iter().map(|system| {
+        let runs = document.results.runs(workload, system.name);
+        (system.name.title(), runs)
+    });
+    let different = runs.filter(|(_, runs)| *runs != document.conditions.runs as usize);
+    let told = different.map(|(title, runs)| match runs {
+        0 => format!("{title} never"),
+        1 => format!("{title} once"),
+        2 => format!("{title} twice"),
+        _ => format!("{title} {runs} times"),
+    });
+    let told = told.collect::<Vec<_>>();
+    (!told.is_empty()).then(|| {
+        format!("Not every system ran this {} times: {}.", document.conditions.runs, told.join("; "))
+    })
 }
 
 fn failures(text: &mut String, document: &Document) {

@@ -85,6 +85,11 @@ impl Results {
         self.logs.iter().flat_map(|log| log.failures.iter().map(move |failed| (log.system, failed)))
     }
 
+    /// How many times a system ran a workload, with those that failed.
+    pub fn runs(&self, workload: Workload, system: Name) -> usize {
+        self.logs.iter().filter(|log| (log.workload, log.system) == (workload, system)).count()
+    }
+
     pub fn took_s(&self) -> f64 {
         self.logs.iter().map(|log| log.took_s).sum()
     }

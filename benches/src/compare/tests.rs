@@ -97,6 +97,8 @@ fn a_report_has_tables_plots_and_reasons() {
         "- command: `leasehold-bench compare --systems 1` (quiet)\n- command: `leasehold-bench compare --systems 2` (quiet)",
         "- runs: 2, each case for 1 s; measuring took 3 minutes in all",
         "- measured by: release build 0a1b",
+        "Not every system ran this 2 times: NATS, default once.\n\n![W1",
+        "Not every system ran this 2 times: NATS, default once.\n\n![W4",
         "A queue of Leasehold is spread over 4 partitions in W1",
     ] {
         assert!(text.contains(part), "{part} is not in\n{text}");
