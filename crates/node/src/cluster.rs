@@ -1,6 +1,6 @@
 //! What this node knows of its cluster: its copy of the catalogue.
 
-use std::sync::{OnceLock, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 
 use bytes::Bytes;
 use leasehold_catalogue::{Catalogue, Command, Kind, NodeId, PartitionId};
@@ -9,7 +9,7 @@ use prost::Message as _;
 use tokio::sync::watch;
 
 use crate::queue_info::QueueInfo;
-use crate::raft::{Applied, Machine, MachineError};
+use crate::raft::{Applied, Machine, MachineError, Replacement};
 use crate::receipt_token::ReceiptKey;
 use crate::replica::{QueueSource, WantedShard};
 
@@ -147,13 +147,14 @@ impl Machine for ClusterView {
         self.read().snapshot()
     }
 
-    fn restore(&self, bytes: &[u8]) -> Result<(), MachineError> {
+    fn read_snapshot(self: Arc<Self>, bytes: &[u8]) -> Result<Replacement, MachineError> {
         let catalogue = Catalogue::restore(bytes).map_err(|error| MachineError(error.to_string()))?;
         let revision = catalogue.revision();
-        *self.copy.write().unwrap_or_else(PoisonError::into_inner) = catalogue;
-        self.changed.send_replace(revision);
-        self.applied.send_modify(|applied| *applied = revision.max(*applied));
-        Ok(())
+        Ok(Box::new(move || {
+            *self.copy.write().unwrap_or_else(PoisonError::into_inner) = catalogue;
+            self.changed.send_replace(revision);
+            self.applied.send_modify(|applied| *applied = revision.max(*applied));
+        }))
     }
 
     fn live_contents(&self) -> Vec<(u64, u64)> {

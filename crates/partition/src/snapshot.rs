@@ -39,7 +39,7 @@ impl std::error::Error for SnapshotError {}
 
 impl Partition {
     /// The whole state as bytes: 68 for each message, 3 to 11 for those within a batch that waits untouched in neighbouring slots; 108
-    /// more (140 with an origin) for each that was granted, delayed or transferred, 68 for each log entry with live contents.
+    /// more (132 with an origin) for each that was granted, delayed or transferred, 68 for each log entry with live contents.
     pub fn snapshot(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(self.len_bytes_about());
         bytes.push(SNAPSHOT_VERSION);

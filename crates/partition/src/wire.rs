@@ -1,8 +1,8 @@
 //! The byte format: fixed little-endian integers, length-prefixed bytes, one tag byte per choice.
 //!
-//! Each type lists its fields once, and both directions come from that list, so they cannot drift apart. Reading never
-//! allocates more than a small multiple of the bytes at hand, copies no body, and refuses every encoding but the one that
-//! writing produces.
+//! Each type lists its fields once, and both directions come from that list, so they cannot drift apart. Reading a
+//! command or a reply never allocates more than a small multiple of the bytes at hand, copies no body, and refuses every
+//! encoding but the one that writing produces. A snapshot takes as much room as its highest slot; with the right hash it is believed.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 

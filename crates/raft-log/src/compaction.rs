@@ -211,7 +211,8 @@ fn cut(bytes: &Bytes, record: &Placed, wanted: &[(u32, u32)]) -> Vec<(u32, Bytes
         let (start, (held_len, at)) = held.range(..=offset).next_back()?;
         let skipped = offset - start;
         let from = at + skipped as usize;
-        (skipped + len <= *held_len).then(|| (*offset, payload.slice(from..from + *len as usize)))
+        let is_held = skipped.checked_add(*len).is_some_and(|end| end <= *held_len);
+        is_held.then(|| (*offset, payload.slice(from..from + *len as usize)))
     };
     wanted.iter().filter_map(find).collect()
 }

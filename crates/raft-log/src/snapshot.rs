@@ -97,12 +97,40 @@ fn parse(bytes: Bytes, path: &Path) -> Result<Option<SavedSnapshot>, ReadError> 
         return Err(ReadError::NewerVersion { path, found: version, known: FORMAT_VERSION });
     }
     let meta_end = HEADER_BYTES + read_u32(&bytes, 12) as usize;
-    let state_end = meta_end as u64 + read_u64(&bytes, 16);
-    if state_end != body_bytes as u64 {
+    let state_end = (meta_end as u64).checked_add(read_u64(&bytes, 16));
+    if state_end != Some(body_bytes as u64) {
         return Ok(None);
     }
     Ok(Some(SavedSnapshot {
         meta: bytes.slice(HEADER_BYTES..meta_end),
         bytes: bytes.slice(meta_end..body_bytes),
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A file with a right checksum that says these lengths.
+    fn file(meta_bytes: u32, state_bytes: u64, rest: &[u8]) -> Bytes {
+        let mut bytes = MAGIC.to_vec();
+        bytes.extend(FORMAT_VERSION.to_le_bytes());
+        bytes.extend([0; 2]);
+        bytes.extend(meta_bytes.to_le_bytes());
+        bytes.extend(state_bytes.to_le_bytes());
+        bytes.extend(rest);
+        bytes.extend(crc32c::crc32c(&bytes).to_le_bytes());
+        bytes.into()
+    }
+
+    #[test]
+    fn lengths_that_do_not_fit_the_file_are_damage() {
+        let parse = |bytes| parse(bytes, Path::new("snapshot")).unwrap();
+        let whole = parse(file(1, 2, b"mst")).unwrap();
+        assert_eq!((&whole.meta[..], &whole.bytes[..]), (&b"m"[..], &b"st"[..]));
+        for (meta_bytes, state_bytes) in [(1, 1), (1, 3), (4, 0), (1, u64::MAX), (4, u64::MAX), (u32::MAX, 0)]
+        {
+            assert!(parse(file(meta_bytes, state_bytes, b"mst")).is_none(), "{meta_bytes} and {state_bytes}");
+        }
+    }
 }

@@ -202,7 +202,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::raft::{Applied, GroupId, Machine, MachineError};
+    use crate::raft::{Applied, GroupId, Machine, MachineError, Replacement};
     use crate::testing::{ADDRESS, HERE, group, silent_lanes};
 
     /// Longer than anything here takes.
@@ -222,8 +222,8 @@ mod tests {
             Vec::new()
         }
 
-        fn restore(&self, _bytes: &[u8]) -> Result<(), MachineError> {
-            Ok(())
+        fn read_snapshot(self: Arc<Self>, _bytes: &[u8]) -> Result<Replacement, MachineError> {
+            Ok(Box::new(|| {}))
         }
 
         fn live_contents(&self) -> Vec<(u64, u64)> {

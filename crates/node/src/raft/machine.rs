@@ -23,11 +23,11 @@ pub trait Machine: Send + Sync + 'static {
     /// The whole state.
     fn snapshot(&self) -> Vec<u8>;
 
-    /// Replaces the whole state.
+    /// Reads a snapshot, and returns what replaces the whole state by it.
     ///
     /// # Errors
-    /// When the bytes are not a snapshot of this machine.
-    fn restore(&self, bytes: &[u8]) -> Result<(), MachineError>;
+    /// When the bytes are not a snapshot of this machine that this version can read.
+    fn read_snapshot(self: Arc<Self>, bytes: &[u8]) -> Result<Replacement, MachineError>;
 
     /// The entries whose contents the state refers to, with the live bytes of each, in the order of their indexes.
     fn live_contents(&self) -> Vec<(u64, u64)>;
@@ -35,6 +35,9 @@ pub trait Machine: Send + Sync + 'static {
     /// The live ranges of one entry's payload: offset and length.
     fn live_ranges(&self, log_index: u64) -> Vec<(u32, u32)>;
 }
+
+/// Puts a state that was read in the place of the one that is there.
+pub type Replacement = Box<dyn FnOnce() + Send>;
 
 /// An entry or a snapshot that this node cannot execute.
 #[derive(Debug, thiserror::Error)]
@@ -75,7 +78,7 @@ impl Adapter {
         let (mut applied, mut membership) = (None, StoredMembership::default());
         if let Some(saved) = log.load_snapshot(group).map_err(io::Error::other)? {
             let meta = decode_snapshot_meta(&saved.meta).map_err(io::Error::other)?;
-            machine.restore(&saved.bytes)?;
+            Arc::clone(&machine).read_snapshot(&saved.bytes)?();
             (applied, membership) = (meta.last_log_id, meta.last_membership);
         }
         log.restore_live(group, &machine.live_contents());
@@ -146,9 +149,11 @@ impl RaftStateMachine<TypeConfig> for Adapter {
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: Image) -> io::Result<()> {
+        // Read before it takes the place of the one on the disk: of one that cannot be read nothing must be left.
+        let replace = Arc::clone(&self.machine).read_snapshot(&snapshot.0)?;
         let record = encode_snapshot_meta(meta);
         self.log.save_snapshot(self.group, record, snapshot.0.clone()).await.map_err(io::Error::other)?;
-        self.machine.restore(&snapshot.0)?;
+        replace();
         self.log.restore_live(self.group, &self.machine.live_contents());
         self.applied = meta.last_log_id;
         self.membership = meta.last_membership.clone();
@@ -179,5 +184,60 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
         let record = encode_snapshot_meta(&self.meta);
         self.log.save_snapshot(self.group, record, self.image.clone()).await.map_err(io::Error::other)?;
         Ok(openraft::Snapshot { meta: self.meta.clone(), snapshot: Image(self.image.clone()) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use leasehold_raft_log::{Options, RealFileSystem, log_id};
+
+    use super::*;
+
+    const GROUP: GroupId = GroupId(1);
+
+    /// Reads snapshots of one byte.
+    #[derive(Default)]
+    struct Picky(std::sync::Mutex<Vec<u8>>);
+
+    impl Machine for Picky {
+        fn apply(&self, _log_index: u64, _payload: &Bytes) -> Result<Applied, MachineError> {
+            Ok(Applied::Nothing)
+        }
+
+        fn snapshot(&self) -> Vec<u8> {
+            self.0.lock().unwrap().clone()
+        }
+
+        fn read_snapshot(self: Arc<Self>, bytes: &[u8]) -> Result<Replacement, MachineError> {
+            let state = bytes.to_vec();
+            match state.len() {
+                1 => Ok(Box::new(move || *self.0.lock().unwrap() = state)),
+                _ => Err(MachineError("of a newer version".to_owned())),
+            }
+        }
+
+        fn live_contents(&self) -> Vec<(u64, u64)> {
+            Vec::new()
+        }
+
+        fn live_ranges(&self, _log_index: u64) -> Vec<(u32, u32)> {
+            Vec::new()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_snapshot_that_cannot_be_read_leaves_the_one_before_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let (log, _) = Log::open(Arc::new(RealFileSystem), dir.path(), Options::default()).unwrap();
+        let machine = Arc::new(Picky::default());
+        let mut adapter = Adapter::open(GROUP, log.clone(), Arc::<Picky>::clone(&machine)).unwrap();
+        let meta = |index| SnapshotMeta { last_log_id: Some(log_id(1, index)), ..SnapshotMeta::default() };
+        adapter.install_snapshot(&meta(3), Image(Bytes::from_static(b"a"))).await.unwrap();
+        let refused = adapter.install_snapshot(&meta(7), Image(Bytes::from_static(b"newer"))).await;
+        assert!(refused.unwrap_err().to_string().contains("newer version"));
+        assert_eq!((machine.snapshot(), adapter.applied), (b"a".to_vec(), Some(log_id(1, 3))));
+        assert_eq!(log.load_snapshot(GROUP).unwrap().unwrap().bytes, "a");
+        let again = Adapter::open(GROUP, log, machine).unwrap();
+        assert_eq!(again.applied, Some(log_id(1, 3)));
     }
 }

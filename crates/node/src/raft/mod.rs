@@ -28,7 +28,7 @@ pub use leasehold_raft_log::{GroupId, Membership, Payload, ReplicaNode};
 pub use claims::{Calls, Claim};
 pub use copy::{Copied, receive_copy, send_copy};
 pub use group::{Group, GroupOptions, Members, Proposal, ProposeError, Role};
-pub use machine::{Image, Machine, MachineError};
+pub use machine::{Image, Machine, MachineError, Replacement};
 pub use network::Network;
 pub use serve::{GroupDirectory, Pipelines, serve_call};
 pub use snapshot::receive_snapshot;

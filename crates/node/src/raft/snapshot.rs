@@ -209,6 +209,9 @@ impl Incoming {
 
     /// Keeps a part of the state, and puts contents into the log.
     pub async fn take(&mut self, log: &Log, group: GroupId, chunk: SnapshotChunk) -> Result<(), Status> {
+        if self.state.len() as u64 + chunk.state.len() as u64 > self.state_bytes {
+            return Err(Status::invalid_argument("a snapshot is longer than its head says"));
+        }
         self.state.extend_from_slice(&chunk.state);
         self.is_whole |= chunk.is_last;
         if chunk.contents.is_empty() {

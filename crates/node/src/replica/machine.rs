@@ -1,7 +1,7 @@
 //! The partition's state machine, shared between the group that feeds it and everybody who reads it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use leasehold_catalogue::PartitionId;
@@ -9,7 +9,7 @@ use leasehold_partition::{History, Partition};
 
 use crate::history::HistoryWriter;
 use crate::limits::SNAPSHOT_LOG_FACTOR;
-use crate::raft::{Applied, Machine, MachineError};
+use crate::raft::{Applied, Machine, MachineError, Replacement};
 
 /// One partition's state. It is locked for single operations only, and never together with anything else.
 pub struct PartitionMachine {
@@ -82,11 +82,13 @@ impl Machine for PartitionMachine {
         bytes
     }
 
-    fn restore(&self, bytes: &[u8]) -> Result<(), MachineError> {
-        let restored = Partition::restore(bytes).map_err(|error| MachineError(format!("{error:?}")))?;
-        self.snapshot_weight_bytes.store(restored.weight_bytes(bytes.len()), Ordering::Relaxed);
-        *self.read() = restored;
-        Ok(())
+    fn read_snapshot(self: Arc<Self>, bytes: &[u8]) -> Result<Replacement, MachineError> {
+        let restored = Partition::restore(bytes).map_err(|error| MachineError(error.to_string()))?;
+        let weight_bytes = restored.weight_bytes(bytes.len());
+        Ok(Box::new(move || {
+            self.snapshot_weight_bytes.store(weight_bytes, Ordering::Relaxed);
+            *self.read() = restored;
+        }))
     }
 
     fn live_contents(&self) -> Vec<(u64, u64)> {
