@@ -75,6 +75,8 @@ struct Disk {
     operations: u64,
     fault: Option<(u64, Fault)>,
     is_off: bool,
+    can_allocate: bool,
+    allocations: u64,
 }
 
 #[derive(Clone, Default)]
@@ -100,6 +102,19 @@ enum NameChange {
 impl SimulatedFileSystem {
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// One that can give a file its space without writing it. Whether the log asks for that depends on the real time: what it does
+    /// is not the same for the same seed any more.
+    pub fn allocating() -> Self {
+        let fs = Self::default();
+        fs.lock().can_allocate = true;
+        fs
+    }
+
+    /// Files that were given their space without being written.
+    pub fn allocations(&self) -> u64 {
+        self.lock().allocations
     }
 
     /// Operations so far that change something.
@@ -360,6 +375,29 @@ impl FileSystem for SimulatedFileSystem {
         Ok(Arc::new(OpenFile { disk: Arc::clone(&self.disk), file }))
     }
 
+    fn create_allocated(&self, path: &Path, len_bytes: u64) -> io::Result<Option<Arc<dyn File>>> {
+        if !self.lock().can_allocate {
+            return Ok(None);
+        }
+        let file = self.create(path)?;
+        // A loss of power before the sync leaves it empty.
+        let mut disk = self.lock();
+        disk.begin()?;
+        disk.end()?;
+        if disk.meets(Fault::NoSpace) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        if disk.meets(Fault::SyncFails) {
+            return Err(io::Error::other("the device does not answer"));
+        }
+        let found = disk.find(path)?;
+        let zeros = vec![0; usize::try_from(len_bytes).map_err(io::Error::other)?];
+        disk.files[found].cached.clone_from(&zeros);
+        disk.files[found].durable = zeros;
+        disk.allocations += 1;
+        Ok(Some(file))
+    }
+
     fn open(&self, path: &Path) -> io::Result<Arc<dyn File>> {
         let file = self.lock().find(path)?;
         Ok(Arc::new(OpenFile { disk: Arc::clone(&self.disk), file }))
@@ -477,6 +515,20 @@ mod tests {
         fs.sync_dir(Path::new("d")).unwrap();
         assert_eq!(fs.read(Path::new("d/b")), [2; 1024]);
         assert_eq!(fs.after_power_loss(Survival::Everything, 0).read(Path::new("d/b")), [1; 1024]);
+    }
+
+    #[test]
+    fn an_allocated_file_has_its_length_after_a_power_loss_and_nothing_of_it_before() {
+        let path = Path::new("d/a");
+        assert!(SimulatedFileSystem::new().create_allocated(path, 1024).unwrap().is_none());
+        for (lost_at, len) in [(2, 0), (3, 1024)] {
+            let fs = SimulatedFileSystem::allocating();
+            fs.fail_at(lost_at, Fault::PowerLoss);
+            assert_eq!(fs.create_allocated(path, 1024).is_ok(), len > 0);
+            let _ = fs.sync_dir(Path::new("d"));
+            let found = fs.after_power_loss(Survival::Everything, 0);
+            assert_eq!((found.read(path), fs.allocations()), (vec![0; len], u64::from(len > 0)));
+        }
     }
 
     #[test]
