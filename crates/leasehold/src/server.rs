@@ -14,7 +14,7 @@ use crate::output::{Failure, Output};
 #[derive(clap::Args)]
 pub struct Arguments {
     /// Configuration file (TOML).
-    #[arg(long)]
+    #[arg(long, env = "LEASEHOLD_CONFIG")]
     config: Option<PathBuf>,
     /// A setting over the file and the environment, as key=value.
     #[arg(long = "set", value_parser = pair)]
@@ -26,9 +26,7 @@ pub struct Arguments {
 /// # Errors
 /// When it cannot start, or had to stop by itself.
 pub async fn run(arguments: Arguments, output: Output) -> Result<(), Failure> {
-    // The endpoint is of the commands that ask a node, which may share their environment with one.
-    let environment = process_environment().filter(|(name, _)| name != "LEASEHOLD_ENDPOINT");
-    let loaded = Config::load(arguments.config.as_deref(), environment, &arguments.settings);
+    let loaded = Config::load(arguments.config.as_deref(), process_environment(), &arguments.settings);
     let config = loaded.map_err(|error| Failure::usage(error.to_string()))?;
     start_logging(config.logging.format, &config.logging.level)
         .map_err(|error| Failure::usage(error.to_string()))?;

@@ -19,7 +19,7 @@ use super::keys::{self, Key};
 
 pub(super) const VARIABLE_PREFIX: &str = "LEASEHOLD_";
 /// Variables of that prefix that the commands read themselves.
-pub(super) const VARIABLES_OF_COMMANDS: &[&str] = &["LEASEHOLD_CONFIG", "LEASEHOLD_SERVER", "LEASEHOLD_LOG"];
+pub(super) const VARIABLES_OF_COMMANDS: &[&str] = &["LEASEHOLD_CONFIG", "LEASEHOLD_ENDPOINT"];
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
 /// A value as it was given.
