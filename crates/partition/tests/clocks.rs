@@ -1,6 +1,6 @@
 //! One absurd stamp can neither freeze nor race a partition, and wall time never falls.
 //!
-//! Sources: D2 (`DESIGN.md`); F12 and I5 (`RELIABILITY.md`): clocks that jump, strobe and freeze.
+//! Source: I5 of docs/guarantees.md: clocks that jump, strobe and freeze.
 #![allow(clippy::unwrap_used)] // outside test functions, too, a panic is how a test fails
 
 mod rig;

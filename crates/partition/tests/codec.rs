@@ -1,6 +1,6 @@
 //! Bytes from outside never panic, never allocate without bound, and have one form only.
 //!
-//! Source: `src/wire.rs`; invariant I14 (`RELIABILITY.md`): damage is found, not executed.
+//! Source: `src/wire.rs`; I14 of docs/guarantees.md: damage is found, not executed.
 #![allow(clippy::unwrap_used)] // outside test functions, too, a panic is how a test fails
 
 mod rig;

@@ -1,6 +1,6 @@
 //! The work of an operation does not depend on how much waits, is in flight, or exists.
 //!
-//! Source: D2 and D3 (`DESIGN.md`): no scan over in-flight messages, ever; purge and deletion at constant cost. Work is
+//! No scan over in-flight messages, ever; purge and deletion at constant cost. Work is
 //! counted in slots written, which is the same on every machine.
 #![allow(clippy::unwrap_used)] // outside test functions, too, a panic is how a test fails
 

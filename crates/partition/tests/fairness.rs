@@ -1,6 +1,6 @@
 //! Tenants share a standard queue fairly.
 //!
-//! Source: I22 (`RELIABILITY.md`), with the errors that docs/guarantees.md states: a grant goes to a tenant with the fewest
+//! Source: I22 of docs/guarantees.md, with the errors that it states: a grant goes to a tenant with the fewest
 //! leases; who has none waits for one grant of each other one without, and for as many messages without a group; backlogged
 //! tenants whose messages take equally long are one delivery apart at most.
 #![allow(clippy::unwrap_used)] // outside test functions, too, a panic is how a test fails

@@ -1,6 +1,6 @@
 //! What a partition weighs, in bytes that are allocated: a backlog of untouched messages, what is left of it afterwards, and a queue.
 //!
-//! Source: I19 of `RELIABILITY.md`, and decisions 022 and 027. Bytes are the same on every machine; the bounds leave a third to
+//! Source: I19 of docs/guarantees.md, and decisions 022 and 027. Bytes are the same on every machine; the bounds leave a third to
 //! backlogs, and a tenth to queues that nobody uses.
 #![allow(clippy::print_stdout, reason = "what was measured is said with --nocapture")]
 #![allow(clippy::unwrap_used)] // outside test functions, too, a panic is how a test fails

@@ -1,7 +1,7 @@
 //! Random logs against a slow model that has none of the partition's structures: flat vectors, scanned for everything.
 //!
 //! Sources: I4 (one lease), I7 (exact counts), I8 (dead letters), I9 (groups), I10 (deduplication), I11 (delays), I12 and
-//! I13 (snapshot and tail equal a replay), I15 (retention), I16 (counters), I22 (tenants) of `RELIABILITY.md`.
+//! I13 (snapshot and tail equal a replay), I15 (retention), I16 (counters), I22 (tenants) of docs/guarantees.md.
 #![allow(clippy::unwrap_used)] // outside test functions, too, a panic is how a test fails
 
 mod rig;

@@ -1,6 +1,6 @@
 //! What is remembered of clients is bounded, and what is forgotten is never executed again while its session lives.
 //!
-//! Source: D7 (`DESIGN.md`); I19 and I20 (`RELIABILITY.md`).
+//! Source: I19 and I20 of docs/guarantees.md.
 #![allow(clippy::unwrap_used)] // outside test functions, too, a panic is how a test fails
 
 mod rig;

@@ -55,6 +55,18 @@ fn the_defaults_are_those_of_a_node_on_loopback() {
 }
 
 #[test]
+fn the_documentation_has_every_setting_with_its_default() {
+    let text = include_str!("../../../../docs/configuration.md");
+    for key in super::keys::KEYS {
+        let row = text.lines().find(|line| line.starts_with(&format!("| `{}` |", key.name)));
+        let row = row.unwrap_or_else(|| panic!("docs/configuration.md says nothing of {}", key.name));
+        if let Some(default) = key.default.filter(|default| !default.is_empty()) {
+            assert!(row.contains(&format!("| `{default}` |")), "{row}");
+        }
+    }
+}
+
+#[test]
 fn every_section_of_a_file_is_read() {
     let text = r#"
         name = "node-1"

@@ -112,6 +112,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_documentation_has_every_metric() {
+        let text = include_str!("../../../../docs/operating.md");
+        for metric in METRICS {
+            assert!(text.contains(&format!("`{}`", metric.name)), "{}", metric.name);
+        }
+    }
+
+    #[test]
     fn names_follow_the_rules_of_their_kind() {
         for (i, metric) in METRICS.iter().enumerate() {
             assert!(metric.name.starts_with("leasehold_"));

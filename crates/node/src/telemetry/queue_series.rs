@@ -227,6 +227,14 @@ fn escape(text: &str) -> String {
 mod tests {
     use super::*;
 
+    #[test]
+    fn the_documentation_has_every_series() {
+        let text = include_str!("../../../../docs/operating.md");
+        for family in &FAMILIES {
+            assert!(text.contains(&format!("`{}`", family.name)), "{}", family.name);
+        }
+    }
+
     fn sample(queue: &str, activity: u64) -> QueueSample<'_> {
         let (processing, damping) = (None, None);
         QueueSample {
