@@ -130,6 +130,7 @@ fn flags_win_over_the_environment_and_that_over_the_file() {
 fn variables_that_are_not_settings_are_left_alone() {
     let environment = [
         ("LEASEHOLD_CONFIG", "x"),
+        ("LEASEHOLD_ENDPOINT", "127.0.0.1:7400"),
         ("LEASEHOLD_PORT", "tcp://10.0.0.1:7400"),
         ("LEASEHOLD_PORT_7400_TCP_ADDR", "10.0.0.1"),
         ("LEASEHOLD_SERVICE_HOST", "10.0.0.1"),

@@ -7,7 +7,7 @@ use crate::Finding;
 /// Begins every environment variable that is a setting; `__` stands between a section and its key.
 const VARIABLE_PREFIX: &str = "LEASEHOLD_";
 /// Of the command and not of a node.
-const VARIABLES_OF_THE_COMMAND: &[&str] = &["LEASEHOLD_ENDPOINT"];
+const VARIABLES_OF_THE_COMMAND: &[&str] = &["LEASEHOLD_CONFIG", "LEASEHOLD_ENDPOINT"];
 
 /// The names of all settings, from the source of the table: `const NAME: &str = "name";`.
 pub fn known(keys: &str) -> BTreeSet<&str> {
