@@ -14,7 +14,7 @@ use leasehold_proto::v1::Reason;
 use leasehold_proto::v1::cluster_server::ClusterServer;
 use leasehold_proto::v1::messages_server::MessagesServer;
 use leasehold_proto::v1::queues_server::QueuesServer;
-use leasehold_raft_log::{FileSystem as _, Log, OpenError, Options, RealFileSystem};
+use leasehold_raft_log::{FileSystem as _, Log, OpenError, Options, RealFileSystem, Recovered};
 use tokio::net::TcpListener;
 use tokio::sync::{Mutex as AsyncMutex, mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
@@ -384,7 +384,8 @@ fn open_log(config: &Config) -> Result<Log, StartError> {
         ..Options::default()
     };
     let (log, recovered) = Log::open(Arc::new(RealFileSystem), &config.data_dir.join("log"), options)?;
-    tracing::info!(records = recovered.records, bytes = recovered.bytes, "the log is open");
+    let Recovered { records, bytes, read_bytes } = recovered;
+    tracing::info!(records, bytes, read_bytes, "the log is open");
     Ok(log)
 }
 

@@ -196,7 +196,7 @@ fn cut(bytes: &Bytes, record: &Placed, wanted: &[(u32, u32)]) -> Vec<(u32, Bytes
             BTreeMap::from([(0, (len, NORMAL_PREFIX_BYTES as usize))])
         }
         Kind::Contents => {
-            let ranges = decode_ranges(&payload).unwrap_or_default();
+            let ranges = decode_ranges(&payload, record.payload_bytes).unwrap_or_default();
             let mut at = 4 + 8 * ranges.len();
             let place = |(offset, len): &(u32, u32)| {
                 let from = at;

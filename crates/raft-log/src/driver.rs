@@ -58,8 +58,8 @@ impl Driver {
     fn begin(&self, mut stuck: Stuck) -> Pass {
         let shared = Arc::clone(&self.shared);
         Box::pin(async move {
-            if let Some(saves) = shared.housekeeper.asked() {
-                housekeeper::pass(&shared, saves, &mut stuck).await;
+            if let Some(asked) = shared.housekeeper.asked() {
+                housekeeper::pass(&shared, asked, &mut stuck).await;
             }
             stuck
         })

@@ -39,7 +39,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    fn of(byte: u8) -> Option<Self> {
+    pub fn of(byte: u8) -> Option<Self> {
         [Self::Entry, Self::State, Self::Contents].into_iter().find(|kind| *kind as u8 == byte)
     }
 }

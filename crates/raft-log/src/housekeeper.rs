@@ -1,4 +1,4 @@
-//! The thread for everything that must not hold up a batch: snapshots, spare files, and emptying old segments.
+//! The thread for everything that must not hold up a batch: snapshots, indexes, spare files, and emptying old segments.
 
 use std::io;
 use std::sync::atomic::Ordering;
@@ -13,7 +13,7 @@ use crate::compaction::{self, Stuck};
 use crate::error::LogError;
 use crate::log::Shared;
 use crate::payload::GroupId;
-use crate::snapshot;
+use crate::{segment_index, snapshot};
 
 /// How often it looks around when nobody wakes it.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -27,12 +27,26 @@ pub struct Housekeeper {
 
 #[derive(Default)]
 struct State {
-    saves: Vec<Save>,
+    asked: Asked,
     is_woken: bool,
     is_stopped: bool,
 }
 
-pub struct Save {
+/// What is to be written.
+#[derive(Default)]
+pub struct Asked {
+    saves: Vec<Save>,
+    /// Of full segments, by their numbers.
+    indexes: Vec<(u64, Vec<u8>)>,
+}
+
+impl Asked {
+    fn is_empty(&self) -> bool {
+        self.saves.is_empty() && self.indexes.is_empty()
+    }
+}
+
+struct Save {
     group: GroupId,
     meta: Bytes,
     state: Bytes,
@@ -63,14 +77,20 @@ impl Housekeeper {
             let _ = done.send(Err(LogError::Closed));
             return;
         }
-        locked.saves.push(Save { group, meta, state, done });
+        locked.asked.saves.push(Save { group, meta, state, done });
         drop(locked);
         self.changed.notify_one();
     }
 
+    /// The index of a segment that is full and synced.
+    pub fn index(&self, segment: u64, bytes: Vec<u8>) {
+        self.lock().asked.indexes.push((segment, bytes));
+        self.changed.notify_one();
+    }
+
     /// Waits for work; `None` when it was stopped.
-    fn next(&self) -> Option<Vec<Save>> {
-        let idle = |state: &mut State| state.saves.is_empty() && !state.is_woken && !state.is_stopped;
+    fn next(&self) -> Option<Asked> {
+        let idle = |state: &mut State| state.asked.is_empty() && !state.is_woken && !state.is_stopped;
         let waited = self.changed.wait_timeout_while(self.lock(), INTERVAL, idle);
         let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
         Self::take(state)
@@ -78,14 +98,14 @@ impl Housekeeper {
 
     /// What it has been asked for so far.
     #[cfg(any(test, feature = "testing"))]
-    pub fn asked(&self) -> Option<Vec<Save>> {
+    pub fn asked(&self) -> Option<Asked> {
         Self::take(self.lock())
     }
 
-    fn take(mut state: MutexGuard<'_, State>) -> Option<Vec<Save>> {
+    fn take(mut state: MutexGuard<'_, State>) -> Option<Asked> {
         state.is_woken = false;
-        let saves = std::mem::take(&mut state.saves);
-        (!state.is_stopped || !saves.is_empty()).then_some(saves)
+        let asked = std::mem::take(&mut state.asked);
+        (!state.is_stopped || !asked.is_empty()).then_some(asked)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -95,14 +115,14 @@ impl Housekeeper {
 
 pub fn run(shared: &Shared) {
     let mut stuck = Stuck::default();
-    while let Some(saves) = shared.housekeeper.next() {
-        block_on(pass(shared, saves, &mut stuck));
+    while let Some(asked) = shared.housekeeper.next() {
+        block_on(pass(shared, asked, &mut stuck));
     }
 }
 
 /// Saves and tidies up. It waits for nobody but the writer.
-pub async fn pass(shared: &Shared, saves: Vec<Save>, stuck: &mut Stuck) {
-    for Save { group, meta, state, done } in saves {
+pub async fn pass(shared: &Shared, asked: Asked, stuck: &mut Stuck) {
+    for Save { group, meta, state, done } in asked.saves {
         let outcome = shared.failure().map_or(Ok(()), Err).and_then(|()| {
             let saved = snapshot::save(shared.fs.as_ref(), &shared.dir, group, &meta, &state);
             // A failed sync leaves the state of the disk unknown: the log ends as it would for its own.
@@ -111,8 +131,25 @@ pub async fn pass(shared: &Shared, saves: Vec<Save>, stuck: &mut Stuck) {
         // Nobody may be waiting any more.
         let _ = done.send(outcome);
     }
+    save_indexes(shared, &asked.indexes);
     if let Err(error) = tidy(shared, stuck).await {
         tracing::warn!(dir = %shared.dir.display(), %error, "cannot tidy the log up; it will be tried again");
+    }
+}
+
+/// A start can do without them: they take no space when it is scarce, and nothing fails with them.
+fn save_indexes(shared: &Shared, indexes: &[(u64, Vec<u8>)]) {
+    if shared.failure().is_some() || shared.is_disk_low.load(Ordering::Relaxed) {
+        return;
+    }
+    for (segment, bytes) in indexes {
+        // It may have been full and of no use to anybody within one pass.
+        if !shared.lock_index().segments.contains_key(segment) {
+            continue;
+        }
+        if let Err(error) = segment_index::save(shared.fs.as_ref(), &shared.dir, *segment, bytes) {
+            tracing::warn!(dir = %shared.dir.display(), segment, %error, "a segment has no index: the next start reads all of it");
+        }
     }
 }
 

@@ -32,6 +32,7 @@ mod log;
 mod payload;
 mod read_ahead;
 mod recovery;
+mod segment_index;
 mod segments;
 mod snapshot;
 #[cfg(any(test, feature = "testing"))]

@@ -13,6 +13,8 @@ pub const RECORD_BYTES_MAX: usize = 256 * 1024 * 1024;
 pub const READ_BYTES_MAX: usize = 1024 * 1024;
 /// The smallest segment that makes sense.
 pub const SEGMENT_BYTES_MIN: u64 = 4 * 1024;
+/// A segment has an index if that is at most this part of a segment.
+pub const SEGMENT_INDEX_SHARE_MAX: u64 = 4;
 /// Bytes of contents that one compaction step moves.
 pub const MOVE_BYTES_MAX: usize = 4 * 1024 * 1024;
 

@@ -57,7 +57,10 @@ impl Default for Options {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Recovered {
     pub records: u64,
+    /// Of all segments.
     pub bytes: u64,
+    /// Of the files of those that had to be read.
+    pub read_bytes: u64,
 }
 
 /// The log in numbers, since it was opened.
@@ -223,7 +226,7 @@ impl Parts {
             _ => OpenError::Io { action: "lock", path: dir.to_owned(), source },
         })?;
         let recovery = recover(&fs, dir, options.segment_bytes, options.cache_bytes)?;
-        let recovered = Recovered { records: recovery.records, bytes: recovery.bytes };
+        let recovered = recovery.found;
         let shared = Arc::new(Shared {
             fs,
             dir: dir.to_owned(),

@@ -1,4 +1,4 @@
-//! Segments that are read whole by several threads at once, and taken in their order: one thread would spend a start copying.
+//! Segments that are read by several threads at once, and taken in their order: one thread would spend a start copying.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -8,6 +8,7 @@ use std::thread;
 
 use crate::error::OpenError;
 use crate::filesystem::{File, FileSystem};
+use crate::segment_index::SegmentIndex;
 
 /// Each holds one segment in memory.
 const READERS: usize = 2;
@@ -17,22 +18,30 @@ pub struct Whole {
     pub number: u64,
     pub path: PathBuf,
     pub file: Arc<dyn File>,
+    /// Empty when there is an index.
     pub bytes: Vec<u8>,
+    /// What takes the place of the bytes, and where the segment ends.
+    pub index: Option<(SegmentIndex, u64)>,
 }
 
-/// Reads segments and hands each to `take`, in order; `take` gives the buffer back, to be filled again.
+/// Whether a segment need not be read, by its number.
+pub type Spared<'a> = dyn Fn(u64, &dyn File) -> Option<(SegmentIndex, u64)> + Sync + 'a;
+
+/// Reads segments, but for those that are spared it, and hands each to `take`, in order; `take` gives the buffer back, to be filled
+/// again.
 ///
 /// # Errors
 /// The first of a read or of `take`.
 pub fn each_segment(
     fs: &Arc<dyn FileSystem>,
     segments: &[(u64, PathBuf)],
+    spared: &Spared<'_>,
     mut take: impl FnMut(Whole) -> Result<Vec<u8>, OpenError>,
 ) -> Result<(), OpenError> {
     if !fs.may_wait() {
         let mut buffer = Vec::new();
         for (number, path) in segments {
-            buffer = take(read(fs.as_ref(), *number, path, buffer)?)?;
+            buffer = take(read(fs.as_ref(), *number, path, spared, buffer)?)?;
         }
         return Ok(());
     }
@@ -43,7 +52,7 @@ pub fn each_segment(
             // The receiver is held by the thread that starts below.
             let _ = buffers.send(Vec::new());
             let mine = segments.iter().skip(first).step_by(READERS);
-            scope.spawn(move || read_all(fs.as_ref(), mine, &returned, &sender));
+            scope.spawn(move || read_all(fs.as_ref(), mine, spared, &returned, &sender));
             (wholes, buffers)
         };
         let readers: [(Receiver<_>, Sender<_>); READERS] = std::array::from_fn(reader);
@@ -60,27 +69,39 @@ pub fn each_segment(
 fn read_all<'a>(
     fs: &dyn FileSystem,
     segments: impl Iterator<Item = &'a (u64, PathBuf)>,
+    spared: &Spared<'_>,
     buffers: &Receiver<Vec<u8>>,
     wholes: &SyncSender<Result<Whole, OpenError>>,
 ) {
     for (number, path) in segments {
         let Ok(buffer) = buffers.recv() else { return };
-        if wholes.send(read(fs, *number, path, buffer)).is_err() {
+        if wholes.send(read(fs, *number, path, spared, buffer)).is_err() {
             return;
         }
     }
 }
 
-fn read(fs: &dyn FileSystem, number: u64, path: &Path, mut bytes: Vec<u8>) -> Result<Whole, OpenError> {
+fn read(
+    fs: &dyn FileSystem,
+    number: u64,
+    path: &Path,
+    spared: &Spared<'_>,
+    mut bytes: Vec<u8>,
+) -> Result<Whole, OpenError> {
     let failed = |action: &'static str| {
         let path = path.to_owned();
         move |source| OpenError::Io { action, path, source }
     };
     let file = fs.open(path).map_err(failed("open"))?;
+    let path = path.to_owned();
+    if let Some(index) = spared(number, file.as_ref()) {
+        bytes.clear();
+        return Ok(Whole { number, path, file, bytes, index: Some(index) });
+    }
     let len = file.len_bytes().and_then(|len| usize::try_from(len).map_err(io::Error::other));
     bytes.resize(len.map_err(failed("read"))?, 0);
     file.read_at(&mut bytes, 0).map_err(failed("read"))?;
-    Ok(Whole { number, path: path.to_owned(), file, bytes })
+    Ok(Whole { number, path, file, bytes, index: None })
 }
 
 #[cfg(test)]
@@ -103,7 +124,7 @@ mod tests {
         let fs: Arc<dyn FileSystem> = Arc::new(RealFileSystem);
         for count in [0, 1, 2, 7] {
             let mut taken = Vec::new();
-            let read = each_segment(&fs, &segments(dir.path(), count), |whole| {
+            let read = each_segment(&fs, &segments(dir.path(), count), &|_, _| None, |whole| {
                 assert!(whole.bytes == std::fs::read(&whole.path).unwrap());
                 taken.push(whole.number);
                 Ok(whole.bytes)
@@ -120,7 +141,7 @@ mod tests {
         let mut segments = segments(dir.path(), 9);
         segments[4].1 = dir.path().join("missing");
         let mut taken = 0;
-        let read = each_segment(&fs, &segments, |whole| {
+        let read = each_segment(&fs, &segments, &|_, _| None, |whole| {
             taken += 1;
             Ok(whole.bytes)
         });

@@ -1,4 +1,6 @@
-//! Reading a log back: every segment, every checksum. What is damaged stops the node; what was never finished is dropped.
+//! Reading a log back: every checksum of what Raft may still ask for. What is damaged stops the node; what was never finished is dropped.
+//!
+//! A full segment whose entries are all purged is not read: its index says what is in it, and who wants a content checks it.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -11,15 +13,17 @@ use crate::codec::{GroupState, decode_state};
 use crate::error::OpenError;
 use crate::filesystem::{File, FileSystem};
 use crate::format::{
-    BatchWriter, HeaderFault, Kind, Parsed, Placed, SEGMENT_HEADER_BYTES, SegmentHeader, has_batch_after,
+    BatchWriter, HeaderFault, Kind, Parsed, SEGMENT_HEADER_BYTES, SegmentHeader, has_batch_after,
     parse_batch, read_u32,
 };
 use crate::index::{GroupIndex, Index, Place, Retained, Segment, Slot, Source};
 use crate::limits::{FORMAT_VERSION, SEGMENT_BYTES_MIN};
+use crate::log::Recovered;
 use crate::payload::GroupId;
 use crate::read_ahead::{Whole, each_segment};
+use crate::segment_index::{Row, SegmentIndex};
 use crate::segments::{Pool, find_files};
-use crate::snapshot;
+use crate::{segment_index, snapshot};
 
 /// What a folder holds.
 pub struct Recovery {
@@ -27,8 +31,7 @@ pub struct Recovery {
     pub pool: Pool,
     /// The number of the next segment.
     pub next_number: u64,
-    pub records: u64,
-    pub bytes: u64,
+    pub found: Recovered,
 }
 
 pub fn recover(
@@ -42,12 +45,17 @@ pub fn recover(
         move |source| OpenError::Io { action, path, source }
     };
     let found = find_files(fs.as_ref(), dir).map_err(failed("list", dir))?;
-    let next_number = found.segments.last().map_or(1, |(number, _)| number + 1);
+    let last_number = found.segments.last().map_or(0, |(number, _)| *number);
     let mut replay = Replay::default();
-    let mut segments = BTreeMap::new();
-    let (mut tail, mut unwritten) = (None::<Tail>, Vec::new());
-    each_segment(fs, &found.segments, |Whole { number, path, file, bytes }| {
-        if !has_header(&bytes, number, &path)? {
+    let (mut segments, mut indexed, mut read) = (BTreeMap::new(), Vec::new(), Vec::new());
+    let (mut tail, mut unwritten, mut read_bytes) = (None::<Tail>, Vec::new(), 0);
+    // How far the last one was written and synced is only known from its batches.
+    let index_of = |number: u64, file: &dyn File| {
+        (number != last_number).then(|| segment_index::load(fs.as_ref(), dir, number, file)).flatten()
+    };
+    each_segment(fs, &found.segments, &index_of, |Whole { number, path, file, bytes, index }| {
+        read_bytes += bytes.len() as u64;
+        if index.is_none() && !has_header(&bytes, number, &path)? {
             unwritten.push((number, path, file));
             return Ok(bytes);
         }
@@ -58,7 +66,18 @@ pub fn recover(
         if let Some(Tail { path, batches, .. }) = tail.take_if(|before| !before.batches.is_sealed) {
             return Err(OpenError::Damaged { path, offset: batches.end });
         }
-        let batches = replay.segment(&bytes, number, &path)?;
+        if let Some((index, end)) = index {
+            replay.segment(&index, number, &path)?;
+            segments.insert(number, Segment::new(file, end));
+            tail = None;
+            indexed.push((number, path, index));
+            return Ok(bytes);
+        }
+        let (index, batches) = list(&bytes, number, &path)?;
+        replay.segment(&index, number, &path)?;
+        if !index.is_too_large(segment_bytes) {
+            read.push((number, index.encode(number, batches.end)));
+        }
         segments.insert(number, Segment::new(Arc::clone(&file), batches.end));
         let from = batches.last_from();
         let last = bytes[from as usize..batches.end as usize].to_vec();
@@ -69,6 +88,11 @@ pub fn recover(
         // A node that would serve without the group looks sound, and is one replica less.
         snapshot::load(fs.as_ref(), dir, group)?;
     }
+    let (records, bytes) = (replay.records, segments.values().map(|segment| segment.end).sum());
+    let mut index = Index::new(cache_bytes);
+    index.segments = segments;
+    replay.finish(&mut index, dir)?;
+    read_bytes += check_pinned(fs, &index, indexed)?;
     let pool = Pool::new(Arc::clone(fs), dir.to_owned(), segment_bytes, found.spares)?;
     if let Some(tail) = tail {
         tail.secure().map_err(failed("write", &tail.path))?;
@@ -76,12 +100,39 @@ pub fn recover(
     for (number, path, file) in unwritten {
         pool.retire(number, file, 1).map_err(failed("recycle", &path))?;
     }
-    let (records, bytes) = (replay.records, segments.values().map(|segment| segment.end).sum());
-    let mut index = Index::new(cache_bytes);
-    index.segments = segments;
-    replay.finish(&mut index, dir)?;
+    let stale = found.indexes.into_iter().filter(|number| !index.segments.contains_key(number));
+    stale.for_each(|number| segment_index::remove(fs.as_ref(), dir, number));
     clean_up(fs.as_ref(), dir, &index, found.unfinished).map_err(failed("clean up", dir))?;
-    Ok(Recovery { index, pool, next_number, records, bytes })
+    for (number, bytes) in read {
+        if let Err(error) = segment_index::save(fs.as_ref(), dir, number, &bytes) {
+            tracing::warn!(dir = %dir.display(), segment = number, %error, "a segment has no index: the next start reads all of it");
+        }
+    }
+    let found = Recovered { records, bytes, read_bytes };
+    Ok(Recovery { index, pool, next_number: last_number + 1, found })
+}
+
+/// Reads the segments that hold what Raft may ask for, although they have an index: an entry that is damaged must not be found when
+/// it is needed.
+fn check_pinned(
+    fs: &Arc<dyn FileSystem>,
+    index: &Index,
+    indexed: Vec<(u64, PathBuf, SegmentIndex)>,
+) -> Result<u64, OpenError> {
+    let is_pinned = |number: &u64| index.segments.get(number).is_some_and(|segment| segment.pins > 0);
+    let pinned = indexed.into_iter().filter(|(number, ..)| is_pinned(number));
+    let (paths, mut indexes): (Vec<_>, BTreeMap<_, _>) =
+        pinned.map(|(number, path, index)| ((number, path), (number, index))).unzip();
+    let mut read_bytes = 0;
+    each_segment(fs, &paths, &|_, _| None, |Whole { number, path, bytes, .. }| {
+        read_bytes += bytes.len() as u64;
+        let (found, batches) = list(&bytes, number, &path)?;
+        if batches.is_sealed && indexes.remove(&number) == Some(found) {
+            return Ok(bytes);
+        }
+        Err(OpenError::Damaged { path, offset: batches.end })
+    })?;
+    Ok(read_bytes)
 }
 
 /// Takes away what a crash left half done, and makes all changes of names durable that the last process may not have synced.
@@ -169,33 +220,37 @@ struct ReplayedGroup {
     contents: BTreeMap<u64, Source>,
 }
 
+/// All records of the batches of a segment, checked.
+fn list(bytes: &[u8], number: u64, path: &Path) -> Result<(SegmentIndex, Batches), OpenError> {
+    let mut index = SegmentIndex::default();
+    let (mut last, mut at) = (SEGMENT_HEADER_BYTES, SEGMENT_HEADER_BYTES);
+    while let Parsed::Batch { records, end } = parse_batch(bytes, number, at) {
+        if records.is_empty() {
+            return Ok((index, Batches { last, end: at, is_sealed: true }));
+        }
+        // The payload of a record may be torn off while its header, in another sector, is there.
+        if records.iter().any(|record| !record.is_sound) {
+            break;
+        }
+        for record in &records {
+            index.push(&Row::of(record, bytes));
+        }
+        (last, at) = (at, end);
+    }
+    if has_batch_after(bytes, number, at) {
+        return Err(OpenError::Damaged { path: path.to_owned(), offset: at });
+    }
+    Ok((index, Batches { last, end: at, is_sealed: false }))
+}
+
 impl Replay {
-    /// Takes in all batches of a segment.
-    fn segment(&mut self, bytes: &[u8], number: u64, path: &Path) -> Result<Batches, OpenError> {
-        let (mut last, mut at) = (SEGMENT_HEADER_BYTES, SEGMENT_HEADER_BYTES);
-        while let Parsed::Batch { records, end } = parse_batch(bytes, number, at) {
-            if records.is_empty() {
-                return Ok(Batches { last, end: at, is_sealed: true });
-            }
-            // The payload of a record may be torn off while its header, in another sector, is there.
-            if records.iter().any(|record| !record.is_sound) {
-                break;
-            }
-            for record in records {
-                self.record(&record, bytes, number, path)?;
-            }
-            (last, at) = (at, end);
-        }
-        if has_batch_after(bytes, number, at) {
-            return Err(OpenError::Damaged { path: path.to_owned(), offset: at });
-        }
-        Ok(Batches { last, end: at, is_sealed: false })
+    fn segment(&mut self, index: &SegmentIndex, number: u64, path: &Path) -> Result<(), OpenError> {
+        index.rows().try_for_each(|row| self.record(&row, number, path))
     }
 
-    fn record(&mut self, record: &Placed, bytes: &[u8], segment: u64, path: &Path) -> Result<(), OpenError> {
+    fn record(&mut self, record: &Row<'_>, segment: u64, path: &Path) -> Result<(), OpenError> {
         self.records += 1;
-        let payload = &bytes[record.offset as usize..record.offset as usize + record.payload_bytes as usize];
-        let place = Place { segment, offset: record.offset as u32, len: record.payload_bytes };
+        let place = Place { segment, offset: record.offset, len: record.payload_bytes };
         let group = self.groups.entry(record.group).or_default();
         if record.generation < group.generation {
             return Ok(());
@@ -206,20 +261,23 @@ impl Replay {
         match record.kind {
             Kind::Entry => group.entry(record.index, record.term, place),
             Kind::Contents => {
-                let ranges = decode_ranges(payload).ok_or_else(|| OpenError::Unreadable {
-                    path: path.to_owned(),
-                    offset: record.offset,
-                    reason: "its table of ranges does not fit".to_owned(),
+                let ranges = decode_ranges(record.head, record.payload_bytes).ok_or_else(|| {
+                    OpenError::Unreadable {
+                        path: path.to_owned(),
+                        offset: record.offset.into(),
+                        reason: "its table of ranges does not fit".to_owned(),
+                    }
                 })?;
                 group.contents.insert(record.index, Source::Contents { place, ranges });
             }
             Kind::State => {
-                let state =
-                    decode_state(Bytes::copy_from_slice(payload)).map_err(|error| OpenError::Unreadable {
+                let state = decode_state(Bytes::copy_from_slice(record.head)).map_err(|error| {
+                    OpenError::Unreadable {
                         path: path.to_owned(),
-                        offset: record.offset,
+                        offset: record.offset.into(),
                         reason: error.to_string(),
-                    })?;
+                    }
+                })?;
                 group.state(state, segment);
             }
         }
@@ -330,11 +388,11 @@ fn retain(
     }
 }
 
-/// The table at the start of a contents record: offset and length of each range; `None` when it does not fit the payload.
-pub fn decode_ranges(payload: &[u8]) -> Option<Box<[(u32, u32)]>> {
-    let count = read_u32(payload.get(..4)?, 0) as usize;
-    let table = payload.get(4..4 + count.checked_mul(8)?)?;
+/// The table that a contents record of so many bytes begins with: offset and length of each range; `None` when it does not fit.
+pub fn decode_ranges(head: &[u8], payload_bytes: u32) -> Option<Box<[(u32, u32)]>> {
+    let count = read_u32(head.get(..4)?, 0) as usize;
+    let table = head.get(4..4 + count.checked_mul(8)?)?;
     let ranges = table.chunks_exact(8).map(|row| (read_u32(row, 0), read_u32(row, 4))).collect::<Box<[_]>>();
     let bytes = ranges.iter().map(|(_, len)| *len as usize).sum::<usize>();
-    (4 + table.len() + bytes == payload.len()).then_some(ranges)
+    (4 + table.len() + bytes == payload_bytes as usize).then_some(ranges)
 }

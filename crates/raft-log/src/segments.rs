@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::error::OpenError;
 use crate::filesystem::{File, FileSystem};
 use crate::payload::GroupId;
-use crate::snapshot;
+use crate::{segment_index, snapshot};
 
 const SEGMENT_PREFIX: &str = "segment-";
 const SPARE_PREFIX: &str = "spare-";
@@ -70,6 +70,8 @@ pub struct Pool {
 pub struct Found {
     pub segments: Vec<(u64, PathBuf)>,
     pub spares: Vec<PathBuf>,
+    /// The segments that have an index, or had one.
+    pub indexes: Vec<u64>,
     /// The groups that have a snapshot.
     pub snapshots: Vec<GroupId>,
     /// Snapshots that were being written.
@@ -77,7 +79,7 @@ pub struct Found {
 }
 
 pub fn find_files(fs: &dyn FileSystem, dir: &Path) -> io::Result<Found> {
-    let (mut segments, mut spares) = (Vec::new(), Vec::new());
+    let (mut segments, mut spares, mut indexes) = (Vec::new(), Vec::new(), Vec::new());
     let (mut snapshots, mut unfinished) = (Vec::new(), Vec::new());
     for path in fs.list(dir)? {
         let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
@@ -87,6 +89,8 @@ pub fn find_files(fs: &dyn FileSystem, dir: &Path) -> io::Result<Found> {
             segments.push((number, path));
         } else if name.starts_with(SPARE_PREFIX) {
             spares.push(path);
+        } else if let Some(segment) = segment_index::segment_of(name) {
+            indexes.push(segment);
         } else if snapshot::is_unfinished(name) {
             unfinished.push(path);
         } else if let Some(group) = snapshot::group_of(name) {
@@ -96,7 +100,7 @@ pub fn find_files(fs: &dyn FileSystem, dir: &Path) -> io::Result<Found> {
     segments.sort();
     spares.sort();
     snapshots.sort();
-    Ok(Found { segments, spares, snapshots, unfinished })
+    Ok(Found { segments, spares, indexes, snapshots, unfinished })
 }
 
 impl Pool {
@@ -162,6 +166,7 @@ impl Pool {
 
     /// Takes a segment that nothing needs out of the log. It becomes a spare, or goes away when `count` are there.
     pub fn retire(&self, number: u64, file: Arc<dyn File>, count: usize) -> io::Result<()> {
+        segment_index::remove(self.fs.as_ref(), &self.dir, number);
         let path = self.segment_path(number);
         let is_full_length = file.len_bytes()? == self.segment_bytes;
         if !is_full_length || self.spares().len() >= count {

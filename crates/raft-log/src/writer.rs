@@ -15,6 +15,7 @@ use crate::index::{Place, Segment, Source};
 use crate::limits::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX};
 use crate::log::Shared;
 use crate::payload::GroupId;
+use crate::segment_index::{Row, SegmentIndex, head_bytes};
 
 /// Of the cache of the machine.
 const PAGE_BYTES: u64 = 4096;
@@ -103,6 +104,8 @@ struct Head {
     number: u64,
     file: Arc<dyn File>,
     end: u64,
+    /// `None` when it would be too large.
+    index: Option<SegmentIndex>,
 }
 
 pub struct Writer {
@@ -112,11 +115,14 @@ pub struct Writer {
 }
 
 struct Written {
+    kind: Kind,
     group: GroupId,
     generation: u32,
     index: u64,
     term: u64,
     place: Place,
+    /// What the index of the segment has of the payload.
+    head: Bytes,
     note: Note,
 }
 
@@ -194,9 +200,10 @@ impl Writer {
         let mut written = Vec::with_capacity(records.len());
         for Queued { record, note } in records {
             let offset = batch.push(&record);
-            let Record { group, generation, index, term, ref payload, .. } = record;
+            let Record { kind, group, generation, index, term, payload } = record;
             let place = Place { segment: 0, offset: offset as u32, len: payload.len() as u32 };
-            written.push(Written { group, generation, index, term, place, note });
+            let head = payload.slice(..head_bytes(kind, &payload));
+            written.push(Written { kind, group, generation, index, term, place, head, note });
         }
         let start = self.write(batch)?;
         self.note(written, start);
@@ -259,8 +266,11 @@ impl Writer {
     /// Seals the segment that is full and begins the next one with this batch, which is not synced yet.
     fn rotate(&mut self, batch: BatchWriter) -> io::Result<(Head, usize)> {
         self.seal()?;
-        if let Some(full) = self.head.take() {
-            full.file.sync_data()?;
+        if let Some(Head { number, file, end, index }) = self.head.take() {
+            file.sync_data()?;
+            if let Some(index) = index {
+                self.shared.housekeeper.index(number, index.encode(number, end));
+            }
         }
         let number = self.next_number;
         self.next_number += 1;
@@ -273,12 +283,13 @@ impl Writer {
         let len_bytes = bytes.len();
         put(file.as_ref(), bytes, 0, self.shared.options.segment_bytes)?;
         self.shared.housekeeper.wake();
-        Ok((Head { number, file, end: len_bytes as u64 }, len_bytes))
+        Ok((Head { number, file, end: len_bytes as u64, index: Some(SegmentIndex::default()) }, len_bytes))
     }
 
-    fn note(&self, written: Vec<Written>, (segment, start): (u64, u64)) {
+    fn note(&mut self, written: Vec<Written>, (segment, start): (u64, u64)) {
+        self.note_in_head(&written, start);
         let mut index = self.shared.lock_index();
-        for Written { group, generation, index: at, term, place, note } in written {
+        for Written { group, generation, index: at, term, place, note, .. } in written {
             let place = Place { segment, offset: place.offset + start as u32, len: place.len };
             match note {
                 Note::Entry => index.entry_written(group, generation, at, term, place),
@@ -295,6 +306,27 @@ impl Writer {
             }
         }
         index.cache.evict();
+    }
+
+    fn note_in_head(&mut self, written: &[Written], start: u64) {
+        let Some(rows) = self.head.as_mut().and_then(|head| head.index.as_mut()) else { return };
+        for Written { kind, group, generation, index, term, place, head, .. } in written {
+            rows.push(&Row {
+                kind: *kind,
+                group: *group,
+                generation: *generation,
+                index: *index,
+                term: *term,
+                offset: place.offset + start as u32,
+                payload_bytes: place.len,
+                head,
+            });
+        }
+        if rows.is_too_large(self.shared.options.segment_bytes)
+            && let Some(head) = &mut self.head
+        {
+            head.index = None;
+        }
     }
 }
 

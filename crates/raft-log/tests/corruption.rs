@@ -1,15 +1,17 @@
-//! Every byte of a log is changed, one at a time: the change is refused or does not matter, and what is read is what was written.
+//! Every byte of a log is changed, one at a time: the change is refused, or does not matter, or is noticed by who reads that content.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 mod support;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytes::Bytes;
 use futures::executor::block_on;
 use leasehold_raft_log::{
-    Entry, GroupId, Log, LogId, OpenError, ReadError, SimulatedFileSystem, Survival, Vote, log_id,
+    Entry, FileSystem as _, GroupId, Log, LogId, OpenError, ReadError, SimulatedFileSystem, Survival, Vote,
+    log_id,
 };
 use openraft::storage::{RaftLogReader as _, RaftLogStorage as _};
 use support::{append, entry, group, open, read_all};
@@ -24,14 +26,27 @@ struct Seen {
     committed: Option<LogId>,
     purged: Option<LogId>,
     entries: Vec<Entry>,
-    contents: Vec<Bytes>,
+    /// `None` when it is damaged.
+    contents: Vec<Option<Bytes>>,
+}
+
+impl Seen {
+    /// Whether it is the same but for contents that are damaged.
+    fn is_part_of(&self, right: &Self) -> bool {
+        let contents = self.contents.iter().zip(&right.contents);
+        let contents = contents.map(|(seen, right)| seen.as_ref().and(right.clone())).collect();
+        *self == Self { contents, ..right.clone() }
+    }
 }
 
 fn see(log: &Log) -> Vec<Seen> {
     let see = |id: GroupId| {
         let mut group: support::Group = log.group(id);
         let state = block_on(group.get_log_state()).unwrap();
-        let content = |index: &u64| log.read_content(id, *index, 0, 20).unwrap();
+        let content = |index: &u64| match log.read_content(id, *index, 0, 20) {
+            Err(ReadError::Damaged { .. }) => None,
+            content => Some(content.unwrap()),
+        };
         Seen {
             vote: block_on(group.read_vote()).unwrap(),
             committed: block_on(group.read_committed()).unwrap(),
@@ -80,8 +95,16 @@ fn written(fs: &SimulatedFileSystem) -> Log {
     log
 }
 
+fn files(fs: &SimulatedFileSystem, prefix: &str) -> Vec<PathBuf> {
+    fs.paths().into_iter().filter(|path| path.to_str().unwrap().contains(prefix)).collect()
+}
+
 fn segments(fs: &SimulatedFileSystem) -> Vec<PathBuf> {
-    fs.paths().into_iter().filter(|path| path.to_str().unwrap().contains("segment-")).collect()
+    files(fs, "segment-")
+}
+
+fn remove_indexes(fs: &SimulatedFileSystem) {
+    files(fs, "index-").iter().for_each(|path| fs.remove(path).unwrap());
 }
 
 /// Flips bits of each byte of a file and hands what opening says, and the byte's offset, to `judge`.
@@ -112,19 +135,81 @@ fn a_changed_byte_of_a_closed_log_is_refused_or_does_not_matter() {
     let right = see(&log);
     assert!(log.stats().moved_bytes > 0 && log.stats().segments > 2, "{:?}", log.stats());
     drop(log);
+    remove_indexes(&fs);
     let mut refused = 0;
     for path in segments(&fs) {
-        let count = std::sync::atomic::AtomicU32::new(0);
+        let count = AtomicU32::new(0);
         flip_each(&fs, &path, |at, opened| match opened {
             Ok(log) => assert_eq!(see(&log), right, "{path:?} byte {at}"),
             Err(error) => {
                 assert!(is_refusal(&error), "{path:?} byte {at}: {error}");
-                count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                count.fetch_add(1, Ordering::Relaxed);
             }
         });
         refused += count.into_inner();
     }
     assert!(refused > 6_000, "only {refused} changes were refused");
+}
+
+/// A segment with an index is not read by a start, unless Raft may ask for what is in it.
+#[test]
+fn a_changed_byte_of_a_segment_with_an_index_is_refused_or_noticed_by_who_reads_the_content() {
+    let fs = SimulatedFileSystem::new();
+    // Nobody says which ranges are live, so nothing is moved.
+    let log = open(&fs).unwrap();
+    for id in GROUPS {
+        let mut group: support::Group = log.group(id);
+        append(&mut group, appended(id, 0..20)).unwrap();
+        LIVE.iter().for_each(|index| log.retain(id, *index, 20));
+        block_on(group.save_committed(Some(log_id(1, 19)))).unwrap();
+        block_on(group.purge(log_id(1, 19))).unwrap();
+        append(&mut group, appended(id, 20..40)).unwrap();
+    }
+    let right = see(&log);
+    drop(log);
+    let (indexes, segments) = (files(&fs, "index-"), segments(&fs));
+    assert!(indexes.len() + 1 == segments.len() && indexes.len() > 1, "{indexes:?} of {segments:?}");
+    let (refused, noticed) = (AtomicU32::new(0), AtomicU32::new(0));
+    for path in segments {
+        flip_each(&fs, &path, |at, opened| match opened {
+            Ok(log) => {
+                let seen = see(&log);
+                let is_right = seen.iter().zip(&right).all(|(seen, right)| seen.is_part_of(right));
+                assert!(is_right, "{path:?} byte {at}: {seen:#?}");
+                noticed.fetch_add(u32::from(seen != right), Ordering::Relaxed);
+            }
+            Err(error) => {
+                assert!(is_refusal(&error), "{path:?} byte {at}: {error}");
+                refused.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+    }
+    let (refused, noticed) = (refused.into_inner(), noticed.into_inner());
+    assert!(refused > 2_000 && noticed > 100, "{refused} changes were refused, {noticed} noticed");
+}
+
+#[test]
+fn an_index_that_is_changed_or_cut_or_missing_changes_nothing() {
+    let fs = SimulatedFileSystem::new();
+    let log = written(&fs);
+    let right = see(&log);
+    drop(log);
+    for path in files(&fs, "index-") {
+        flip_each(&fs, &path, |at, opened| assert_eq!(see(&opened.unwrap()), right, "{path:?} byte {at}"));
+        for len in 0..fs.read(&path).len() {
+            let cut = fs.after_kill();
+            cut.cut(&path, len);
+            assert_eq!(see(&open(&cut).unwrap()), right, "{path:?} {len}");
+        }
+    }
+    let indexed = files(&fs, "index-").len();
+    let stale = Path::new("log/index-00000000000000ff");
+    remove_indexes(&fs);
+    fs.create(stale).unwrap();
+    assert_eq!(see(&open(&fs).unwrap()), right);
+    // A start that had to read a segment writes its index, also that of the one that was written last.
+    assert_eq!(files(&fs, "index-").len(), indexed + 1);
+    assert!(!fs.paths().contains(&stale.to_owned()));
 }
 
 /// Also of the last segment, whose end is otherwise where nothing sound follows.

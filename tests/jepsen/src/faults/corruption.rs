@@ -3,7 +3,7 @@
 //! ```text
 //!   consumers held back, one follower stopped ── segments fill with what nobody has read
 //!   a closed one is damaged                   ── the follower goes on, the consumers too: both make the node read it
-//!   the node is killed and started            ── it refuses, and is replaced
+//!   the node is killed and started            ── it refuses, or is not harmed, and is replaced
 //! ```
 
 use std::fs;
@@ -56,8 +56,6 @@ pub async fn end(scene: &mut Scene<'_>, planned: &Planned) -> Result<(), String>
     scene.noticed += judge(words.get(words_begin..).unwrap_or_default(), &file.display().to_string())?;
     scene.processes.kill(node).await.map_err(failed)?;
     match restart_damaged(scene, node).await {
-        // The file was no longer needed.
-        Ok(_) if scene.processes.is_running(node).map_err(failed)? => Ok(()),
         Ok(_) => replace(scene, node).await,
         Err(error) => Err(format!("{}: {error}", file.display())),
     }

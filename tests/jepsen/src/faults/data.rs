@@ -18,7 +18,7 @@ use crate::damage::damage;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Fault {
-    /// A file of a node is damaged while it is down: it refuses to start, and is replaced, or it is not harmed.
+    /// A file of a node is damaged while it is down: it refuses to start, or is not harmed, and is replaced.
     Corrupt,
     /// A file of a node is damaged while it runs and reads from it: it says so, serves nothing of it, and is replaced.
     CorruptRunning,
@@ -90,7 +90,7 @@ pub async fn end(scene: &mut Scene<'_>, fault: Fault, planned: &Planned) -> Resu
     let is_running = scene.processes.is_running(planned.node).map_err(failed)?;
     match fault {
         Fault::Restore => Ok(()),
-        Fault::Corrupt if is_running => Ok(()),
+        // A node that started may have a damaged body that nobody has read yet: the next damage must not find the only copy of it.
         Fault::Corrupt | Fault::Replace => replace(scene, planned.node).await,
         Fault::CorruptRunning => corruption::end(scene, planned).await,
         // It may have ended by itself.

@@ -1,0 +1,255 @@
+//! The index of a segment that is full: what a start needs to know of its records, in a file beside it.
+//!
+//! ```text
+//! file  [magic 8 B][version u16, 2 B zero][rows u32][segment u64][end u64] rows [crc u32 of all before]
+//! row   [kind u8, 3 B zero][group u32][generation u32][payload bytes u32][index u64][term u64][payload offset u32][head bytes u32] head
+//! ```
+//!
+//! The head of a record is that part of its payload that a start has to understand. Invariant: an index may be lost. It is written
+//! when its segment is sealed and synced, is not synced itself, and what it says can be read in the segment as well.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::filesystem::{File, FileSystem};
+use crate::format::{
+    BATCH_HEADER_BYTES, BatchWriter, Kind, Placed, SEGMENT_HEADER_BYTES, SegmentHeader, read_u32, read_u64,
+};
+use crate::limits::{FORMAT_VERSION, SEGMENT_INDEX_SHARE_MAX};
+use crate::payload::GroupId;
+
+const MAGIC: [u8; 8] = *b"LHLDIDX\n";
+const HEADER_BYTES: usize = 32;
+const ROW_BYTES: usize = 40;
+const PREFIX: &str = "index-";
+
+/// The number of the segment that a file of this name is the index of, if it is one.
+pub fn segment_of(name: &str) -> Option<u64> {
+    u64::from_str_radix(name.strip_prefix(PREFIX)?, 16).ok()
+}
+
+fn path_of(dir: &Path, segment: u64) -> PathBuf {
+    dir.join(format!("{PREFIX}{segment:016x}"))
+}
+
+/// A record, without what only its readers want.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Row<'a> {
+    pub kind: Kind,
+    pub group: GroupId,
+    pub generation: u32,
+    pub index: u64,
+    pub term: u64,
+    /// Of the payload, in the segment.
+    pub offset: u32,
+    pub payload_bytes: u32,
+    pub head: &'a [u8],
+}
+
+impl<'a> Row<'a> {
+    /// Of a record of a segment whose bytes are all in `bytes`.
+    pub fn of(record: &Placed, bytes: &'a [u8]) -> Self {
+        let Placed { kind, group, generation, index, term, payload_bytes, offset, .. } = *record;
+        let payload = &bytes[offset as usize..offset as usize + payload_bytes as usize];
+        let head = &payload[..head_bytes(kind, payload)];
+        Self { kind, group, generation, index, term, offset: offset as u32, payload_bytes, head }
+    }
+
+    fn parse(bytes: &'a [u8]) -> Option<(Self, &'a [u8])> {
+        let (fixed, rest) = bytes.split_at_checked(ROW_BYTES)?;
+        let (head, rest) = rest.split_at_checked(read_u32(fixed, 36) as usize)?;
+        let row = Self {
+            kind: Kind::of(fixed[0])?,
+            group: GroupId(read_u32(fixed, 4)),
+            generation: read_u32(fixed, 8),
+            payload_bytes: read_u32(fixed, 12),
+            index: read_u64(fixed, 16),
+            term: read_u64(fixed, 24),
+            offset: read_u32(fixed, 32),
+            head,
+        };
+        Some((row, rest))
+    }
+}
+
+/// How much of a payload a start has to understand: nothing of an entry, a state, and the table of contents that were moved.
+pub fn head_bytes(kind: Kind, payload: &[u8]) -> usize {
+    match kind {
+        Kind::Entry => 0,
+        Kind::State => payload.len(),
+        Kind::Contents => {
+            let ranges = payload.get(..4).map_or(0, |count| read_u32(count, 0) as usize);
+            payload.len().min(4 + 8 * ranges)
+        }
+    }
+}
+
+/// The rows of a segment, in the order of its records.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SegmentIndex {
+    rows: Vec<u8>,
+    count: u32,
+}
+
+impl SegmentIndex {
+    pub fn push(&mut self, row: &Row<'_>) {
+        let mut fixed = [0; ROW_BYTES];
+        fixed[0] = row.kind as u8;
+        fixed[4..8].copy_from_slice(&row.group.0.to_le_bytes());
+        fixed[8..12].copy_from_slice(&row.generation.to_le_bytes());
+        fixed[12..16].copy_from_slice(&row.payload_bytes.to_le_bytes());
+        fixed[16..24].copy_from_slice(&row.index.to_le_bytes());
+        fixed[24..32].copy_from_slice(&row.term.to_le_bytes());
+        fixed[32..36].copy_from_slice(&row.offset.to_le_bytes());
+        fixed[36..].copy_from_slice(&(row.head.len() as u32).to_le_bytes());
+        self.rows.extend_from_slice(&fixed);
+        self.rows.extend_from_slice(row.head);
+        self.count += 1;
+    }
+
+    pub fn rows(&self) -> impl Iterator<Item = Row<'_>> {
+        let mut rest = self.rows.as_slice();
+        std::iter::from_fn(move || {
+            let (row, behind) = Row::parse(rest)?;
+            rest = behind;
+            Some(row)
+        })
+    }
+
+    /// Whether reading it would spare next to nothing: then the segment has none.
+    pub fn is_too_large(&self, segment_bytes: u64) -> bool {
+        self.rows.len() as u64 > segment_bytes / SEGMENT_INDEX_SHARE_MAX
+    }
+
+    /// The bytes of the file, for a segment that ends at `end`.
+    pub fn encode(&self, segment: u64, end: u64) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(HEADER_BYTES + self.rows.len() + 4);
+        bytes.extend_from_slice(&MAGIC);
+        bytes.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
+        bytes.extend_from_slice(&[0; 2]);
+        bytes.extend_from_slice(&self.count.to_le_bytes());
+        bytes.extend_from_slice(&segment.to_le_bytes());
+        bytes.extend_from_slice(&end.to_le_bytes());
+        bytes.extend_from_slice(&self.rows);
+        bytes.extend_from_slice(&crc32c::crc32c(&bytes).to_le_bytes());
+        bytes
+    }
+
+    /// The index and the end of the segment; `None` when the bytes are not the index of this one, or of another version.
+    fn decode(bytes: &[u8], segment: u64) -> Option<(Self, u64)> {
+        let (body, crc) = bytes.split_last_chunk::<4>()?;
+        let is_sound = u32::from_le_bytes(*crc) == crc32c::crc32c(body);
+        let (header, rows) = body.split_at_checked(HEADER_BYTES).filter(|_| is_sound)?;
+        let version = u16::from_le_bytes([header[8], header[9]]);
+        if header[..8] != MAGIC || version != FORMAT_VERSION || read_u64(header, 16) != segment {
+            return None;
+        }
+        let index = Self { rows: rows.to_vec(), count: read_u32(header, 12) };
+        let (mut count, mut bytes) = (0, 0);
+        for row in index.rows() {
+            (count, bytes) = (count + 1, bytes + ROW_BYTES + row.head.len());
+        }
+        (count == index.count && bytes == rows.len()).then(|| (index, read_u64(header, 24)))
+    }
+}
+
+/// Writes the index of a segment that is sealed and synced.
+pub fn save(fs: &dyn FileSystem, dir: &Path, segment: u64, bytes: &[u8]) -> io::Result<()> {
+    let path = path_of(dir, segment);
+    let written = fs.create(&path).and_then(|file| file.write_at(bytes, 0));
+    written.inspect_err(|_| {
+        // Half of one is not taken for one. If it cannot be removed, it is when its segment goes.
+        let _ = fs.remove(&path);
+    })
+}
+
+/// What the index of a segment says, and where the segment ends, if there is an index and the segment has its header, its length and its seal.
+pub fn load(fs: &dyn FileSystem, dir: &Path, segment: u64, file: &dyn File) -> Option<(SegmentIndex, u64)> {
+    let (index, end) = SegmentIndex::decode(&read(fs, &path_of(dir, segment)).ok()?, segment)?;
+    let mut header = [0; SEGMENT_HEADER_BYTES as usize];
+    file.read_at(&mut header, 0).ok()?;
+    let header = SegmentHeader::decode(&header).ok()?;
+    let mut seal = [0; BATCH_HEADER_BYTES];
+    file.read_at(&mut seal, end).ok()?;
+    let is_whole = header.sequence == segment
+        && file.len_bytes().is_ok_and(|len| len >= header.file_bytes)
+        && seal[..] == BatchWriter::new().finish(segment, end);
+    is_whole.then_some((index, end))
+}
+
+fn read(fs: &dyn FileSystem, path: &Path) -> io::Result<Vec<u8>> {
+    let file = fs.open(path)?;
+    let mut bytes = vec![0; usize::try_from(file.len_bytes()?).map_err(io::Error::other)?];
+    file.read_at(&mut bytes, 0)?;
+    Ok(bytes)
+}
+
+/// Takes the index of a segment away, if it has one. One that stays is removed by the next start.
+pub fn remove(fs: &dyn FileSystem, dir: &Path, segment: u64) {
+    let _ = fs.remove(&path_of(dir, segment));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(index: u64, kind: Kind, head: &[u8]) -> Row<'_> {
+        let (offset, payload_bytes) = (index as u32 * 200, 150);
+        Row { kind, group: GroupId(3), generation: 1, index, term: 4, offset, payload_bytes, head }
+    }
+
+    fn index() -> SegmentIndex {
+        let mut index = SegmentIndex::default();
+        index.push(&row(7, Kind::Entry, b""));
+        index.push(&row(0, Kind::State, b"state"));
+        index.push(&row(8, Kind::Contents, &[1, 0, 0, 0, 5, 0, 0, 0, 9, 0, 0, 0]));
+        index
+    }
+
+    #[test]
+    fn an_index_is_read_back_as_written() {
+        let (found, end) = SegmentIndex::decode(&index().encode(5, 4_000), 5).unwrap();
+        assert_eq!((&found, end), (&index(), 4_000));
+        let rows =
+            found.rows().map(|row| (row.index, row.kind, row.offset, row.head.len())).collect::<Vec<_>>();
+        assert_eq!(
+            rows,
+            [(7, Kind::Entry, 1_400, 0), (0, Kind::State, 0, 5), (8, Kind::Contents, 1_600, 12)]
+        );
+        assert!(SegmentIndex::decode(&index().encode(5, 4_000), 6).is_none());
+    }
+
+    #[test]
+    fn a_changed_or_missing_byte_of_an_index_is_noticed() {
+        let whole = index().encode(5, 4_000);
+        for at in 0..whole.len() {
+            let mut bytes = whole.clone();
+            bytes[at] ^= 0x40;
+            assert!(SegmentIndex::decode(&bytes, 5).is_none(), "byte {at}");
+            assert!(SegmentIndex::decode(&whole[..at], 5).is_none(), "{at} bytes");
+        }
+    }
+
+    #[test]
+    fn rows_that_do_not_fit_are_no_index() {
+        let mut short = index();
+        short.count += 1;
+        assert!(SegmentIndex::decode(&short.encode(5, 4_000), 5).is_none());
+        let mut long = index();
+        long.rows.extend([0; ROW_BYTES]);
+        assert!(SegmentIndex::decode(&long.encode(5, 4_000), 5).is_none());
+    }
+
+    #[test]
+    fn a_head_is_what_a_start_has_to_understand() {
+        assert_eq!(head_bytes(Kind::Entry, &[1; 99]), 0);
+        assert_eq!(head_bytes(Kind::State, &[1; 99]), 99);
+        assert_eq!(
+            head_bytes(Kind::Contents, &[2, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 9, 9]),
+            20
+        );
+        // A table that does not fit is refused by who reads it.
+        assert_eq!(head_bytes(Kind::Contents, &[255; 9]), 9);
+        assert_eq!(head_bytes(Kind::Contents, &[2]), 1);
+    }
+}
