@@ -42,6 +42,7 @@ impl Log {
             tries_left -= 1;
             match self.shared.read_record(kind, group, index, place) {
                 Ok(record) => {
+                    self.shared.read_ahead_of(place);
                     let mut locked = self.shared.lock_index();
                     locked.cache.keep(Key::Record(place.segment, place.offset), record.clone());
                     return slice(&record, at, len).ok_or_else(missing);

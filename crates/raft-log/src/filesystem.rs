@@ -2,11 +2,12 @@
 
 use std::fs::{self, OpenOptions, TryLockError};
 use std::io;
+use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::FallocateFlags;
+use rustix::fs::{Advice, FallocateFlags};
 use rustix::io::{Errno, retry_on_intr};
 
 use crate::filesystem_direct::{self, CHUNK_BYTES};
@@ -19,6 +20,8 @@ pub trait File: Send + Sync {
     /// Returns when everything written before is on stable storage.
     fn sync_data(&self) -> io::Result<()>;
     fn len_bytes(&self) -> io::Result<u64>;
+    /// So many bytes from its beginning are likely to be read soon. Nobody waits for it, and nothing comes of it if it cannot be done.
+    fn read_soon(&self, _len_bytes: u64) {}
 }
 
 /// What the log asks of a file system.
@@ -97,6 +100,10 @@ impl File for fs::File {
 
     fn len_bytes(&self) -> io::Result<u64> {
         Ok(self.metadata()?.len())
+    }
+
+    fn read_soon(&self, len_bytes: u64) {
+        let _ = rustix::fs::fadvise(self, 0, NonZeroU64::new(len_bytes), Advice::WillNeed);
     }
 }
 

@@ -77,6 +77,8 @@ struct Disk {
     is_off: bool,
     can_allocate: bool,
     allocations: u64,
+    /// Files that were likely to be read soon.
+    read_soon: Vec<usize>,
 }
 
 #[derive(Clone, Default)]
@@ -115,6 +117,14 @@ impl SimulatedFileSystem {
     /// Files that were given their space without being written.
     pub fn allocations(&self) -> u64 {
         self.lock().allocations
+    }
+
+    /// The files that were said to be read soon, in that order.
+    pub fn read_soon(&self) -> Vec<PathBuf> {
+        let disk = self.lock();
+        let path_of =
+            |file: &usize| disk.names.iter().find(|(_, named)| *named == file).map(|(path, _)| path.clone());
+        disk.read_soon.iter().filter_map(path_of).collect()
     }
 
     /// Operations so far that change something.
@@ -339,6 +349,10 @@ impl File for OpenFile {
 
     fn len_bytes(&self) -> io::Result<u64> {
         Ok(self.lock().files[self.file].cached.len() as u64)
+    }
+
+    fn read_soon(&self, _: u64) {
+        self.lock().read_soon.push(self.file);
     }
 }
 

@@ -16,7 +16,7 @@ use crate::format::{Kind, RECORD_HEADER_BYTES, is_record_of};
 use crate::group::GroupLog;
 use crate::housekeeper::{self, Housekeeper};
 use crate::index::{Index, Place};
-use crate::limits::SEGMENT_BYTES_MIN;
+use crate::limits::{READ_AHEAD_BYTES, SEGMENT_BYTES_MIN};
 use crate::payload::{GroupId, LogTypes};
 use crate::recovery::recover;
 use crate::segments::Pool;
@@ -108,8 +108,16 @@ pub struct Shared {
     pub housekeeper: Housekeeper,
     pub live_ranges: OnceLock<Arc<LiveRanges>>,
     pub is_disk_low: AtomicBool,
+    reading: Reading,
     index: Mutex<Index>,
     failure: Mutex<Failure>,
+}
+
+/// Segments that contents were read from, and how far ahead of that the disk was asked to be.
+#[derive(Default)]
+struct Reading {
+    last: AtomicU64,
+    ahead: AtomicU64,
 }
 
 #[derive(Default)]
@@ -152,6 +160,28 @@ impl Shared {
         let done = Box::new(move |outcome| drop(sender.send(outcome)));
         self.queue.push(Op { records, states, done });
         receiver
+    }
+
+    /// Lets the disk go on to the next segment when contents of one are read one after the other and half of it is behind: who works
+    /// through a backlog would wait at the beginning of each, since the system reads ahead within a file only.
+    pub fn read_ahead_of(&self, place: Place) {
+        if self.reading.last.swap(place.segment, Ordering::Relaxed) != place.segment {
+            return;
+        }
+        let next = {
+            let index = self.lock_index();
+            let is_past_half = index
+                .segments
+                .get(&place.segment)
+                .is_some_and(|segment| u64::from(place.offset) > segment.end / 2);
+            let mut behind = index.segments.range(place.segment + 1..).filter(|_| is_past_half);
+            behind.next().map(|(number, segment)| (*number, Arc::clone(&segment.file)))
+        };
+        if let Some((number, file)) = next
+            && self.reading.ahead.swap(number, Ordering::Relaxed) != number
+        {
+            file.read_soon(READ_AHEAD_BYTES);
+        }
     }
 
     /// The payload of a record, checked.
@@ -237,6 +267,7 @@ impl Parts {
             housekeeper: Housekeeper::default(),
             live_ranges: OnceLock::new(),
             is_disk_low: AtomicBool::new(false),
+            reading: Reading::default(),
             index: Mutex::new(recovery.index),
             failure: Mutex::default(),
         });

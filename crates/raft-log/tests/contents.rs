@@ -271,3 +271,24 @@ fn appends_that_wait_for_the_disk_share_the_next_sync() {
     let batches = log.stats().batches - before;
     assert!(batches <= 3, "1000 appends took {batches} batches");
 }
+
+/// Within a file the system reads ahead by itself.
+#[test]
+fn the_next_segment_is_read_ahead_when_a_backlog_is_read_in_order() {
+    let fs = SimulatedFileSystem::new();
+    let log = open(&fs).unwrap();
+    let entries = (0..60).map(|index| entry(1, index, vec![index as u8; 300])).collect::<Vec<_>>();
+    for entries in entries.chunks(2) {
+        append(&mut group(&log, 1), entries.to_vec()).unwrap();
+    }
+    drop(log);
+    let log = open(&fs).unwrap();
+    let read = |index| assert_eq!(log.read_content(GROUP, index, 0, 9).unwrap()[..], [index as u8; 9]);
+    [10, 50, 11, 51].into_iter().for_each(read);
+    assert!(fs.read_soon().is_empty(), "what is read here and there says nothing of what is next");
+    (0..60).for_each(read);
+    let segments = fs.paths().into_iter().filter(|path| path.to_str().unwrap().contains("segment-"));
+    let segments = segments.collect::<Vec<_>>();
+    assert!(segments.len() > 4);
+    assert_eq!(fs.read_soon(), segments[1..]);
+}
