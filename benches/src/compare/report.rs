@@ -58,6 +58,11 @@ fn introduction(document: &Document) -> String {
             format!("spread over {partitions} partitions in W1, W2, W3, W6 and W7, and in one in W4 and W5")
         }
     };
+    // What is shipped is optimised across crates, what is built in a hurry is not.
+    let (profile, folder) = match document.conditions.harness.starts_with("dist/") {
+        true => ("--profile dist", "dist"),
+        false => ("--release", "release"),
+    };
     format!(
         "# Benchmarks
 
@@ -67,8 +72,8 @@ the lowest and the highest in brackets. This file is written by the program that
 
 ```sh
 apt-get install rabbitmq-server      # optional: without it RabbitMQ is left out; its service may stay stopped
-cargo build --release -p leasehold -p leasehold-benches --features leasehold-benches/compare
-target/release/leasehold-bench compare --keep target/comparison --report docs/benchmarks.md
+cargo build {profile} -p leasehold -p leasehold-benches --features leasehold-benches/compare
+target/{folder}/leasehold-bench compare --keep target/comparison --report docs/benchmarks.md
 ```
 
 NATS is brought into a Python environment of its own below `target/tmp`. What is not there is left out, with the reason.

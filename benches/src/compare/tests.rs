@@ -112,6 +112,20 @@ fn a_report_has_tables_plots_and_reasons() {
 }
 
 #[test]
+fn a_report_names_the_command_that_builds_what_was_measured() {
+    let mut document = document();
+    for (harness, command) in [
+        ("release/leasehold-bench (SHA-256 0a1b)", "cargo build --release -p leasehold"),
+        ("dist/leasehold-bench (SHA-256 0a1b)", "cargo build --profile dist -p leasehold"),
+    ] {
+        harness.clone_into(&mut document.conditions.harness);
+        let text = report::markdown(&document, None);
+        assert!(text.contains(command), "{command} is not in\n{text}");
+    }
+    assert!(report::markdown(&document, None).contains("\ntarget/dist/leasehold-bench compare"));
+}
+
+#[test]
 fn a_report_says_over_how_many_partitions_a_queue_spreads() {
     let mut document = document();
     document.conditions.partitions = 1;
