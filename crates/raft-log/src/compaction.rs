@@ -124,6 +124,13 @@ async fn move_contents(shared: &Shared, sparse: &Sparse, live_ranges: &LiveRange
         }
         at = end;
     }
+    if at < end {
+        tracing::error!(
+            path = %shared.pool.segment_path(number).display(),
+            offset = at,
+            "a batch is damaged, its segment stays: restore the disk, or wipe the folder and replace this node in the cluster"
+        );
+    }
     moves.submit().await?;
     Ok(moves.moved_bytes)
 }

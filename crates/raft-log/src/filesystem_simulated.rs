@@ -77,6 +77,7 @@ struct Disk {
     is_off: bool,
     can_allocate: bool,
     allocations: u64,
+    free_bytes: Option<u64>,
     /// Files that were likely to be read soon.
     read_soon: Vec<usize>,
 }
@@ -117,6 +118,11 @@ impl SimulatedFileSystem {
     /// Files that were given their space without being written.
     pub fn allocations(&self) -> u64 {
         self.lock().allocations
+    }
+
+    /// What it says that can still be written.
+    pub fn set_free_bytes(&self, bytes: u64) {
+        self.lock().free_bytes = Some(bytes);
     }
 
     /// The files that were said to be read soon, in that order.
@@ -452,7 +458,7 @@ impl FileSystem for SimulatedFileSystem {
     }
 
     fn free_bytes(&self, _: &Path) -> io::Result<u64> {
-        Ok(u64::MAX)
+        Ok(self.lock().free_bytes.unwrap_or(u64::MAX))
     }
 
     fn may_wait(&self) -> bool {

@@ -211,6 +211,17 @@ pub fn has_batch_after(bytes: &[u8], segment: u64, offset: u64) -> bool {
     false
 }
 
+/// The checksum of a batch, which is all that tells it from another one of its length.
+pub fn batch_crc(batch: &[u8]) -> u32 {
+    read_u32(batch, 4)
+}
+
+/// Whether these are the first bytes of a batch of this place, with this checksum.
+pub fn is_batch(header: &[u8; BATCH_HEADER_BYTES], segment: u64, offset: u64, crc: u32) -> bool {
+    (read_u32(header, 0), batch_crc(header), read_u64(header, 16), read_u64(header, 24))
+        == (BATCH_MAGIC, crc, segment, offset)
+}
+
 struct BatchHeader {
     crc: u32,
     body_bytes: u32,
@@ -224,7 +235,7 @@ fn batch_header(bytes: &[u8], segment: u64, offset: u64) -> Option<BatchHeader> 
         && read_u64(header, 16) == segment
         && read_u64(header, 24) == offset;
     let found = BatchHeader {
-        crc: read_u32(header, 4),
+        crc: batch_crc(header),
         body_bytes: read_u32(header, 8),
         records: read_u32(header, 12),
     };

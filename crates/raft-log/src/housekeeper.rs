@@ -139,10 +139,13 @@ pub async fn pass(shared: &Shared, asked: Asked, stuck: &mut Stuck) {
 
 /// A start can do without them: they take no space when it is scarce, and nothing fails with them.
 fn save_indexes(shared: &Shared, indexes: &[(u64, Vec<u8>)]) {
-    if shared.failure().is_some() || shared.is_disk_low.load(Ordering::Relaxed) {
+    if shared.failure().is_some() {
         return;
     }
     for (segment, bytes) in indexes {
+        if !segment_index::has_room(shared.fs.as_ref(), &shared.dir, shared.options.disk_low_bytes) {
+            return;
+        }
         // It may have been full and of no use to anybody within one pass.
         if !shared.lock_index().segments.contains_key(segment) {
             continue;

@@ -15,6 +15,8 @@ pub const READ_BYTES_MAX: usize = 1024 * 1024;
 pub const SEGMENT_BYTES_MIN: u64 = 4 * 1024;
 /// A segment has an index if that is at most this part of a segment.
 pub const SEGMENT_INDEX_SHARE_MAX: u64 = 4;
+/// Indexes that a start writes at most, of segments that have none: the rest get theirs in later starts.
+pub const START_INDEXES_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Of the next segment, while contents of a backlog are read one after the other.
 pub const READ_AHEAD_BYTES: u64 = 8 * 1024 * 1024;
 /// Bytes of contents that one compaction step moves.

@@ -113,11 +113,11 @@ pub struct Shared {
     failure: Mutex<Failure>,
 }
 
-/// Segments that contents were read from, and how far ahead of that the disk was asked to be.
+/// Which segment a content was last read from, and for which one the disk was last asked to go on to the next.
 #[derive(Default)]
 struct Reading {
     last: AtomicU64,
-    ahead: AtomicU64,
+    ahead_of: AtomicU64,
 }
 
 #[derive(Default)]
@@ -165,21 +165,16 @@ impl Shared {
     /// Lets the disk go on to the next segment when contents of one are read one after the other and half of it is behind: who works
     /// through a backlog would wait at the beginning of each, since the system reads ahead within a file only.
     pub fn read_ahead_of(&self, place: Place) {
-        if self.reading.last.swap(place.segment, Ordering::Relaxed) != place.segment {
+        let Place { segment, offset, .. } = place;
+        if self.reading.last.swap(segment, Ordering::Relaxed) != segment
+            || u64::from(offset) < self.options.segment_bytes / 2
+            || self.reading.ahead_of.swap(segment, Ordering::Relaxed) == segment
+        {
             return;
         }
-        let next = {
-            let index = self.lock_index();
-            let is_past_half = index
-                .segments
-                .get(&place.segment)
-                .is_some_and(|segment| u64::from(place.offset) > segment.end / 2);
-            let mut behind = index.segments.range(place.segment + 1..).filter(|_| is_past_half);
-            behind.next().map(|(number, segment)| (*number, Arc::clone(&segment.file)))
-        };
-        if let Some((number, file)) = next
-            && self.reading.ahead.swap(number, Ordering::Relaxed) != number
-        {
+        let next =
+            self.lock_index().segments.range(segment + 1..).next().map(|(_, next)| Arc::clone(&next.file));
+        if let Some(file) = next {
             file.read_soon(READ_AHEAD_BYTES);
         }
     }
@@ -255,7 +250,7 @@ impl Parts {
             io::ErrorKind::WouldBlock => OpenError::Locked(dir.to_owned()),
             _ => OpenError::Io { action: "lock", path: dir.to_owned(), source },
         })?;
-        let recovery = recover(&fs, dir, options.segment_bytes, options.cache_bytes)?;
+        let recovery = recover(&fs, dir, &options)?;
         let recovered = recovery.found;
         let shared = Arc::new(Shared {
             fs,

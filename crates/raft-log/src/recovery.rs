@@ -2,7 +2,7 @@
 //!
 //! A full segment whose entries are all purged is not read: its index says what is in it, and who wants a content checks it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,15 +13,15 @@ use crate::codec::{GroupState, decode_state};
 use crate::error::OpenError;
 use crate::filesystem::{File, FileSystem};
 use crate::format::{
-    BatchWriter, HeaderFault, Kind, Parsed, SEGMENT_HEADER_BYTES, SegmentHeader, has_batch_after,
+    BatchWriter, HeaderFault, Kind, Parsed, SEGMENT_HEADER_BYTES, SegmentHeader, batch_crc, has_batch_after,
     parse_batch, read_u32,
 };
 use crate::index::{GroupIndex, Index, Place, Retained, Segment, Slot, Source};
 use crate::limits::{FORMAT_VERSION, SEGMENT_BYTES_MIN};
-use crate::log::Recovered;
+use crate::log::{Options, Recovered};
 use crate::payload::GroupId;
 use crate::read_ahead::{Whole, each_segment};
-use crate::segment_index::{Row, SegmentIndex};
+use crate::segment_index::{Ending, MissingIndexes, Row, SegmentIndex};
 use crate::segments::{Pool, find_files};
 use crate::{segment_index, snapshot};
 
@@ -34,65 +34,63 @@ pub struct Recovery {
     pub found: Recovered,
 }
 
-pub fn recover(
+pub fn recover(fs: &Arc<dyn FileSystem>, dir: &Path, options: &Options) -> Result<Recovery, OpenError> {
+    let mut mistrusted = BTreeSet::new();
+    loop {
+        match attempt(fs, dir, options, &mistrusted)? {
+            Attempt::Succeeded(recovery) => return Ok(*recovery),
+            Attempt::WrongIndexes(segments) => {
+                tracing::warn!(dir = %dir.display(), ?segments, "indexes do not say what is in their segments: the segments are read");
+                mistrusted.extend(segments);
+            }
+        }
+    }
+}
+
+enum Attempt {
+    Succeeded(Box<Recovery>),
+    /// Perhaps, of these segments; nothing has been changed.
+    WrongIndexes(Vec<u64>),
+}
+
+fn attempt(
     fs: &Arc<dyn FileSystem>,
     dir: &Path,
-    segment_bytes: u64,
-    cache_bytes: usize,
-) -> Result<Recovery, OpenError> {
+    options: &Options,
+    mistrusted: &BTreeSet<u64>,
+) -> Result<Attempt, OpenError> {
+    let segment_bytes = options.segment_bytes;
     let failed = |action: &'static str, path: &Path| {
         let path = path.to_owned();
         move |source| OpenError::Io { action, path, source }
     };
     let found = find_files(fs.as_ref(), dir).map_err(failed("list", dir))?;
     let last_number = found.segments.last().map_or(0, |(number, _)| *number);
-    let mut replay = Replay::default();
-    let (mut segments, mut indexed, mut read) = (BTreeMap::new(), Vec::new(), Vec::new());
-    let (mut tail, mut unwritten, mut read_bytes) = (None::<Tail>, Vec::new(), 0);
     // How far the last one was written and synced is only known from its batches.
     let index_of = |number: u64, file: &dyn File| {
-        (number != last_number).then(|| segment_index::load(fs.as_ref(), dir, number, file)).flatten()
+        let is_trusted = number != last_number && !mistrusted.contains(&number);
+        is_trusted.then(|| segment_index::load(fs.as_ref(), dir, number, file)).flatten()
     };
-    each_segment(fs, &found.segments, &index_of, |Whole { number, path, file, bytes, index }| {
-        read_bytes += bytes.len() as u64;
-        if index.is_none() && !has_header(&bytes, number, &path)? {
-            unwritten.push((number, path, file));
-            return Ok(bytes);
-        }
-        // A segment is only begun when the one before it is sealed: none without a header can be before one with.
-        if let Some((_, path, _)) = unwritten.first() {
-            return Err(OpenError::Damaged { path: path.clone(), offset: 0 });
-        }
-        if let Some(Tail { path, batches, .. }) = tail.take_if(|before| !before.batches.is_sealed) {
-            return Err(OpenError::Damaged { path, offset: batches.end });
-        }
-        if let Some((index, end)) = index {
-            replay.segment(&index, number, &path)?;
-            segments.insert(number, Segment::new(file, end));
-            tail = None;
-            indexed.push((number, path, index));
-            return Ok(bytes);
-        }
-        let (index, batches) = list(&bytes, number, &path)?;
-        replay.segment(&index, number, &path)?;
-        if !index.is_too_large(segment_bytes) {
-            read.push((number, index.encode(number, batches.end)));
-        }
-        segments.insert(number, Segment::new(Arc::clone(&file), batches.end));
-        let from = batches.last_from();
-        let last = bytes[from as usize..batches.end as usize].to_vec();
-        tail = Some(Tail { number, path, file, last, batches });
-        Ok(bytes)
-    })?;
+    let mut taken = TakenIn::default();
+    each_segment(fs, &found.segments, &index_of, |whole| taken.take(whole, segment_bytes))?;
+    let TakenIn { replay, segments, indexed, missing, tail, unwritten, mut read_bytes } = taken;
     for group in found.snapshots.into_iter().filter(|group| !replay.is_removed(*group)) {
         // A node that would serve without the group looks sound, and is one replica less.
         snapshot::load(fs.as_ref(), dir, group)?;
     }
     let (records, bytes) = (replay.records, segments.values().map(|segment| segment.end).sum());
-    let mut index = Index::new(cache_bytes);
+    let mut index = Index::new(options.cache_bytes);
     index.segments = segments;
-    replay.finish(&mut index, dir)?;
-    read_bytes += check_pinned(fs, &index, indexed)?;
+    if let Err(error) = replay.finish(&mut index, dir) {
+        // An index that is wrong can look like entries that are missing.
+        let indexes = indexed.iter().map(|indexed| indexed.number).collect::<Vec<_>>();
+        return if indexes.is_empty() { Err(error) } else { Ok(Attempt::WrongIndexes(indexes)) };
+    }
+    let checked = check_needed(fs, &index, indexed)?;
+    if !checked.wrong.is_empty() {
+        return Ok(Attempt::WrongIndexes(checked.wrong));
+    }
+    read_bytes += checked.read_bytes;
     let pool = Pool::new(Arc::clone(fs), dir.to_owned(), segment_bytes, found.spares)?;
     if let Some(tail) = tail {
         tail.secure().map_err(failed("write", &tail.path))?;
@@ -103,36 +101,104 @@ pub fn recover(
     let stale = found.indexes.into_iter().filter(|number| !index.segments.contains_key(number));
     stale.for_each(|number| segment_index::remove(fs.as_ref(), dir, number));
     clean_up(fs.as_ref(), dir, &index, found.unfinished).map_err(failed("clean up", dir))?;
-    for (number, bytes) in read {
-        if let Err(error) = segment_index::save(fs.as_ref(), dir, number, &bytes) {
-            tracing::warn!(dir = %dir.display(), segment = number, %error, "a segment has no index: the next start reads all of it");
-        }
-    }
+    missing.save(fs.as_ref(), dir, options.disk_low_bytes);
     let found = Recovered { records, bytes, read_bytes };
-    Ok(Recovery { index, pool, next_number: last_number + 1, found })
+    Ok(Attempt::Succeeded(Box::new(Recovery { index, pool, next_number: last_number + 1, found })))
 }
 
-/// Reads the segments that hold what Raft may ask for, although they have an index: an entry that is damaged must not be found when
-/// it is needed.
-fn check_pinned(
-    fs: &Arc<dyn FileSystem>,
-    index: &Index,
-    indexed: Vec<(u64, PathBuf, SegmentIndex)>,
-) -> Result<u64, OpenError> {
-    let is_pinned = |number: &u64| index.segments.get(number).is_some_and(|segment| segment.pins > 0);
-    let pinned = indexed.into_iter().filter(|(number, ..)| is_pinned(number));
-    let (paths, mut indexes): (Vec<_>, BTreeMap<_, _>) =
-        pinned.map(|(number, path, index)| ((number, path), (number, index))).unzip();
-    let mut read_bytes = 0;
-    each_segment(fs, &paths, &|_, _| None, |Whole { number, path, bytes, .. }| {
-        read_bytes += bytes.len() as u64;
-        let (found, batches) = list(&bytes, number, &path)?;
-        if batches.is_sealed && indexes.remove(&number) == Some(found) {
+/// What the segments of a folder hold.
+#[derive(Default)]
+struct TakenIn {
+    replay: Replay,
+    segments: BTreeMap<u64, Segment>,
+    indexed: Vec<Indexed>,
+    missing: MissingIndexes,
+    /// The one that was written last, if it had to be read.
+    tail: Option<Tail>,
+    /// Those that were never begun.
+    unwritten: Vec<(u64, PathBuf, Arc<dyn File>)>,
+    read_bytes: u64,
+}
+
+impl TakenIn {
+    /// Takes the next segment in, and gives the buffer back.
+    fn take(&mut self, segment: Whole, segment_bytes: u64) -> Result<Vec<u8>, OpenError> {
+        let Whole { number, path, file, bytes, index } = segment;
+        self.read_bytes += bytes.len() as u64;
+        if index.is_none() && !has_header(&bytes, number, &path)? {
+            self.unwritten.push((number, path, file));
             return Ok(bytes);
         }
-        Err(OpenError::Damaged { path, offset: batches.end })
+        // A segment is only begun when the one before it is sealed: none without a header can be before one with.
+        if let Some((_, path, _)) = self.unwritten.first() {
+            return Err(OpenError::Damaged { path: path.clone(), offset: 0 });
+        }
+        if let Some(Tail { path, batches, .. }) = self.tail.take()
+            && !batches.is_sealed
+        {
+            return Err(OpenError::Damaged { path, offset: batches.end });
+        }
+        if let Some((index, end)) = index {
+            self.replay.segment(&index, number, &path)?;
+            self.segments.insert(number, Segment::new(file, end));
+            self.indexed.push(Indexed { number, path, digest: index.digest() });
+            return Ok(bytes);
+        }
+        let (index, batches) = list(&bytes, number, &path)?;
+        self.replay.segment(&index, number, &path)?;
+        if !index.is_too_large(segment_bytes) {
+            self.missing.add(number, || index.encode(number, batches.ending(&bytes)));
+        }
+        self.segments.insert(number, Segment::new(Arc::clone(&file), batches.end));
+        let last = bytes[batches.last_from() as usize..batches.end as usize].to_vec();
+        self.tail = Some(Tail { number, path, file, last, batches });
+        Ok(bytes)
+    }
+}
+
+/// A segment that was taken in by its index.
+struct Indexed {
+    number: u64,
+    path: PathBuf,
+    digest: (u32, u32),
+}
+
+#[derive(Default)]
+struct Checked {
+    read_bytes: u64,
+    /// Segments that are sound and not what their indexes say.
+    wrong: Vec<u64>,
+}
+
+/// Reads the segments that hold what Raft may ask for, or the state of a group, although they have an index: what is damaged there
+/// must not be found when it is needed.
+fn check_needed(
+    fs: &Arc<dyn FileSystem>,
+    index: &Index,
+    indexed: Vec<Indexed>,
+) -> Result<Checked, OpenError> {
+    let states = index.groups.values().filter_map(|group| group.state_segment).collect::<BTreeSet<_>>();
+    let is_needed = |indexed: &Indexed| {
+        let is_pinned = index.segments.get(&indexed.number).is_some_and(|segment| segment.pins > 0);
+        is_pinned || states.contains(&indexed.number)
+    };
+    let needed = indexed.into_iter().filter(is_needed);
+    let (paths, digests): (Vec<_>, BTreeMap<_, _>) =
+        needed.map(|Indexed { number, path, digest }| ((number, path), (number, digest))).unzip();
+    let mut checked = Checked::default();
+    each_segment(fs, &paths, &|_, _| None, |Whole { number, path, bytes, .. }| {
+        checked.read_bytes += bytes.len() as u64;
+        let (found, batches) = list(&bytes, number, &path)?;
+        let ends_there = index.segments.get(&number).is_some_and(|segment| segment.end == batches.end);
+        if !batches.is_sealed || !ends_there {
+            return Err(OpenError::Damaged { path, offset: batches.end });
+        }
+        if digests.get(&number) != Some(&found.digest()) {
+            checked.wrong.push(number);
+        }
+        Ok(bytes)
     })?;
-    Ok(read_bytes)
+    Ok(checked)
 }
 
 /// Takes away what a crash left half done, and makes all changes of names durable that the last process may not have synced.
@@ -180,6 +246,14 @@ impl Batches {
     /// Where what was written last begins: the header goes with the first batch.
     fn last_from(&self) -> u64 {
         if self.last == SEGMENT_HEADER_BYTES { 0 } else { self.last }
+    }
+
+    fn ending(&self, bytes: &[u8]) -> Ending {
+        Ending {
+            last_batch: self.last,
+            last_batch_crc: batch_crc(&bytes[self.last as usize..]),
+            end: self.end,
+        }
     }
 }
 

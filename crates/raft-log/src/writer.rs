@@ -10,12 +10,14 @@ use bytes::Bytes;
 use crate::codec::encode_state;
 use crate::error::LogError;
 use crate::filesystem::File;
-use crate::format::{BATCH_HEADER_BYTES, BatchWriter, Kind, Record, SEGMENT_HEADER_BYTES, SegmentHeader};
+use crate::format::{
+    BATCH_HEADER_BYTES, BatchWriter, Kind, Record, SEGMENT_HEADER_BYTES, SegmentHeader, batch_crc,
+};
 use crate::index::{Place, Segment, Source};
 use crate::limits::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX};
 use crate::log::Shared;
 use crate::payload::GroupId;
-use crate::segment_index::{Row, SegmentIndex, head_bytes};
+use crate::segment_index::{Ending, Row, SegmentIndex, head_bytes};
 
 /// Of the cache of the machine.
 const PAGE_BYTES: u64 = 4096;
@@ -103,7 +105,7 @@ impl Queue {
 struct Head {
     number: u64,
     file: Arc<dyn File>,
-    end: u64,
+    ending: Ending,
     /// `None` when it would be too large.
     index: Option<SegmentIndex>,
 }
@@ -186,8 +188,9 @@ impl Writer {
     /// it had been synced: damage to it is not taken for a write that was cut off.
     fn seal(&self) -> io::Result<()> {
         let Some(head) = &self.head else { return Ok(()) };
-        let bytes = BatchWriter::new().finish(head.number, head.end);
-        put(head.file.as_ref(), bytes, head.end, self.shared.options.segment_bytes)
+        let end = head.ending.end;
+        let bytes = BatchWriter::new().finish(head.number, end);
+        put(head.file.as_ref(), bytes, end, self.shared.options.segment_bytes)
     }
 
     fn commit(&mut self, mut records: Vec<Queued>, states: &[GroupId]) -> io::Result<()> {
@@ -234,21 +237,23 @@ impl Writer {
     fn write(&mut self, batch: BatchWriter) -> io::Result<(u64, u64)> {
         let segment_bytes = self.shared.options.segment_bytes;
         let room = segment_bytes - BATCH_HEADER_BYTES as u64;
-        let fits = |head: &&mut Head| head.end + batch.len_bytes() as u64 <= room;
+        let fits = |head: &&mut Head| head.ending.end + batch.len_bytes() as u64 <= room;
         let stats = &self.shared.stats;
         let started = Instant::now();
         let (number, start, end) = match self.head.as_mut().filter(fits) {
             Some(head) => {
-                let (start, len_bytes) = (head.end, batch.len_bytes());
-                put(head.file.as_ref(), batch.finish(head.number, start), start, segment_bytes)?;
-                head.end += len_bytes as u64;
+                let (start, len_bytes) = (head.ending.end, batch.len_bytes());
+                let bytes = batch.finish(head.number, start);
+                let end = start + len_bytes as u64;
+                head.ending = Ending { last_batch: start, last_batch_crc: batch_crc(&bytes), end };
+                put(head.file.as_ref(), bytes, start, segment_bytes)?;
                 stats.wrote(len_bytes);
-                (head.number, start, head.end)
+                (head.number, start, end)
             }
             None => {
                 let (head, bytes) = self.rotate(batch)?;
                 self.shared.stats.wrote(bytes);
-                let placed = (head.number, SEGMENT_HEADER_BYTES, head.end);
+                let placed = (head.number, SEGMENT_HEADER_BYTES, head.ending.end);
                 self.head = Some(head);
                 placed
             }
@@ -266,24 +271,27 @@ impl Writer {
     /// Seals the segment that is full and begins the next one with this batch, which is not synced yet.
     fn rotate(&mut self, batch: BatchWriter) -> io::Result<(Head, usize)> {
         self.seal()?;
-        if let Some(Head { number, file, end, index }) = self.head.take() {
+        if let Some(Head { number, file, ending, index }) = self.head.take() {
             file.sync_data()?;
             if let Some(index) = index {
-                self.shared.housekeeper.index(number, index.encode(number, end));
+                self.shared.housekeeper.index(number, index.encode(number, ending));
             }
         }
         let number = self.next_number;
         self.next_number += 1;
         let file = self.shared.pool.start_segment(number, Instant::now())?;
         let mut bytes = SegmentHeader { sequence: number, file_bytes: file.len_bytes()? }.encode().to_vec();
-        bytes.extend(batch.finish(number, SEGMENT_HEADER_BYTES));
+        let batch = batch.finish(number, SEGMENT_HEADER_BYTES);
+        let last_batch_crc = batch_crc(&batch);
+        bytes.extend(batch);
         // Known before its first batch is, so that nothing takes the segment before it for the last.
         let segment = Segment::new(Arc::clone(&file), SEGMENT_HEADER_BYTES);
         self.shared.lock_index().segments.insert(number, segment);
         let len_bytes = bytes.len();
         put(file.as_ref(), bytes, 0, self.shared.options.segment_bytes)?;
         self.shared.housekeeper.wake();
-        Ok((Head { number, file, end: len_bytes as u64, index: Some(SegmentIndex::default()) }, len_bytes))
+        let ending = Ending { last_batch: SEGMENT_HEADER_BYTES, last_batch_crc, end: len_bytes as u64 };
+        Ok((Head { number, file, ending, index: Some(SegmentIndex::default()) }, len_bytes))
     }
 
     fn note(&mut self, written: Vec<Written>, (segment, start): (u64, u64)) {

@@ -147,6 +147,9 @@ fn check_disk(fs: &SimulatedFileSystem, groups: &Groups, live: &Live) {
         see(&log, groups, live)
     };
     let live = &live_of(&first);
+    // With the indexes that the first start has written.
+    let again = see(&support::open(&fs.after_kill()).unwrap(), groups, live);
+    assert!(again == first, "opened again: {again:#?} not {first:#?}");
     let fs = fs.after_power_loss(Survival::Nothing, 0);
     let log = support::open(&fs).unwrap();
     for (id, seen) in see(&log, groups, live) {
