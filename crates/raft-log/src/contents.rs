@@ -39,6 +39,8 @@ impl Log {
                 Found::Bytes(record, at) => return slice(&record, at, len).ok_or_else(missing),
                 Found::At(kind, place, at) => (kind, place, at),
             };
+            // Who waited for another reader looks again; if that one failed, it reads by itself.
+            let Some(_turn) = self.shared.reading.turn(place) else { continue };
             tries_left -= 1;
             match self.shared.read_record(kind, group, index, place) {
                 Ok(record) => {

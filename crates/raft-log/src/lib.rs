@@ -31,6 +31,7 @@ mod limits;
 mod log;
 mod payload;
 mod read_ahead;
+mod reading;
 mod recovery;
 mod segment_index;
 mod segments;

@@ -18,6 +18,7 @@ use crate::housekeeper::{self, Housekeeper};
 use crate::index::{Index, Place};
 use crate::limits::{READ_AHEAD_BYTES, SEGMENT_BYTES_MIN};
 use crate::payload::{GroupId, LogTypes};
+use crate::reading::Reading;
 use crate::recovery::recover;
 use crate::segments::Pool;
 use crate::snapshot::{self, SavedSnapshot};
@@ -108,16 +109,9 @@ pub struct Shared {
     pub housekeeper: Housekeeper,
     pub live_ranges: OnceLock<Arc<LiveRanges>>,
     pub is_disk_low: AtomicBool,
-    reading: Reading,
+    pub reading: Reading,
     index: Mutex<Index>,
     failure: Mutex<Failure>,
-}
-
-/// Which segment a content was last read from, and for which one the disk was last asked to go on to the next.
-#[derive(Default)]
-struct Reading {
-    last: AtomicU64,
-    ahead_of: AtomicU64,
 }
 
 #[derive(Default)]
@@ -162,18 +156,15 @@ impl Shared {
         receiver
     }
 
-    /// Lets the disk go on to the next segment when contents of one are read one after the other and half of it is behind: who works
-    /// through a backlog would wait at the beginning of each, since the system reads ahead within a file only.
+    /// Lets the disk go on to the next segment, if who reads is likely to.
     pub fn read_ahead_of(&self, place: Place) {
-        let Place { segment, offset, .. } = place;
-        if self.reading.last.swap(segment, Ordering::Relaxed) != segment
-            || u64::from(offset) < self.options.segment_bytes / 2
-            || self.reading.ahead_of.swap(segment, Ordering::Relaxed) == segment
-        {
+        if !self.reading.is_next_wanted(place, self.options.segment_bytes) {
             return;
         }
-        let next =
-            self.lock_index().segments.range(segment + 1..).next().map(|(_, next)| Arc::clone(&next.file));
+        let next = {
+            let index = self.lock_index();
+            index.segments.range(place.segment + 1..).next().map(|(_, next)| Arc::clone(&next.file))
+        };
         if let Some(file) = next {
             file.read_soon(READ_AHEAD_BYTES);
         }
