@@ -9,8 +9,9 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use leasehold::processes::Processes;
 use leasehold_client::v1::QueueSettings;
-use leasehold_client::{Client, NewMessage, ReceiveOptions};
+use leasehold_client::{Client, Error, Message, NewMessage, ReceiveOptions};
 use tokio::process::Command;
+use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use super::{Found, Name};
@@ -97,7 +98,7 @@ impl System for Cluster {
     fn receiver<'a>(&'a self, queue: &'a str, _: Through) -> Doing<'a, Box<dyn Receiver>> {
         async move {
             let connection = Connection { client: self.processes.client()?, queue: queue.to_owned() };
-            Ok(Box::new(Leases { connection, receipts: Vec::new() }) as Box<dyn Receiver>)
+            Ok(Box::new(Leases { connection, next: None, receipts: Vec::new() }) as Box<dyn Receiver>)
         }
         .boxed()
     }
@@ -155,6 +156,13 @@ struct Connection {
     queue: String,
 }
 
+impl Connection {
+    fn ask(&self, options: ReceiveOptions) -> JoinHandle<Result<Vec<Message>, Error>> {
+        let (client, queue) = (self.client.clone(), self.queue.clone());
+        tokio::spawn(async move { client.receive(&queue, options).await })
+    }
+}
+
 impl Sender for Connection {
     fn send(&self, bodies: Vec<Bytes>) -> BoxFuture<'_, Vec<Result<Instant, Failure>>> {
         async move {
@@ -171,10 +179,21 @@ impl Sender for Connection {
     }
 }
 
+/// Asks for the next batch before it acknowledges the one that it has, as the streams of the other systems bring messages ahead.
 struct Leases {
     connection: Connection,
+    next: Option<JoinHandle<Result<Vec<Message>, Error>>>,
     /// Of what was received and not yet acknowledged.
     receipts: Vec<Bytes>,
+}
+
+/// A receive that nobody waits for any more is ended: its node gives back what it was granted.
+impl Drop for Leases {
+    fn drop(&mut self) {
+        if let Some(next) = &self.next {
+            next.abort();
+        }
+    }
 }
 
 impl Receiver for Leases {
@@ -182,7 +201,12 @@ impl Receiver for Leases {
         async move {
             let messages_max = u32::try_from(messages_max)?;
             let options = ReceiveOptions { messages_max, wait, ..ReceiveOptions::default() };
-            let messages = self.connection.client.receive(&self.connection.queue, options).await?;
+            let asked = self.next.take().unwrap_or_else(|| self.connection.ask(options.clone()));
+            // Until it is there: who gives up on this call ends the receive as well.
+            let received = self.next.insert(asked).await;
+            self.next = None;
+            let messages = received??;
+            self.next = (!messages.is_empty()).then(|| self.connection.ask(options));
             self.receipts.extend(messages.iter().map(|message| message.receipt.clone()));
             Ok(messages.into_iter().map(|message| message.body).collect())
         }
