@@ -103,17 +103,27 @@ fn main() -> ExitCode {
         Err(error) => return usage(&error),
     };
     let output = Output::new(arguments.global.json);
-    let runtime = match tokio::runtime::Runtime::new() {
-        Ok(runtime) => runtime,
-        Err(error) => return output.failed(&Failure::from(error)),
+    let outcome = match arguments.command {
+        Command::Server(arguments) => server::run(&arguments, output),
+        command => on_runtime(0, run(command, &arguments.global, output)),
     };
-    let outcome = runtime.block_on(run(arguments.command, &arguments.global, output));
-    // What is still under way, such as a read of stdin, must not hold up the end.
-    runtime.shutdown_background();
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => output.failed(&failure),
     }
+}
+
+/// Does it on a runtime with so many threads, or with one a processor when that is 0.
+fn on_runtime(worker_threads: usize, work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if worker_threads > 0 {
+        builder.worker_threads(worker_threads);
+    }
+    let runtime = builder.enable_all().build()?;
+    let outcome = runtime.block_on(work);
+    // What is still under way, such as a read of stdin, must not hold up the end.
+    runtime.shutdown_background();
+    outcome
 }
 
 /// Help on stdout, or what is wrong with the arguments, as JSON when they ask for it.
@@ -130,7 +140,7 @@ fn usage(error: &clap::Error) -> ExitCode {
 async fn run(command: Command, global: &Global, output: Output) -> Result<(), Failure> {
     let client = || Client::connect(global.endpoint.iter().map(with_scheme)).map_err(Failure::from);
     match command {
-        Command::Server(arguments) => server::run(arguments, output).await,
+        Command::Server(_) => unreachable!("a node has a runtime of its own"),
         Command::Dev(arguments) => dev::run(arguments, output).await,
         Command::Demo(arguments) => demo::run(arguments, output).await,
         Command::Cluster(command) => cluster::run(command, &client()?, output).await,
@@ -150,4 +160,21 @@ async fn run(command: Command, global: &Global, output: Output) -> Result<(), Fa
 
 fn with_scheme(endpoint: &String) -> String {
     if endpoint.contains("://") { endpoint.clone() } else { format!("http://{endpoint}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_runtime_has_as_many_threads_as_it_is_told_or_one_a_processor() {
+        let processors = std::thread::available_parallelism().unwrap().get();
+        for (told, wanted) in [(1, 1), (5, 5), (0, processors)] {
+            let work = async {
+                assert_eq!(tokio::runtime::Handle::current().metrics().num_workers(), wanted);
+                Ok(())
+            };
+            assert!(on_runtime(told, work).is_ok());
+        }
+    }
 }

@@ -130,7 +130,7 @@ impl Processes {
         Self::start_all(program, dir, partitions, replication, places, settings).await
     }
 
-    /// As [`Processes::start`], with so many nodes; every partition has three replicas, or one on each of fewer nodes.
+    /// As [`Processes::start_with`], with so many nodes; every partition has three replicas, or one on each of fewer nodes.
     ///
     /// # Errors
     /// As [`Processes::start`].
@@ -139,9 +139,10 @@ impl Processes {
         dir: &Path,
         partitions: u32,
         nodes: usize,
+        settings: &[&str],
     ) -> Result<Self, ProcessError> {
         let replication = nodes.min(NODES) as u32;
-        Self::start_all(program, dir, partitions, replication, vec![Place::default(); nodes], &[]).await
+        Self::start_all(program, dir, partitions, replication, vec![Place::default(); nodes], settings).await
     }
 
     async fn start_all(

@@ -9,6 +9,7 @@ use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::input::pair;
+use crate::on_runtime;
 use crate::output::{Failure, Output};
 
 #[derive(clap::Args)]
@@ -25,9 +26,13 @@ pub struct Arguments {
 ///
 /// # Errors
 /// When it cannot start, or had to stop by itself.
-pub async fn run(arguments: Arguments, output: Output) -> Result<(), Failure> {
+pub fn run(arguments: &Arguments, output: Output) -> Result<(), Failure> {
     let loaded = Config::load(arguments.config.as_deref(), process_environment(), &arguments.settings);
     let config = loaded.map_err(|error| Failure::usage(error.to_string()))?;
+    on_runtime(config.limits.worker_threads as usize, serve(config, output))
+}
+
+async fn serve(config: Config, output: Output) -> Result<(), Failure> {
     start_logging(config.logging.format, &config.logging.level)
         .map_err(|error| Failure::usage(error.to_string()))?;
     let name = config.name.clone();

@@ -33,9 +33,17 @@ pub async fn find() -> Result<Found, Failure> {
 }
 
 pub async fn start(program: &Path, dir: &Path, shape: Shape) -> Result<Box<dyn System>, Failure> {
-    let processes = Processes::start_sized(program, dir, shape.partitions, shape.nodes).await?;
+    let shared = format!("limits.worker_threads={}", processors_each(shape.nodes));
+    let settings = [shared.as_str()];
+    let processes = Processes::start_sized(program, dir, shape.partitions, shape.nodes, &settings).await?;
     let client = processes.client()?;
     Ok(Box::new(Cluster { dir: dir.to_owned(), processes, client, partitions: shape.partitions }))
+}
+
+/// Nodes of one machine share its processors.
+fn processors_each(nodes: usize) -> usize {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    (processors / nodes.max(1)).max(1)
 }
 
 struct Cluster {

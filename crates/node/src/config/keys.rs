@@ -66,6 +66,7 @@ pub(super) const DISK_LOW: &str = "limits.disk_low_bytes";
 pub(super) const CACHE: &str = "limits.cache_bytes";
 pub(super) const PENDING: &str = "limits.pending_bytes_max";
 pub(super) const CONNECTIONS: &str = "limits.connections_max";
+pub(super) const WORKERS: &str = "limits.worker_threads";
 pub(super) const SEGMENT: &str = "log.segment_bytes";
 pub(super) const HISTORY_MODE: &str = "history.mode";
 pub(super) const HISTORY_BYTES: &str = "history.bytes_max";
@@ -98,6 +99,7 @@ pub(super) const KEYS: &[Key] = &[
     key(CACHE, Some("64MiB"), Kind::Bytes { min: MIB, max: 1024 * GIB }),
     key(PENDING, Some("64MiB"), Kind::Bytes { min: PENDING_BYTES_MIN, max: 64 * GIB }),
     key(CONNECTIONS, Some("4096"), Kind::Count { min: 8, max: 1_000_000 }),
+    key(WORKERS, Some("0"), Kind::Count { min: 0, max: 1_024 }),
     key(SEGMENT, Some("64MiB"), Kind::Bytes { min: SEGMENT_BYTES_MIN, max: GIB }),
     key(HISTORY_MODE, Some("unusual"), Kind::Choice(&["off", "unusual", "all"])),
     key(HISTORY_BYTES, Some("256MiB"), Kind::Bytes { min: MIB, max: 1024 * GIB }),

@@ -64,6 +64,8 @@ pub struct Limits {
     pub pending_bytes_max: u64,
     /// Client connections.
     pub connections_max: u64,
+    /// Of the runtime that the node runs on, which whoever starts the node makes; 0 for one a processor.
+    pub worker_threads: u64,
 }
 
 /// The write-ahead log.

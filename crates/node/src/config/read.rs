@@ -38,6 +38,7 @@ pub(super) fn config(settings: &Settings) -> Result<Config, ConfigError> {
             cache_bytes: reader.number(keys::CACHE)?,
             pending_bytes_max: reader.number(keys::PENDING)?,
             connections_max: reader.number(keys::CONNECTIONS)?,
+            worker_threads: reader.number(keys::WORKERS)?,
         },
         log: Log { segment_bytes: reader.number(keys::SEGMENT)? },
         history: History { mode: reader.history_mode()?, bytes_max: reader.number(keys::HISTORY_BYTES)? },

@@ -81,6 +81,7 @@ fn every_section_of_a_file_is_read() {
         disk_low_bytes = "1GiB"
         cache_bytes = 1048576
         connections_max = 100
+        worker_threads = 3
         [log]
         segment_bytes = "32MiB"
         [history]
@@ -180,6 +181,7 @@ fn wrong_values_are_named_with_their_source_and_what_is_allowed() {
         ("limits.disk_low_bytes", "512MB", "from 32MiB to 1TiB"),
         ("limits.pending_bytes_max", "1MiB", "from 16MiB"),
         ("limits.connections_max", "0", "from 8 to"),
+        ("limits.worker_threads", "1025", "from 0 to"),
         ("log.segment_bytes", "16777217", "whole pages"),
         ("history.mode", "some", "off, unusual, all"),
         ("raft.heartbeat_ms", "5", "from 10ms"),
