@@ -137,21 +137,15 @@ pub async fn pass(shared: &Shared, asked: Asked, stuck: &mut Stuck) {
     }
 }
 
-/// A start can do without them: they take no space when it is scarce, and nothing fails with them.
 fn save_indexes(shared: &Shared, indexes: &[(u64, Vec<u8>)]) {
     if shared.failure().is_some() {
         return;
     }
+    let (fs, disk_low_bytes) = (shared.fs.as_ref(), shared.options.disk_low_bytes);
     for (segment, bytes) in indexes {
-        if !segment_index::has_room(shared.fs.as_ref(), &shared.dir, shared.options.disk_low_bytes) {
-            return;
-        }
         // It may have been full and of no use to anybody within one pass.
-        if !shared.lock_index().segments.contains_key(segment) {
-            continue;
-        }
-        if let Err(error) = segment_index::save(shared.fs.as_ref(), &shared.dir, *segment, bytes) {
-            tracing::warn!(dir = %shared.dir.display(), segment, %error, "a segment has no index: the next start reads all of it");
+        if shared.lock_index().segments.contains_key(segment) {
+            segment_index::save(fs, &shared.dir, disk_low_bytes, *segment, bytes);
         }
     }
 }

@@ -186,19 +186,18 @@ impl SegmentIndex {
     }
 }
 
-/// Whether the disk has room for what a start can do without.
-pub fn has_room(fs: &dyn FileSystem, dir: &Path, disk_low_bytes: u64) -> bool {
-    fs.free_bytes(dir).is_ok_and(|free| free >= disk_low_bytes)
-}
-
-/// Writes the index of a segment that is sealed and synced.
-pub fn save(fs: &dyn FileSystem, dir: &Path, segment: u64, bytes: &[u8]) -> io::Result<()> {
+/// Writes the index of a segment that is sealed and synced. A start can do without it: it takes no space when less than that is free,
+/// and nothing fails with it.
+pub fn save(fs: &dyn FileSystem, dir: &Path, disk_low_bytes: u64, segment: u64, bytes: &[u8]) {
+    if !fs.free_bytes(dir).is_ok_and(|free| free >= disk_low_bytes) {
+        return;
+    }
     let path = path_of(dir, segment);
-    let written = fs.create(&path).and_then(|file| file.write_at(bytes, 0));
-    written.inspect_err(|_| {
+    if let Err(error) = fs.create(&path).and_then(|file| file.write_at(bytes, 0)) {
+        tracing::warn!(path = %path.display(), %error, "a segment has no index: the next start reads all of it");
         // Half of one is not taken for one. If it cannot be removed, it is when its segment goes.
         let _ = fs.remove(&path);
-    })
+    }
 }
 
 /// What the index of a segment says, and where the segment ends, if there is an index, and the segment has its header, its length, its
@@ -256,12 +255,7 @@ impl MissingIndexes {
 
     pub fn save(self, fs: &dyn FileSystem, dir: &Path, disk_low_bytes: u64) {
         for (segment, bytes) in self.indexes {
-            if !has_room(fs, dir, disk_low_bytes) {
-                return;
-            }
-            if let Err(error) = save(fs, dir, segment, &bytes) {
-                tracing::warn!(dir = %dir.display(), segment, %error, "a segment has no index: the next start reads all of it");
-            }
+            save(fs, dir, disk_low_bytes, segment, &bytes);
         }
     }
 }
