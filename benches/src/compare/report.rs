@@ -85,7 +85,8 @@ run when it is done: the same command goes on where it was cut short, and with `
 Messages that wait for an answer are called outstanding: with 1, one sender waits for each message; 64 are 4 senders with 16 each,
 and 4096 are 8 with 512, each of which hands over a batch when the one before is confirmed, as the system's own client does it best:
 Leasehold in one request a batch, the others as messages in a row. Receivers get the next messages before they have acknowledged the ones
-that they hold: by the streams of the others, and by asking ahead for Leasehold's. A queue of Leasehold is {partitions}.
+that they hold: by the streams of the others, and by asking ahead for Leasehold's. Leasehold's nodes share the machine's processors,
+as their operator would set it for nodes on one machine (`limits.worker_threads`); the others have their defaults. A queue of Leasehold is {partitions}.
 A partition is one group of replicas, as a JetStream stream and a quorum queue are. Latency at a fixed rate runs from when a message was
 due, not from when it was sent, to when a receiver has it.
 "
