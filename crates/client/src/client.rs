@@ -18,6 +18,8 @@ use crate::routes::{FRESH, Leaders, Look, RouteCache};
 use crate::session::{Sessions, WINDOW_MAX};
 
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longer times are as good as this one, and could be more than a clock counts.
+pub(crate) const TIME_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 const RETRIES_PER_SECOND: u32 = 200;
 /// A look for routes that takes longer is given up; the request goes to any endpoint.
 const ROUTES_TIMEOUT: Duration = Duration::from_millis(500);
@@ -51,7 +53,7 @@ impl ClientBuilder {
     /// How long a call is tried in all, beside what a receive waits for messages; 10 s unless told.
     #[must_use]
     pub fn call_timeout(mut self, timeout: Duration) -> Self {
-        self.call_timeout = timeout;
+        self.call_timeout = timeout.min(TIME_MAX);
         self
     }
 
@@ -184,8 +186,16 @@ impl Client {
             Look::Fresh(leaders) => return leaders,
             Look::Due(leaders) => leaders,
         };
-        match self.ask_routes(queue).await {
-            Ok(routes) => self.inner.routes.learn(queue, &routes),
+        let address = self.inner.channels.pick(&[], 0);
+        match self.ask_routes(&address, queue).await {
+            Ok(routes) => {
+                let leaders = self.inner.routes.learn(queue, &routes);
+                // It may be cut off from those who know.
+                if !leaders.is_complete {
+                    self.inner.channels.move_on_from(&address);
+                }
+                leaders
+            }
             Err(error) => {
                 tracing::debug!(queue, %error, "routes are unknown");
                 known
@@ -193,15 +203,14 @@ impl Client {
         }
     }
 
-    async fn ask_routes(&self, queue: &str) -> Result<RoutesResponse, Error> {
-        let address = self.inner.channels.pick(&[], 0);
-        let mut cluster = cluster(self.inner.channels.channel(&address)?);
+    async fn ask_routes(&self, address: &str, queue: &str) -> Result<RoutesResponse, Error> {
+        let mut cluster = cluster(self.inner.channels.channel(address)?);
         let asked = cluster.routes(RoutesRequest { queue: queue.to_owned() });
         let result = match timeout(ROUTES_TIMEOUT, asked).await {
             Ok(answer) => answer.map(tonic::Response::into_inner).map_err(Error::from),
             Err(_) => Err(Error::timed_out(format!("{address} did not answer in time"))),
         };
-        self.note_result(&address, None, result.as_ref().err());
+        self.note_result(address, None, result.as_ref().err());
         result
     }
 

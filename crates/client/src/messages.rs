@@ -14,7 +14,7 @@ use tonic::transport::Channel;
 use tonic::{Response, Status};
 
 use crate::call::{Attempts, Repeat};
-use crate::client::{messages, miscounted};
+use crate::client::{TIME_MAX, messages, miscounted};
 use crate::message::millis;
 use crate::{Client, Error, Lease, Message, NewMessage, ReceiveOptions, Rejection, Sent};
 
@@ -87,7 +87,7 @@ impl Client {
     /// When no messages could be leased. After `Unknown`, messages may be leased to nobody until their leases end.
     pub async fn receive(&self, queue: &str, options: ReceiveOptions) -> Result<Vec<Message>, Error> {
         let request = self.receives().begin().await;
-        let wait = options.wait;
+        let wait = options.wait.min(TIME_MAX);
         let wire = ReceiveRequest {
             queue: queue.to_owned(),
             messages_max: options.messages_max,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use leasehold_proto::v1::{self, PublishRequest, PublishResponse, SendRequest};
+use leasehold_proto::v1::{self, PublishRequest, PublishResponse, Reason, SendRequest};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::{Instant, sleep_until};
@@ -11,7 +11,7 @@ use super::stream::{Event, Stream};
 use super::{CLOSED, Command, Options, Outgoing};
 use crate::session::{Sessions, WINDOW_MAX};
 use crate::unanswered::{Finished, Unanswered};
-use crate::{Client, Error, Sent};
+use crate::{Client, Error, ItemResults, Sent};
 
 pub(super) async fn run(client: Client, options: Options, mut inbox: UnboundedReceiver<Command>) {
     let mut batcher = Batcher::new(client, options);
@@ -198,10 +198,10 @@ impl Batcher {
             Some(error) => Err(Error::from(error)),
             None => Ok(response.outcomes.iter().map(Sent::from_outcome).collect()),
         };
-        let is_leaving = answer.as_ref().is_err_and(Error::is_of_the_node);
+        let left = why_to_leave(&answer);
         finish(self.unanswered.answer(response.tag, answer, self.client.settings()));
-        if is_leaving {
-            let event = self.stream.fail("the node is stopping");
+        if let Some(error) = left {
+            let event = self.stream.leave(error);
             self.on_event(event);
         }
     }
@@ -209,6 +209,20 @@ impl Batcher {
     fn answer_closes(self) {
         for done in self.closes {
             let _ = done.send(());
+        }
+    }
+}
+
+/// Why another node may do better: this one stops, or finds no leader, which it has looked for.
+fn why_to_leave(answer: &Result<ItemResults<Sent>, Error>) -> Option<Error> {
+    let is_why = |error: &&Error| error.is_of_the_node() || error.reason == Reason::NoLeader;
+    match answer {
+        Err(error) => Some(error).filter(is_why).cloned(),
+        // One shard without a leader among others is not the node's fault.
+        Ok(results) => {
+            let whys = results.iter().map(|result| result.as_ref().err().filter(is_why));
+            let whys = whys.collect::<Option<Vec<_>>>()?;
+            whys.first().copied().cloned()
         }
     }
 }

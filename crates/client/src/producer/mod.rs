@@ -20,6 +20,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 pub use sink::{ProducerSink, SinkError};
 
+use crate::client::TIME_MAX;
 use crate::{Client, Error, ItemResults, NewMessage, Sent};
 
 /// Bytes that the fields of a message take beside what is counted.
@@ -77,7 +78,7 @@ impl ProducerBuilder {
     /// How long a batch waits for more messages while another is under way; 1 ms unless told.
     #[must_use]
     pub fn linger(mut self, linger: Duration) -> Self {
-        self.options.linger = linger;
+        self.options.linger = linger.min(TIME_MAX);
         self
     }
 

@@ -45,11 +45,13 @@ pub struct ProducerSink {
     unanswered: VecDeque<(u64, Pending)>,
     /// Messages given so far.
     given: u64,
+    /// What an earlier message ended with, until it can be told without losing the one at hand.
+    failed: Option<SinkError>,
 }
 
 impl Producer {
     /// A sink that sends through this producer. Flushed, it has a result for every message; an error is of the message that it
-    /// names, and the sink goes on with the others: flush again to learn of those.
+    /// names, and the sink goes on with the others, that with which it was told included: flush again to learn of those.
     ///
     /// ```no_run
     /// use futures::{SinkExt, StreamExt, stream};
@@ -65,7 +67,13 @@ impl Producer {
     /// ```
     #[must_use]
     pub fn sink(&self) -> ProducerSink {
-        ProducerSink { producer: self.clone(), entering: None, unanswered: VecDeque::new(), given: 0 }
+        ProducerSink {
+            producer: self.clone(),
+            entering: None,
+            unanswered: VecDeque::new(),
+            given: 0,
+            failed: None,
+        }
     }
 }
 
@@ -80,6 +88,12 @@ impl ProducerSink {
         let pending = entered.map_err(|error| SinkError { position, error })?;
         self.unanswered.push_back((position, pending));
         Poll::Ready(Ok(()))
+    }
+
+    /// Ready when there is room for another message.
+    fn poll_room(&mut self, context: &mut Context<'_>) -> Poll<Result<(), SinkError>> {
+        ready!(self.poll_enter(context))?;
+        self.poll_answers(context, UNANSWERED_MAX)
     }
 
     /// Ready when at most so many messages have no result.
@@ -103,8 +117,11 @@ impl Sink<NewMessage> for ProducerSink {
 
     fn poll_ready(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<(), SinkError>> {
         let this = self.get_mut();
-        ready!(this.poll_enter(context))?;
-        this.poll_answers(context, UNANSWERED_MAX)
+        // Who is told an error here drops the message that it was going to give.
+        if this.failed.is_none() {
+            this.failed = ready!(this.poll_room(context)).err();
+        }
+        Poll::Ready(Ok(()))
     }
 
     fn start_send(self: Pin<&mut Self>, message: NewMessage) -> Result<(), SinkError> {
@@ -112,11 +129,14 @@ impl Sink<NewMessage> for ProducerSink {
         assert!(this.entering.is_none(), "a sink is ready before it is given something");
         let producer = this.producer.clone();
         this.entering = Some(Box::pin(async move { producer.enqueue(message).await }));
-        Ok(())
+        this.failed.take().map_or(Ok(()), Err)
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<(), SinkError>> {
         let this = self.get_mut();
+        if let Some(error) = this.failed.take() {
+            return Poll::Ready(Err(error));
+        }
         ready!(this.poll_enter(context))?;
         this.poll_answers(context, 0)
     }

@@ -118,6 +118,11 @@ impl Stream {
         self.close(Error::transport(Outcome::Unknown, Reason::None, detail))
     }
 
+    /// Gives the stream up for what its node answered: what else was sent on it may have happened.
+    pub(super) fn leave(&mut self, why: Error) -> Event {
+        self.close(Error { outcome: Outcome::Unknown, ..why })
+    }
+
     fn opened(&mut self, open: Open) {
         let closed = State::Closed { until: Instant::now() };
         if let State::Opening { requests, .. } = std::mem::replace(&mut self.state, closed) {
