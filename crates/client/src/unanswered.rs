@@ -65,6 +65,11 @@ impl<W, I> Unanswered<W, I> {
         self.entries.is_empty()
     }
 
+    /// How many of them are such requests.
+    pub(crate) fn count(&self, is_such: impl Fn(&W) -> bool) -> usize {
+        self.entries.values().filter(|entry| is_such(&entry.wire)).count()
+    }
+
     /// The oldest tag.
     pub(crate) fn first_tag(&self) -> Option<u64> {
         self.entries.first_key_value().map(|(tag, _)| *tag)

@@ -241,15 +241,18 @@ async fn handlers_that_do_not_end_are_told_and_then_dropped_and_their_messages_g
     let node = Node::start().await;
     node.shared.offer(&["heeds", "stays"], LONG);
     let begun = Arc::new(AtomicUsize::new(0));
-    let seen = Arc::clone(&begun);
+    // What the handler of the second started, and nobody ends.
+    let kept = Arc::new(Mutex::new(Vec::new()));
+    let (seen, keep) = (Arc::clone(&begun), Arc::clone(&kept));
     let running = run(node.client().queue("q").consumer().stop_within(SHORT), move |job| {
-        let begun = Arc::clone(&seen);
+        let (begun, keep) = (Arc::clone(&seen), Arc::clone(&keep));
         async move {
             begun.fetch_add(1, Ordering::SeqCst);
             if job.body == "heeds" {
                 job.cancelled().cancelled().await;
                 return Err(Failure::retry_after(Duration::from_secs(7), "the program ends"));
             }
+            keep.lock().unwrap().push(job.clone());
             std::future::pending().await
         }
     });
@@ -257,6 +260,7 @@ async fn handlers_that_do_not_end_are_told_and_then_dropped_and_their_messages_g
     running.stop().await;
     let released = node.shared.released();
     assert_eq!((released[b"heeds".as_ref()], released[b"stays".as_ref()]), (7_000, 0));
+    assert_eq!(kept.lock().unwrap().len(), 1);
 }
 
 #[tokio::test]

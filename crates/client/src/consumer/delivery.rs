@@ -63,6 +63,8 @@ pub(crate) enum Settle {
 ///     match &delivery.body[..] {
 ///         b"later" => delivery.release(Duration::from_secs(60)).await?,
 ///         b"never" => delivery.reject("it said so").await?,
+///         b"not here" => delivery.reject_or_release("not here", Duration::from_secs(60)).await?,
+///         b"not me" => delivery.give_back().await?,
 ///         _ => delivery.ack().await?,
 ///     }
 /// }
@@ -79,7 +81,7 @@ pub struct Delivery {
     lease: Arc<LeaseState>,
     hub: mpsc::UnboundedSender<Command>,
     is_settled: AtomicBool,
-    /// Whether a handler has it, or whoever holds it may work on it.
+    /// Whether it was handed to a handler, or to whoever reads the stream.
     is_touched: AtomicBool,
 }
 
@@ -129,7 +131,7 @@ impl Delivery {
             lease,
             hub,
             is_settled: AtomicBool::new(false),
-            is_touched: AtomicBool::new(true),
+            is_touched: AtomicBool::new(false),
         }
     }
 
@@ -146,12 +148,7 @@ impl Delivery {
         self.message.group.as_deref().filter(|_| self.is_ordered)
     }
 
-    /// Nobody works on it before `begin`.
-    pub(crate) fn set_untouched(&self) {
-        self.is_touched.store(false, Ordering::Relaxed);
-    }
-
-    /// The processing lease starts.
+    /// Somebody works on it from now on: the processing lease starts.
     pub(crate) fn begin(&self) {
         self.is_touched.store(true, Ordering::Relaxed);
         let _ = self.hub.send(Command::Begin(self.key));
@@ -193,7 +190,24 @@ impl Delivery {
     /// As [`Delivery::ack`], and `NoDeadLetterQueue`: the message is released then, as by [`RetryPolicy::default`].
     pub fn reject(self, why: impl Into<String>) -> Settling {
         let delay = RetryPolicy::default().delay(self.receive_count);
+        self.reject_or_release(why, delay)
+    }
+
+    /// As [`Delivery::reject`], with the delay of the release where there is no dead-letter queue.
+    ///
+    /// # Errors
+    /// As [`Delivery::reject`].
+    pub fn reject_or_release(self, why: impl Into<String>, delay: Duration) -> Settling {
         self.settle(Settle::Reject(shortened(why.into()), delay))
+    }
+
+    /// Gives the message back that nobody has worked on: it is ready again at once, and nothing has failed. On its way when this
+    /// returns, as [`Delivery::ack`].
+    ///
+    /// # Errors
+    /// As [`Delivery::ack`].
+    pub fn give_back(self) -> Settling {
+        self.settle(Settle::GiveBack)
     }
 
     /// Makes the lease end the given time from now, and each automatic extension reach as far.
@@ -213,6 +227,13 @@ impl Delivery {
     pub(crate) fn settle(&self, how: Settle) -> Settling {
         self.is_settled.store(true, Ordering::Relaxed);
         self.tell(how)
+    }
+
+    /// Gives it back, unless it is settled, whoever else holds it.
+    pub(crate) fn give_up(&self) {
+        if !self.is_settled.swap(true, Ordering::Relaxed) {
+            drop(self.tell(Settle::Release(Duration::ZERO)));
+        }
     }
 
     fn tell(&self, how: Settle) -> Settling {

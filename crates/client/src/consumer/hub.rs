@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::Options;
 use super::delivery::{Command, Delivery, Settle};
 use super::lanes::{LaneEvent, Lanes};
-use super::leases::{Leases, Reaches, WAITING_LEASE_MAX};
+use super::leases::{AskedBy, Extension, Leases, Reaches, WAITING_LEASE_MAX};
 use super::settles::{SettleItem, Settles};
 use crate::routes::Leaders;
 use crate::unanswered::Finished;
@@ -123,7 +123,7 @@ impl Hub {
         self.send_settles(now);
         if self.outbox.is_some() {
             let waiting_max = waiting_max(&self.options, self.leases.timings().median());
-            self.lanes.top_up(self.options.concurrency + waiting_max, self.leases.len());
+            self.lanes.top_up(now, self.options.concurrency + waiting_max, self.leases.len());
         } else if self.is_done() {
             for done in self.closes.drain(..) {
                 let _ = done.send(());
@@ -187,7 +187,8 @@ impl Hub {
     fn settle(&mut self, key: u64, how: Settle, reply: Option<oneshot::Sender<Result<(), Error>>>) {
         let Some((receipt, home)) = self.leases.receipt(key) else { return };
         match how {
-            Settle::Extend(reach) => self.leases.set_reach(key, reach),
+            Settle::Extend(_) if reply.is_some() => self.leases.holder_asks(key),
+            Settle::Extend(_) => {}
             _ => self.leases.forget(key),
         }
         self.settles.push(SettleItem { key, receipt, how, reply, home, asked: Instant::now() });
@@ -211,6 +212,7 @@ impl Hub {
         for left in (0..TAKEN_MAX).rev() {
             let Some((lane, event)) = next.take() else { break };
             match event {
+                LaneEvent::Opened(address) => self.lanes.opened(lane, address),
                 LaneEvent::Response(response, leased) => self.on_response(lane, response, leased),
                 LaneEvent::Lost(error) => self.on_lost(lane, error),
             }
@@ -279,14 +281,18 @@ impl Hub {
             self.set_reaches(facts.lease);
         }
         if self.outbox.is_some() {
-            self.lanes.aim(leaders);
+            self.lanes.aim(leaders, self.options.concurrency);
         }
     }
 
     fn finish(&mut self, finished: Finished<SettleItem, ()>) {
         for (item, result) in finished {
             match (&item.how, &result) {
-                (Settle::Extend(reach), _) => self.leases.extended(item.key, item.asked, *reach, &result),
+                (Settle::Extend(reach), _) => {
+                    let by = if item.reply.is_some() { AskedBy::Holder } else { AskedBy::Hub };
+                    let asked = Extension { by, at: item.asked, reach: *reach };
+                    self.leases.extended(item.key, asked, &result);
+                }
                 (Settle::Reject(_, delay), Err(error)) if error.reason == Reason::NoDeadLetterQueue => {
                     let (receipt, how) = (item.receipt, Settle::Release(*delay));
                     let (home, asked) = (item.home, Instant::now());
@@ -312,7 +318,8 @@ fn reaches(options: &Options, of_queue: Option<Duration>) -> Reaches {
     if options.keep_for.is_zero() {
         return Reaches { waiting: options.lease, processing };
     }
-    Reaches { waiting: processing.map(|lease| lease.min(WAITING_LEASE_MAX)), processing }
+    let waiting = processing.map_or(WAITING_LEASE_MAX, |lease| lease.min(WAITING_LEASE_MAX));
+    Reaches { waiting: Some(waiting), processing }
 }
 
 /// How many messages may wait: what can begin within a second or so, so that none waits here while others have nothing to do.
@@ -377,7 +384,7 @@ mod tests {
         let both = |waiting, processing| Reaches { waiting, processing };
         assert_eq!(reaches(&options, Some(seconds(30))), both(Some(seconds(5)), Some(seconds(30))));
         assert_eq!(reaches(&options, Some(seconds(2))), both(Some(seconds(2)), Some(seconds(2))));
-        assert_eq!(reaches(&options, None), both(None, None));
+        assert_eq!(reaches(&options, None), both(Some(seconds(5)), None));
         options.lease = Some(seconds(60));
         assert_eq!(reaches(&options, Some(seconds(30))), both(Some(seconds(5)), Some(seconds(60))));
         options.keep_for = Duration::ZERO;

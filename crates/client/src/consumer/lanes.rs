@@ -24,6 +24,9 @@ use crate::{Client, Error};
 
 /// How long a stream that was closed may still bring what was pushed before.
 const DRAIN_TIME_MAX: Duration = Duration::from_secs(1);
+/// How long a stream may be without credit while another has more than its share: credit cannot be taken back, but a stream can be
+/// opened again.
+const DRY_TIME_MAX: Duration = Duration::from_secs(1);
 
 /// A node by its address, or any node.
 type Target = Option<String>;
@@ -38,15 +41,21 @@ pub(super) struct Lanes {
     lease: Option<Duration>,
     next_id: u64,
     retry_at: Instant,
+    /// When the credit is to be dealt anew, unless it flows again before.
+    deal_at: Option<Instant>,
     backoff: Backoff,
 }
 
 struct Lane {
     target: Target,
+    /// Once it is known.
+    address: Option<String>,
     /// `None` once it is closed and only drained.
     requests: Option<UnboundedSender<PullRequest>>,
     /// Credit that the node has not used.
     granted: u64,
+    /// Since when it has none.
+    dry_since: Option<Instant>,
     drain_until: Option<Instant>,
     task: AbortHandle,
 }
@@ -58,6 +67,8 @@ impl Drop for Lane {
 }
 
 pub(super) enum LaneEvent {
+    /// It is carried by the node with this address.
+    Opened(String),
     /// With when the leases in it began.
     Response(PullResponse, Instant),
     Lost(Error),
@@ -74,6 +85,7 @@ impl Lanes {
             targets: Vec::new(),
             next_id: 1,
             retry_at: Instant::now(),
+            deal_at: None,
             backoff: Backoff::default(),
         }
     }
@@ -83,20 +95,36 @@ impl Lanes {
         self.lease = lease;
     }
 
-    /// Aims at the leaders, or at any node.
-    pub(super) fn aim(&mut self, leaders: &Leaders) {
-        let few = leaders.addresses.len() as u64 <= self.options.concurrency;
-        let trusted = leaders.addresses.iter().all(|address| self.client.channels().is_trusted(address));
-        let targets = if leaders.is_complete && few && trusted {
+    /// Aims at the leaders, or at any node, where they are more than the messages that are handled at a time.
+    pub(super) fn aim(&mut self, leaders: &Leaders, concurrency: u64) {
+        let few = leaders.addresses.len() as u64 <= concurrency;
+        let is_trusted = |address: &String| self.client.channels().is_trusted(address);
+        let targets = if leaders.is_complete && few && leaders.addresses.iter().all(is_trusted) {
             leaders.addresses.iter().cloned().map(Some).collect()
         } else {
             vec![None]
         };
+        // A node that was cut off from the leaders opens streams all the same.
+        if leaders.is_complete && leaders.addresses.iter().all(is_trusted) {
+            let is_elsewhere = |address: &String| !leaders.addresses.contains(address);
+            let elsewhere = |lane: &&mut Lane| {
+                lane.is_live() && lane.target.is_none() && lane.address.as_ref().is_some_and(is_elsewhere)
+            };
+            self.lanes.values_mut().filter(elsewhere).for_each(Lane::close);
+        }
         self.aim_at(targets);
+    }
+
+    /// A stream was opened, at this node.
+    pub(super) fn opened(&mut self, id: u64, address: String) {
+        if let Some(lane) = self.lanes.get_mut(&id) {
+            lane.address = Some(address);
+        }
     }
 
     /// Closes every stream that brings messages; one without credit remains while something is to be settled.
     pub(super) fn stop(&mut self) {
+        self.deal_at = None;
         self.aim_at(Vec::new());
     }
 
@@ -106,9 +134,8 @@ impl Lanes {
 
     fn aim_at(&mut self, targets: Vec<Target>) {
         for lane in self.lanes.values_mut() {
-            if lane.requests.is_some() && !targets.contains(&lane.target) {
-                lane.requests = None;
-                lane.drain_until = Some(Instant::now() + DRAIN_TIME_MAX);
+            if lane.is_live() && !targets.contains(&lane.target) {
+                lane.close();
             }
         }
         self.targets = targets;
@@ -134,12 +161,12 @@ impl Lanes {
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         let is_missing = self.live().count() < self.targets.len();
         let drains = self.lanes.values().filter_map(|lane| lane.drain_until);
-        drains.chain(is_missing.then_some(self.retry_at)).min()
+        drains.chain(is_missing.then_some(self.retry_at)).chain(self.deal_at).min()
     }
 
     /// Whether a closed stream may still bring messages.
     pub(super) fn is_draining(&self) -> bool {
-        self.lanes.values().any(|lane| lane.requests.is_none() && lane.granted > 0)
+        self.lanes.values().any(|lane| !lane.is_live() && lane.granted > 0)
     }
 
     pub(super) fn ids(&self) -> Vec<u64> {
@@ -170,7 +197,7 @@ impl Lanes {
     /// A lane ended; whether that matters, since it was not closed by this side.
     pub(super) fn lost(&mut self, id: u64, error: &Error, now: Instant) -> bool {
         let Some(lane) = self.lanes.remove(&id) else { return false };
-        if lane.requests.is_none() {
+        if !lane.is_live() {
             return false;
         }
         let pause = self.backoff.next(error.retry_after, &self.client.settings().budget);
@@ -180,12 +207,12 @@ impl Lanes {
     }
 
     /// Gives the credit that is left over, beside the messages held, to the lanes that have used theirs.
-    pub(super) fn top_up(&mut self, held_max: u64, held: usize) {
+    pub(super) fn top_up(&mut self, now: Instant, held_max: u64, held: usize) {
         let lanes = self.live().count() as u64;
         let granted: u64 = self.lanes.values().map(|lane| lane.granted).sum();
         let mut spare = held_max.saturating_sub(held as u64 + granted);
         let share = (held_max / lanes.max(1)).max(1);
-        let mut thirsty: Vec<_> = self.lanes.values_mut().filter(|lane| lane.requests.is_some()).collect();
+        let mut thirsty: Vec<_> = self.lanes.values_mut().filter(|lane| lane.is_live()).collect();
         thirsty.sort_by_key(|lane| lane.granted);
         for lane in thirsty {
             let wanted = share.saturating_sub(lane.granted).min(spare);
@@ -195,11 +222,33 @@ impl Lanes {
                 spare -= wanted;
                 lane.send(Kind::Credit(Credit { messages: wanted }));
             }
+            lane.dry_since = (lane.granted == 0).then(|| lane.dry_since.unwrap_or(now));
+        }
+        self.deal_anew(now, share);
+    }
+
+    /// A node that came back, or leads again, finds all credit given to the others, where no message may come for long: the stream
+    /// that has most of it is opened again, and what it gives up is shared.
+    fn deal_anew(&mut self, now: Instant, share: u64) {
+        self.deal_at = None;
+        if self.lanes.values().any(|lane| !lane.is_live()) {
+            return;
+        }
+        let dry_since = self.lanes.values().filter_map(|lane| lane.dry_since).min();
+        let richest = self.lanes.values_mut().max_by_key(|lane| lane.granted);
+        let (Some(dry_since), Some(richest)) = (dry_since, richest.filter(|lane| lane.granted > share))
+        else {
+            return;
+        };
+        if dry_since + DRY_TIME_MAX <= now {
+            richest.close();
+        } else {
+            self.deal_at = Some(dry_since + DRY_TIME_MAX);
         }
     }
 
     fn live(&self) -> impl Iterator<Item = (u64, &Lane)> {
-        self.lanes.iter().filter(|(_, lane)| lane.requests.is_some()).map(|(id, lane)| (*id, lane))
+        self.lanes.iter().filter(|(_, lane)| lane.is_live()).map(|(id, lane)| (*id, lane))
     }
 
     fn open(&mut self, target: Target) {
@@ -222,13 +271,31 @@ impl Lanes {
             events: self.events.clone(),
         };
         let task = tokio::spawn(carrier.run(outgoing)).abort_handle();
-        let lane = Lane { target, requests: Some(requests), granted: 0, drain_until: None, task };
+        let lane = Lane {
+            target,
+            address: None,
+            requests: Some(requests),
+            granted: 0,
+            dry_since: None,
+            drain_until: None,
+            task,
+        };
         lane.send(Kind::Start(start));
         self.lanes.insert(id, lane);
     }
 }
 
 impl Lane {
+    fn is_live(&self) -> bool {
+        self.requests.is_some()
+    }
+
+    /// It may still bring what was pushed before.
+    fn close(&mut self) {
+        self.requests = None;
+        self.drain_until = Some(Instant::now() + DRAIN_TIME_MAX);
+    }
+
     fn send(&self, kind: Kind) {
         if let Some(requests) = &self.requests {
             let _ = requests.send(PullRequest { kind: Some(kind) });
@@ -271,11 +338,97 @@ impl Carrier {
             Err(_) => return Err(Error::timed_out(format!("{address} did not open a stream in time"))),
         };
         self.client.note_result(address, Some(&self.queue), None);
+        let _ = self.events.send((self.id, LaneEvent::Opened(address.to_owned())));
         let mut responses = answer.into_inner();
         while let Some(response) = responses.message().await? {
             let leased = pace.leased(&response, Instant::now());
             let _ = self.events.send((self.id, LaneEvent::Response(response, leased)));
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LANES: [&str; 3] = ["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"];
+    const HELD_MAX: u64 = 32;
+
+    fn lanes() -> Lanes {
+        let client = Client::connect(LANES).unwrap();
+        Lanes::new(client, Options::new("q".to_owned()), unbounded_channel().0)
+    }
+
+    fn leaders(addresses: &[&str]) -> Leaders {
+        let addresses = addresses.iter().map(|address| (*address).to_owned()).collect::<Vec<_>>();
+        Leaders { addresses: addresses.into(), is_complete: true, facts: None }
+    }
+
+    /// What the hub does at each of its turns.
+    fn turn(lanes: &mut Lanes, now: Instant) {
+        lanes.turn(now);
+        lanes.top_up(now, HELD_MAX, 0);
+    }
+
+    fn granted(lanes: &Lanes) -> Vec<u64> {
+        let of = |address: &&str| {
+            let mut live = lanes.live().filter(|(_, lane)| lane.target.as_deref() == Some(*address));
+            live.next().map_or(0, |(_, lane)| lane.granted)
+        };
+        LANES.iter().map(of).collect()
+    }
+
+    #[tokio::test]
+    async fn a_node_that_comes_back_gets_its_share_of_the_credit() {
+        let mut lanes = lanes();
+        let mut now = Instant::now();
+        lanes.aim(&leaders(&LANES[..2]), HELD_MAX);
+        turn(&mut lanes, now);
+        assert_eq!(granted(&lanes), [16, 16, 0]);
+        lanes.aim(&leaders(&LANES), HELD_MAX);
+        turn(&mut lanes, now);
+        assert_eq!(granted(&lanes), [16, 16, 0], "no message came, so no credit is left");
+        for _ in 0..2 {
+            now = lanes.next_deadline().expect("it is looked at again");
+            turn(&mut lanes, now);
+            turn(&mut lanes, now);
+        }
+        let dealt = granted(&lanes);
+        assert!(dealt.iter().all(|granted| *granted > 0), "{dealt:?}");
+        assert_eq!(dealt.iter().sum::<u64>(), HELD_MAX);
+        assert_eq!(lanes.deal_at, None, "it is not dealt again and again");
+    }
+
+    #[tokio::test]
+    async fn who_stops_deals_no_more() {
+        let mut lanes = lanes();
+        let now = Instant::now();
+        lanes.aim(&leaders(&LANES[..2]), HELD_MAX);
+        turn(&mut lanes, now);
+        lanes.aim(&leaders(&LANES), HELD_MAX);
+        turn(&mut lanes, now);
+        assert!(lanes.deal_at.is_some());
+        lanes.stop();
+        let drained = lanes.next_deadline().expect("what was pushed may still come");
+        assert_eq!(lanes.turn(drained + DRAIN_TIME_MAX).len(), LANES.len());
+        assert_eq!(lanes.next_deadline(), None);
+    }
+
+    #[tokio::test]
+    async fn a_stream_to_any_node_leaves_one_that_leads_nothing() {
+        let mut lanes = lanes();
+        lanes.aim(&leaders(&LANES), 1);
+        let now = Instant::now();
+        turn(&mut lanes, now);
+        let at = |lanes: &Lanes| lanes.live().map(|(id, lane)| (id, lane.target.clone())).collect::<Vec<_>>();
+        let [(id, None)] = at(&lanes)[..] else { panic!("{:?}", at(&lanes)) };
+        lanes.opened(id, LANES[0].to_owned());
+        lanes.aim(&leaders(&LANES), 1);
+        assert_eq!(at(&lanes).len(), 1);
+        lanes.aim(&leaders(&LANES[1..]), 1);
+        assert!(at(&lanes).is_empty(), "it is closed");
+        turn(&mut lanes, now);
+        assert_ne!(at(&lanes)[0].0, id, "and opened again");
     }
 }

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use leasehold_proto::v1::Reason;
+use leasehold_proto::v1::{Outcome, Reason};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -65,10 +65,27 @@ struct Held {
     keep_until: Instant,
     /// Its entry in `due`; none when the lease is lost.
     look_at: Option<Instant>,
-    /// One at a time: of two that overtook each other, the shorter might be the last.
-    is_extending: bool,
-    /// It began while an extension was under way, and needs another.
+    /// Extensions under way. The hub asks for one at a time, and for none beside the holder's: of two that overtook each other, the
+    /// shorter might be the last.
+    extending: u32,
+    /// It began, or its holder asked, while another extension was under way: it needs one more when all are answered.
     is_short: bool,
+}
+
+/// Who asked for an extension.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum AskedBy {
+    Hub,
+    /// Whoever works on the message.
+    Holder,
+}
+
+/// An extension that was asked for at `at`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Extension {
+    pub(super) by: AskedBy,
+    pub(super) at: Instant,
+    pub(super) reach: Duration,
 }
 
 /// A lease to extend.
@@ -91,8 +108,13 @@ impl Leases {
         }
     }
 
-    /// For messages that arrive, or begin, from now on.
+    /// For messages that arrive, or begin, from now on, and for those that began before the lease of the queue was known.
     pub(super) fn set_reaches(&mut self, reaches: Reaches) {
+        if let (None, Some(processing)) = (self.reaches.processing, reaches.processing) {
+            for held in self.held.values_mut().filter(|held| held.began.is_some()) {
+                held.reach = held.reach.max(processing);
+            }
+        }
         self.reaches = reaches;
     }
 
@@ -118,7 +140,7 @@ impl Leases {
             reach: self.reaches.waiting.unwrap_or(lasts.max(REACH_MIN)),
             keep_until: now + self.keep_for,
             look_at: None,
-            is_extending: false,
+            extending: 0,
             is_short: false,
         };
         self.held.insert(key, held);
@@ -137,8 +159,8 @@ impl Leases {
         let until = held.state.until().filter(|_| is_kept)?;
         let half = until.saturating_duration_since(now) / 2;
         let is_short_work = self.timings.p99().is_some_and(|p99| p99 * MARGIN <= half);
-        if held.is_extending {
-            held.is_short = !is_short_work;
+        if held.extending > 0 {
+            held.is_short |= !is_short_work;
             return None;
         }
         if is_short_work {
@@ -150,7 +172,7 @@ impl Leases {
 
     fn start_extension(&mut self, key: u64, until: Instant) -> Option<Due> {
         let held = self.held.get_mut(&key)?;
-        held.is_extending = true;
+        held.extending += 1;
         let reach = held.reach;
         self.look_again(key, until);
         Some(Due { key, reach })
@@ -201,25 +223,43 @@ impl Leases {
             held.state.lose();
             return None;
         }
-        if now < held.keep_until && !held.is_extending {
+        if now < held.keep_until && held.extending == 0 {
             return self.start_extension(key, until);
         }
         self.look_again(key, until);
         None
     }
 
-    /// What became of an extension that was asked for at `asked`.
-    pub(super) fn extended(&mut self, key: u64, asked: Instant, reach: Duration, result: &Result<(), Error>) {
+    /// The holder asks for an extension; it comes back with [`Leases::extended`] as the hub's do.
+    pub(super) fn holder_asks(&mut self, key: u64) {
+        if let Some(held) = self.held.get_mut(&key) {
+            held.is_short |= held.extending > 0;
+            held.extending += 1;
+        }
+    }
+
+    /// What became of an extension. The holder's reach is that of later ones too, unless it was refused.
+    pub(super) fn extended(&mut self, key: u64, asked: Extension, result: &Result<(), Error>) {
+        let Extension { by, at, reach } = asked;
         let Some(held) = self.held.get_mut(&key) else { return };
-        held.is_extending = false;
-        let (now, was_short) = (Instant::now(), std::mem::take(&mut held.is_short));
+        held.extending = held.extending.saturating_sub(1);
+        let is_last = held.extending == 0;
+        let (now, was_short) = (Instant::now(), is_last && std::mem::take(&mut held.is_short));
         let Some(until) = held.state.until() else { return };
+        let half_of_the_rest = now + until.saturating_duration_since(now) / 2;
         let next = match result {
             Ok(()) => {
-                held.state.set_until(asked + reach);
-                if was_short { now } else { (asked + reach / 2).max(now + TOGETHER) }
+                held.state.set_until(at + reach);
+                if by == AskedBy::Holder {
+                    held.reach = reach;
+                }
+                if was_short { now } else { (at + reach / 2).max(now + TOGETHER) }
             }
             Err(error) if is_lost(error) => return held.state.lose(),
+            // It may be shorter than it was, if the answer was lost.
+            Err(error) if by == AskedBy::Holder && error.outcome == Outcome::Unknown => now,
+            // It stays as it was.
+            Err(_) if by == AskedBy::Holder => half_of_the_rest,
             // The lease cannot grow any more; it lasts as long as it did.
             Err(error) if error.reason == Reason::LeaseTooLong => {
                 held.keep_until = now;
@@ -228,13 +268,6 @@ impl Leases {
             Err(_) => (now + (held.reach / 10).clamp(TOGETHER, REACH_MIN)).min(until),
         };
         self.look_again(key, next);
-    }
-
-    /// The holder asked for another reach.
-    pub(super) fn set_reach(&mut self, key: u64, reach: Duration) {
-        if let Some(held) = self.held.get_mut(&key) {
-            held.reach = reach;
-        }
     }
 
     fn look_again(&mut self, key: u64, at: Instant) {
@@ -267,6 +300,14 @@ mod tests {
         (leases, key, state)
     }
 
+    fn by_hub(at: Instant, reach: Duration) -> Extension {
+        Extension { by: AskedBy::Hub, at, reach }
+    }
+
+    fn by_holder(at: Instant, reach: Duration) -> Extension {
+        Extension { by: AskedBy::Holder, at, reach }
+    }
+
     fn hold(leases: &mut Leases) -> (u64, Arc<LeaseState>) {
         let wire = v1::Delivery { lease_ms: 5_000, ..Default::default() };
         leases.hold(&Message::from_wire(wire, Instant::now()), 1)
@@ -280,7 +321,7 @@ mod tests {
             advance(WAITING / 2).await;
             let now = Instant::now();
             assert_eq!(leases.take_due(now), vec![Due { key, reach: WAITING }]);
-            leases.extended(key, now, WAITING, &Ok(()));
+            leases.extended(key, by_hub(now, WAITING), &Ok(()));
             assert_eq!(state.until(), Some(now + WAITING));
         }
     }
@@ -291,7 +332,7 @@ mod tests {
         advance(WAITING / 4).await;
         let now = Instant::now();
         assert_eq!(leases.begin(key, now), Some(Due { key, reach: LEASE }));
-        leases.extended(key, now, LEASE, &Ok(()));
+        leases.extended(key, by_hub(now, LEASE), &Ok(()));
         assert_eq!(state.until(), Some(now + LEASE));
         advance(LEASE / 2).await;
         assert_eq!(leases.take_due(Instant::now()), vec![Due { key, reach: LEASE }]);
@@ -304,9 +345,9 @@ mod tests {
         let asked = Instant::now();
         assert_eq!(leases.take_due(asked).len(), 1);
         assert_eq!(leases.begin(key, asked), None);
-        leases.extended(key, asked, WAITING, &Ok(()));
+        leases.extended(key, by_hub(asked, WAITING), &Ok(()));
         assert_eq!(leases.take_due(asked), vec![Due { key, reach: LEASE }]);
-        leases.extended(key, asked, LEASE, &Ok(()));
+        leases.extended(key, by_hub(asked, LEASE), &Ok(()));
         assert_eq!(state.until(), Some(asked + LEASE));
     }
 
@@ -353,7 +394,7 @@ mod tests {
         advance(WAITING / 2).await;
         assert!(leases.take_due(Instant::now()).is_empty());
         assert!(state.until().is_none());
-        leases.extended(key, Instant::now(), WAITING, &Ok(()));
+        leases.extended(key, by_hub(Instant::now(), WAITING), &Ok(()));
         assert!(state.until().is_none(), "what was said to be lost stays lost");
     }
 
@@ -362,10 +403,57 @@ mod tests {
         let (mut leases, key, state) = held(LEASE * 10);
         advance(WAITING / 2).await;
         assert_eq!(leases.take_due(Instant::now()).len(), 1);
-        leases.extended(key, Instant::now(), WAITING, &Err(Error::timed_out("")));
+        leases.extended(key, by_hub(Instant::now(), WAITING), &Err(Error::timed_out("")));
         assert!(leases.next_deadline().is_some_and(|next| next < state.until().unwrap()));
         let stale = Error::not_done(Reason::ReceiptStale, "");
-        leases.extended(key, Instant::now(), WAITING, &Err(stale));
+        leases.extended(key, by_hub(Instant::now(), WAITING), &Err(stale));
         assert_eq!(state.until(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_the_holder_asks_for_is_the_reach_from_then_on_unless_it_is_refused() {
+        let (mut leases, key, state) = held(LEASE * 10);
+        let began = Instant::now();
+        assert!(leases.begin(key, began).is_some());
+        leases.extended(key, by_hub(began, LEASE), &Ok(()));
+        advance(LEASE / 4).await;
+        leases.holder_asks(key);
+        let too_long = Error::not_done(Reason::LeaseTooLong, "");
+        leases.extended(key, by_holder(Instant::now(), LEASE * 1_440), &Err(too_long));
+        assert_eq!(state.until(), Some(began + LEASE), "it stays as it was");
+        advance(LEASE / 2).await;
+        assert_eq!(leases.take_due(Instant::now()), vec![Due { key, reach: LEASE }], "and is extended on");
+        leases.extended(key, by_hub(Instant::now(), LEASE), &Ok(()));
+        leases.holder_asks(key);
+        leases.extended(key, by_holder(Instant::now(), LEASE * 2), &Ok(()));
+        advance(LEASE).await;
+        assert_eq!(leases.take_due(Instant::now()), vec![Due { key, reach: LEASE * 2 }]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn work_that_began_before_the_lease_of_the_queue_was_known_gets_it() {
+        let mut leases = Leases::new(LEASE * 10, CancellationToken::new());
+        leases.set_reaches(Reaches { waiting: Some(WAITING), processing: None });
+        let (key, _) = hold(&mut leases);
+        assert_eq!(leases.begin(key, Instant::now()), Some(Due { key, reach: WAITING }));
+        leases.extended(key, by_hub(Instant::now(), WAITING), &Ok(()));
+        leases.set_reaches(Reaches { waiting: Some(WAITING), processing: Some(LEASE) });
+        advance(WAITING / 2).await;
+        assert_eq!(leases.take_due(Instant::now()), vec![Due { key, reach: LEASE }]);
+    }
+
+    /// Either may be the last that the node did.
+    #[tokio::test(start_paused = true)]
+    async fn after_two_extensions_at_once_comes_another() {
+        let (mut leases, key, _) = held(LEASE * 10);
+        leases.begin(key, Instant::now());
+        leases.holder_asks(key);
+        let asked = Instant::now();
+        leases.extended(key, by_hub(asked, LEASE), &Ok(()));
+        assert!(leases.take_due(asked).is_empty(), "none goes beside the holder's");
+        leases.extended(key, by_holder(asked, LEASE * 2), &Ok(()));
+        assert_eq!(leases.take_due(asked), vec![Due { key, reach: LEASE * 2 }]);
+        leases.extended(key, by_hub(asked, LEASE * 2), &Ok(()));
+        assert!(leases.take_due(asked).is_empty());
     }
 }

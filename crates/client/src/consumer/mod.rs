@@ -24,6 +24,7 @@ use futures::Stream;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
+use crate::client::TIME_MAX;
 use crate::{Client, Error};
 
 pub use counters::{Counters, Counts};
@@ -134,7 +135,7 @@ impl ConsumerBuilder {
     /// then it is 5 s at most, extended while the message waits.
     #[must_use]
     pub fn lease(mut self, lease: Duration) -> Self {
-        self.options.lease = Some(lease);
+        self.options.lease = Some(lease.min(TIME_MAX));
         self
     }
 
@@ -149,7 +150,7 @@ impl ConsumerBuilder {
     /// lease ends, and the message goes to another consumer.
     #[must_use]
     pub fn keep_leases_for(mut self, most: Duration) -> Self {
-        self.options.keep_for = most;
+        self.options.keep_for = most.min(TIME_MAX);
         self
     }
 
@@ -170,7 +171,7 @@ impl ConsumerBuilder {
     /// How long one handler may take; without a limit unless told. It is dropped then, and the message tried again.
     #[must_use]
     pub fn handler_timeout(mut self, most: Duration) -> Self {
-        self.options.time_max = Some(most);
+        self.options.time_max = Some(most.min(TIME_MAX));
         self
     }
 
@@ -185,7 +186,7 @@ impl ConsumerBuilder {
     /// second later they are dropped and their messages given back.
     #[must_use]
     pub fn stop_within(mut self, most: Duration) -> Self {
-        self.options.stop_within = most;
+        self.options.stop_within = most.min(TIME_MAX);
         self
     }
 

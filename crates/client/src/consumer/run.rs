@@ -126,7 +126,6 @@ where
 
     fn admit(&mut self, batch: Vec<Delivery>) {
         for delivery in batch {
-            delivery.set_untouched();
             let group = delivery.ordered_group().map(str::to_owned);
             self.waiting.add(group.as_deref(), delivery);
         }
@@ -187,6 +186,15 @@ struct Work<H> {
     options: Options,
 }
 
+/// Gives a message back when its handler is dropped half-way.
+struct GivenUp(Arc<Delivery>);
+
+impl Drop for GivenUp {
+    fn drop(&mut self) {
+        self.0.give_up();
+    }
+}
+
 impl<H, F> Work<H>
 where
     H: Fn(Job) -> F,
@@ -194,6 +202,8 @@ where
 {
     async fn handle(self, delivery: Delivery, permit: OwnedSemaphorePermit) -> Fate {
         let delivery = Arc::new(delivery);
+        // What the handler started may hold the job for longer than this task lives.
+        let _given_up = GivenUp(Arc::clone(&delivery));
         let result = self.call(&delivery).await;
         let (how, count) = match &result {
             Ok(()) => (Settle::Ack, Count::Acked),

@@ -19,6 +19,7 @@ use crate::{Error, ItemResults};
 
 /// Items that close a batch.
 const BATCH_ITEMS_MAX: usize = 1_024;
+/// For the messages of one lane: a partition without a leader does not hold up those of the others.
 const BATCHES_IN_FLIGHT_MAX: usize = 8;
 /// How long a batch waits for more while another is under way.
 const LINGER: Duration = Duration::from_millis(1);
@@ -70,31 +71,48 @@ impl Settles {
 
     /// Makes requests of what was gathered, as far as may be under way.
     pub(super) fn start_batches(&mut self, now: Instant, settings: &Settings) {
-        while self.may_start(now) {
+        while let Some(home) = self.next_home(now) {
             let Some(request) = self.sessions.try_begin() else { return };
-            let items = self.next_batch();
-            let home = items.first().map_or(0, |item| item.home);
+            let items = self.next_batch(home);
             let wire = Homed { home, settle: wire(self.next_tag, request.id(), &items) };
             self.unanswered.add(self.next_tag, request, wire, items, settings.call_timeout);
             self.next_tag += 1;
         }
     }
 
-    fn may_start(&self, now: Instant) -> bool {
-        let Some(first) = self.gathering.front() else { return false };
+    /// Of what a batch is to be made now.
+    fn next_home(&self, now: Instant) -> Option<u64> {
+        let first = self.first_with_place()?;
         let is_wanted = self.unanswered.is_empty()
             || self.gathering.len() >= BATCH_ITEMS_MAX
             || first.asked + LINGER <= now;
-        is_wanted && self.unanswered.len() < BATCHES_IN_FLIGHT_MAX
+        is_wanted.then_some(first.home)
     }
 
-    /// Items of one home, in the order in which a request carries them.
-    fn next_batch(&mut self) -> Vec<SettleItem> {
-        let home = self.gathering.front().map(|item| item.home);
-        let mut batch = Vec::new();
+    /// The first item of a home that may have another batch under way.
+    fn first_with_place(&self) -> Option<&SettleItem> {
+        let mut full = Vec::new();
+        self.gathering.iter().find(|item| {
+            if full.contains(&item.home) {
+                return false;
+            }
+            let has_place = self.unanswered.count(|wire| wire.home == item.home) < BATCHES_IN_FLIGHT_MAX;
+            if !has_place {
+                full.push(item.home);
+            }
+            has_place
+        })
+    }
+
+    /// Items of one home, in the order in which a request carries them. Extensions go by themselves: a request of one kind has a name
+    /// at every partition, so that no extension is done a second time, after a longer one.
+    fn next_batch(&mut self, home: u64) -> Vec<SettleItem> {
+        let mut batch: Vec<SettleItem> = Vec::new();
         let mut rest = VecDeque::new();
+        let is_extension = |item: &SettleItem| matches!(item.how, Settle::Extend(_));
         for item in self.gathering.drain(..) {
-            if Some(item.home) == home && batch.len() < BATCH_ITEMS_MAX {
+            let is_alike = batch.first().is_none_or(|first| is_extension(first) == is_extension(&item));
+            if item.home == home && is_alike && batch.len() < BATCH_ITEMS_MAX {
                 batch.push(item);
             } else {
                 rest.push_back(item);
@@ -124,8 +142,7 @@ impl Settles {
     }
 
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        let has_place = self.unanswered.len() < BATCHES_IN_FLIGHT_MAX;
-        let linger = self.gathering.front().filter(|_| has_place).map(|first| first.asked + LINGER);
+        let linger = self.first_with_place().map(|first| first.asked + LINGER);
         linger.into_iter().chain(self.unanswered.next_deadline()).min()
     }
 
@@ -173,4 +190,51 @@ fn wire(tag: u64, id: RequestId, items: &[SettleItem]) -> PullSettle {
         }
     }
     settle
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Client;
+
+    /// When everything lingered long enough, however slow the test is.
+    const SOON: Duration = Duration::from_secs(1);
+
+    fn item(home: u64, how: Settle) -> SettleItem {
+        SettleItem { key: 0, receipt: Bytes::new(), how, reply: None, home, asked: Instant::now() }
+    }
+
+    fn sent(settles: &mut Settles, now: Instant) -> Vec<(u64, PullSettle)> {
+        let client = Client::connect(["127.0.0.1:1"]).unwrap();
+        settles.start_batches(now, client.settings());
+        settles.send_due(now, |home| home).collect()
+    }
+
+    #[tokio::test]
+    async fn extensions_share_no_request_with_anything_else() {
+        let mut settles = Settles::new();
+        for how in [Settle::Ack, Settle::Extend(Duration::from_secs(5)), Settle::Ack] {
+            settles.push(item(1, how));
+        }
+        let kinds = sent(&mut settles, Instant::now() + SOON)
+            .iter()
+            .map(|(_, settle)| (settle.acks.len(), settle.extends.len()))
+            .collect::<Vec<_>>();
+        assert_eq!(kinds, [(2, 0), (0, 1)]);
+    }
+
+    #[tokio::test]
+    async fn a_lane_without_answers_does_not_hold_up_the_others() {
+        let mut settles = Settles::new();
+        let now = Instant::now() + SOON;
+        for _ in 0..BATCHES_IN_FLIGHT_MAX {
+            settles.push(item(1, Settle::Ack));
+            assert_eq!(sent(&mut settles, now).len(), 1);
+        }
+        settles.push(item(1, Settle::Ack));
+        assert!(sent(&mut settles, now).is_empty());
+        settles.push(item(2, Settle::Ack));
+        let homes = sent(&mut settles, now).iter().map(|(lane, _)| *lane).collect::<Vec<_>>();
+        assert_eq!(homes, [2]);
+    }
 }
