@@ -140,6 +140,10 @@ impl Catalogue {
     /// Whether a purge may be now; the pause starts again then.
     pub(crate) fn pace_purge(&mut self, pace: &PacePurge) -> Reply {
         let Some(queue) = self.queue_by_name(&pace.name) else { return unknown(&pace.name) };
+        // The request itself, whose answer was lost.
+        if queue.purged_wall_ms == pace.wall_ms {
+            return Reply::Done;
+        }
         if queue.purged_wall_ms > 0 && pace.wall_ms < queue.purged_wall_ms.saturating_add(pace.pause_ms) {
             let detail = format!("{} was purged less than {} ms ago: wait", pace.name, pace.pause_ms);
             return Reply::refused(Refusal::TooSoon, detail);

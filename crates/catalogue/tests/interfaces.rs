@@ -120,6 +120,8 @@ fn pauses_are_kept_by_those_who_ask_for_them() {
     apply(&mut catalogue, make(1_000, 60_000));
     apply(&mut catalogue, purge(2_000));
     assert_eq!(refused(&mut catalogue, purge(61_999)).0, Refusal::TooSoon);
+    // The same request again, whose answer was lost.
+    apply(&mut catalogue, purge(2_000));
     apply(&mut catalogue, purge(62_000));
     apply(&mut catalogue, delete(70_000));
     assert_eq!(refused(&mut catalogue, make(129_999, 60_000)).0, Refusal::TooSoon);

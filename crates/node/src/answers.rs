@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use leasehold_partition::{
     Content, Delivery as Grant, MessageView, QueueId, RedriveState, RequestId, ShardView, State,
 };
@@ -24,7 +24,7 @@ use crate::failure::Failure;
 use crate::headroom;
 use crate::history::HistoryStore;
 use crate::limits::{RECEIVE_BYTES_MAX, RECEIVE_WAIT_MS_MAX};
-use crate::receipt_token::{self, ReceiptToken};
+use crate::receipt_token::{self, RECEIPT_LEN, ReceiptToken};
 use crate::redrive_id::RedriveId;
 use crate::replica::{QueueSource as _, Receive, ReceiveOptions, Replica, Request, wall_ms};
 use crate::storms;
@@ -72,7 +72,11 @@ impl LocalAnswers {
         let wait_ms = receive.wait_ms.min(RECEIVE_WAIT_MS_MAX);
         let options = ReceiveOptions {
             messages_max: receive.messages_max.max(1),
-            bytes_max: if receive.bytes_max == 0 { RECEIVE_BYTES_MAX } else { receive.bytes_max },
+            bytes_max: match receive.bytes_max {
+                0 => RECEIVE_BYTES_MAX,
+                // Neither a lane nor a client takes a longer answer.
+                asked => asked.min(RECEIVE_BYTES_MAX),
+            },
             lease_ms: receive.lease_ms,
             attempt: receive.attempt.as_ref().map(|attempt| attempt.to_vec()),
             consumer: receive.consumer.to_vec(),
@@ -91,9 +95,11 @@ impl LocalAnswers {
         // Before anything else is done: the leases last from now at the latest.
         let waited_ms = millis(asked.elapsed());
         let mut deliveries = Vec::with_capacity(granted.deliveries.len());
+        // One piece of memory for all of them.
+        let mut receipts = BytesMut::with_capacity(granted.deliveries.len() * RECEIPT_LEN);
         let mut unread = None;
         for grant in granted.deliveries {
-            match self.delivery(replica, queue, &grant).await {
+            match self.delivery(replica, queue, &grant, &mut receipts).await {
                 Ok(delivery) => deliveries.push(delivery),
                 // It comes again when its lease ends. The others do not pay for it.
                 Err(failure) => unread = Some(failure),
@@ -118,7 +124,12 @@ impl LocalAnswers {
         let limit = peek.messages_max as usize;
         let found = replica.machine().read().peek(QueueId(peek.queue), 0, limit);
         let mut messages = Vec::with_capacity(found.messages.len());
+        let mut bytes = 0;
         for view in found.messages {
+            bytes += u64::from(view.content.len);
+            if bytes > RECEIVE_BYTES_MAX && !messages.is_empty() {
+                break;
+            }
             // A message that is settled between the look and the read is simply no longer there.
             if let Ok(bytes) = self.contents.read(replica.id(), view.content).await {
                 messages.push(peeked(replica, &view, &bytes)?);
@@ -217,7 +228,13 @@ impl LocalAnswers {
         }
     }
 
-    async fn delivery(&self, replica: &Replica, queue: QueueId, grant: &Grant) -> Result<Delivery, Failure> {
+    async fn delivery(
+        &self,
+        replica: &Replica,
+        queue: QueueId,
+        grant: &Grant,
+        receipts: &mut BytesMut,
+    ) -> Result<Delivery, Failure> {
         let key = self.view.receipt_key().ok_or_else(|| Failure::not_leader(None))?;
         let bytes = self.contents.read(replica.id(), grant.content).await?;
         let parts = ContentParts::read(&bytes)?;
@@ -228,8 +245,9 @@ impl LocalAnswers {
             sequence: grant.receipt.sequence,
             grant: grant.receipt.grant,
         };
+        receipts.extend_from_slice(&receipt_token::seal(&key, &token));
         Ok(Delivery {
-            receipt: Bytes::copy_from_slice(&receipt_token::seal(&key, &token)),
+            receipt: receipts.split().freeze(),
             id: Some(MessageId { partition: replica.id().0, sequence: grant.receipt.sequence }),
             body: parts.body,
             attributes: parts.attributes,

@@ -13,6 +13,7 @@ use tokio::task::AbortHandle;
 use crate::catalogue_link::CATALOGUE_GROUP;
 use crate::core::Core;
 use crate::failure::Failure;
+use crate::in_turn;
 use crate::lane::{Answers, Dispatch, Frame, FrameKind};
 use crate::raft::{Group, GroupDirectory, GroupId, Pipelines, serve_call};
 use crate::replica::CommandCall;
@@ -83,7 +84,7 @@ impl Dispatch for Inbound {
                 self.vote(frame, kind, answers)
             }
             FrameKind::Command => {
-                drop(tokio::spawn(serve_command(self.core.clone(), frame, answers.clone())))
+                in_turn::begin(serve_command(self.core.clone(), frame, answers.clone()));
             }
             FrameKind::Query => self.question(frame, answers),
             FrameKind::Cancel => {

@@ -23,6 +23,7 @@ mod headroom;
 mod history;
 mod housekeeping;
 mod identity;
+mod in_turn;
 mod inbound;
 mod lane;
 mod leaders;

@@ -254,7 +254,13 @@ async fn redrive_some(
     paces.insert(queue, Instant::now());
     let reply = own(core, replica, queue, &Command::RedriveStep { queue, items_max }).await?;
     match reply {
-        Reply::RedriveStepped { .. } if redrive.rate_per_s == 0 => Ok(Progress::More),
+        // A step that finds nothing has to wait: what is ready may stand behind a leased message of its group.
+        Reply::RedriveStepped { progress, .. }
+            if redrive.rate_per_s == 0
+                && (progress.moved, progress.kept) != (redrive.moved, redrive.kept) =>
+        {
+            Ok(Progress::More)
+        }
         Reply::RedriveStepped { .. } => Ok(Progress::Paced),
         other => Err(unexpected(&other)),
     }

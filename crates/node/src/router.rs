@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use leasehold_catalogue::{NodeId, PartitionId};
-use leasehold_partition::{Command, Reply};
+use leasehold_partition::Reply;
 use leasehold_proto::peer;
 use leasehold_proto::v1::{Outcome, Reason};
 use prost::Message;
@@ -97,7 +97,7 @@ impl Router {
     }
 
     /// Whether this node will not learn of a leader in time: its replica is cut off or has stopped.
-    fn is_hopeless(&self, partition: PartitionId) -> bool {
+    pub fn is_hopeless(&self, partition: PartitionId) -> bool {
         self.replica(partition)
             .is_some_and(|replica| replica.cut_off().is_so() || *replica.role().borrow() == Role::Stopped)
     }
@@ -193,7 +193,7 @@ impl Router {
     }
 
     async fn execute(&self, replica: &Replica, call: CommandCall) -> Result<Reply, Failure> {
-        if self.answers.contents.log.disk_is_low() && adds_messages(&call.command) {
+        if self.answers.contents.log.disk_is_low() && call.adds_messages() {
             let detail = "the leader's disk is nearly full: acks still work, sends do not";
             return Err(Failure::try_again(Reason::DiskLow, detail));
         }
@@ -270,11 +270,6 @@ fn repeat_of(kind: &peer::query::Kind) -> Repeat {
         peer::query::Kind::Receive(receive) if receive.request.is_none() => Repeat::Unsafe,
         _ => Repeat::Safe,
     }
-}
-
-/// What has to wait while the disk is nearly full.
-fn adds_messages(command: &Bytes) -> bool {
-    matches!(Command::decode(command), Ok(Command::Send { .. } | Command::Transfer { .. }))
 }
 
 enum Way {

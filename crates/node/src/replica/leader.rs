@@ -19,7 +19,7 @@ use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use leasehold_partition::{
-    BatchBuilder, Command, Deadline, Delivery, Effects, QueueId, Reply, Request as PartitionRequest,
+    BatchBuilder, Command, Deadline, Delivery, Effects, QueueId, Refusal, Reply, Request as PartitionRequest,
     ShardView,
 };
 use tokio::sync::{mpsc, watch};
@@ -28,9 +28,9 @@ use tokio::time::{Instant, sleep_until};
 use super::failures::{behind, invalid, propose_failure, receive_refused, stopping};
 use super::grace::{Grace, lag_ms, may_promise};
 use super::log_clock::{LogClock, wall_ms};
-use super::request::{CommandCall, Granted, Receive, ReplySender, Request};
+use super::request::{CommandCall, Granted, Receive, ReceiveOptions, ReplySender, Request};
 use super::waiters::Waiters;
-use super::{Shared, WantedShard};
+use super::{Shared, WantedShard, refusal};
 use crate::failure::Failure;
 use crate::give_way::give_way;
 use crate::headroom;
@@ -64,6 +64,22 @@ struct InFlight {
     stamp_ms: u64,
     pending: Vec<Pending>,
     coming: Coming,
+}
+
+/// What the catalogue says of a queue.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Existence {
+    Known,
+    Deleted,
+}
+
+/// What is known while the commands of an applied entry are answered.
+#[derive(Clone, Copy)]
+struct Answering<'a> {
+    lag_ms: u64,
+    stamp_ms: u64,
+    /// Who has no answer yet.
+    rest: &'a [Pending],
 }
 
 /// One leadership of one partition.
@@ -184,7 +200,11 @@ impl Leadership {
             Request::Command { call, reply } => {
                 if !reply.is_closed() {
                     match self.ensure_configured(call.queue) {
-                        Ok(()) => self.add_encoded(call, reply),
+                        // It would be lost with the shard, or the refusal be remembered for a queue that has its name now.
+                        Ok(Existence::Deleted) if call.adds_messages() => {
+                            let _ = reply.send(Err(refusal(Refusal::UnknownQueue)));
+                        }
+                        Ok(_) => self.add_encoded(call, reply),
                         Err(failure) => drop(reply.send(Err(failure))),
                     }
                 }
@@ -230,12 +250,12 @@ impl Leadership {
     ///
     /// # Errors
     /// When this node's copy of the catalogue is too old to know: it is worth trying again.
-    fn ensure_configured(&mut self, queue: QueueId) -> Result<(), Failure> {
+    fn ensure_configured(&mut self, queue: QueueId) -> Result<Existence, Failure> {
         let wanted = self.shared.queues.shard_of(queue, self.shared.id);
         let is_current =
             |wanted: &WantedShard| self.configured.get(&queue).is_some_and(|seen| *seen >= wanted.changed);
         if wanted.as_ref().is_some_and(is_current) {
-            return Ok(());
+            return Ok(Existence::Known);
         }
         let (shard, revision_min) = {
             let state = self.shared.machine.read();
@@ -244,8 +264,11 @@ impl Leadership {
         let known = shard.as_ref().map(|shard| shard.revision);
         let Some(wanted) = wanted else {
             // A queue that is gone is the state machine's to refuse; one that is not there yet was made a moment ago.
-            let may_come = known.is_none() && !self.shared.queues.is_deleted(queue);
-            return if may_come { Err(behind()) } else { Ok(()) };
+            return match self.shared.queues.is_deleted(queue) {
+                true => Ok(Existence::Deleted),
+                false if known.is_none() => Err(behind()),
+                false => Ok(Existence::Known),
+            };
         };
         if known.is_none() && wanted.revision < revision_min {
             return Err(behind());
@@ -254,7 +277,7 @@ impl Leadership {
         if known.is_none_or(|revision| revision < wanted.changed) {
             self.add_configuration(queue, shard.as_ref(), &wanted);
         }
-        Ok(())
+        Ok(Existence::Known)
     }
 
     /// What makes a shard be what the catalogue wants, of what it is not. Queues with nothing special have the settings alone.
@@ -354,14 +377,20 @@ impl Leadership {
         };
         assert_eq!(applied.replies.len(), entry.pending.len(), "one reply for each command");
         let lag_ms = self.clock.now_ms(Instant::now()).saturating_sub(entry.stamp_ms);
-        for (pending, reply) in entry.pending.into_iter().zip(applied.replies) {
-            self.answer(pending, reply, lag_ms, entry.stamp_ms);
+        let mut rest = entry.pending.into_iter();
+        for reply in applied.replies {
+            let Some(pending) = rest.next() else { break };
+            self.answer(
+                pending,
+                reply,
+                Answering { lag_ms, stamp_ms: entry.stamp_ms, rest: rest.as_slice() },
+            );
         }
         self.react(&applied.effects);
         Ok(())
     }
 
-    fn answer(&mut self, pending: Pending, reply: Reply, lag_ms: u64, stamp_ms: u64) {
+    fn answer(&mut self, pending: Pending, reply: Reply, entry: Answering<'_>) {
         if let Pending::Receive(receive) = &pending
             && let Some(id) = receive.options.request
         {
@@ -371,7 +400,7 @@ impl Leadership {
             (Pending::Receive(receive), Reply::Received { deliveries }) => {
                 // It may have left something, since it was bounded, for one who was not woken because of it.
                 self.to_wake.insert(receive.queue);
-                self.deliver(*receive, deliveries)
+                self.deliver(*receive, deliveries, entry.rest)
             }
             (Pending::Receive(receive), Reply::OverLimit) if receive.may_wait() => {
                 self.waiters.park(*receive)
@@ -380,7 +409,7 @@ impl Leadership {
             (Pending::Command(sender), reply) => drop(sender.send(Ok(reply))),
             (Pending::Promise(sender, leases_ms), reply) => {
                 for lease_ms in leases_ms {
-                    self.grace.answered(stamp_ms + u64::from(lease_ms), lag_ms);
+                    self.grace.answered(entry.stamp_ms + u64::from(lease_ms), entry.lag_ms);
                 }
                 let _ = sender.send(Ok(reply));
             }
@@ -389,7 +418,7 @@ impl Leadership {
         }
     }
 
-    fn deliver(&mut self, receive: Receive, deliveries: Vec<Delivery>) {
+    fn deliver(&mut self, receive: Receive, deliveries: Vec<Delivery>, rest: &[Pending]) {
         if deliveries.is_empty() {
             self.park(receive);
             return;
@@ -403,10 +432,21 @@ impl Leadership {
         for delivery in &deliveries {
             self.grace.answered(delivery.deadline_log_ms, lag_ms(delivery, now_ms));
         }
-        if let Err(Ok(granted)) = receive.reply.send(Ok(Granted { deliveries })) {
+        let Receive { queue, options, reply, .. } = receive;
+        if let Err(Ok(granted)) = reply.send(Ok(Granted { deliveries }))
+            && !self.is_asked_again(queue, &options, rest)
+        {
             // The poller has hung up: the messages must not wait for its leases to end.
-            self.give_back(receive.queue, &granted.deliveries);
+            self.give_back(queue, &granted.deliveries);
         }
+    }
+
+    /// Whether the same receive is on its way once more: it gets the same leases, which must then not be given back.
+    fn is_asked_again(&self, queue: QueueId, options: &ReceiveOptions, rest: &[Pending]) -> bool {
+        let later = self.in_flight.iter().flat_map(|entry| &entry.pending);
+        let open = self.batch.iter().flat_map(|batch| &batch.pending);
+        let is_same = |pending: &Pending| matches!(pending, Pending::Receive(other) if other.queue == queue && other.options.repeats(options));
+        rest.iter().chain(later).chain(open).any(is_same)
     }
 
     fn give_back(&mut self, queue: QueueId, deliveries: &[Delivery]) {

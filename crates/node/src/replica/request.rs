@@ -1,7 +1,7 @@
 //! What can be asked of a partition's replica.
 
 use bytes::Bytes;
-use leasehold_partition::{Delivery, QueueId, Reply, RequestId};
+use leasehold_partition::{Command, Delivery, QueueId, Reply, RequestId};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -29,6 +29,13 @@ pub struct CommandCall {
     pub promised_leases_ms: Vec<u32>,
 }
 
+impl CommandCall {
+    /// Whether it makes the queue longer.
+    pub fn adds_messages(&self) -> bool {
+        matches!(Command::decode(&self.command), Ok(Command::Send { .. } | Command::Transfer { .. }))
+    }
+}
+
 /// A receive, which the leader may park until there is something to grant.
 pub struct Receive {
     pub queue: QueueId,
@@ -49,6 +56,15 @@ pub struct ReceiveOptions {
     pub attempt: Option<Vec<u8>>,
     pub consumer: Vec<u8>,
     pub request: Option<RequestId>,
+}
+
+impl ReceiveOptions {
+    /// Whether both are tries of one receive.
+    pub fn repeats(&self, other: &Self) -> bool {
+        let name = |options: &Self| options.request.map(|id| (id.session, id.sequence));
+        let is_equal = name(self).is_some() && name(self) == name(other);
+        is_equal || (self.attempt.is_some() && self.attempt == other.attempt)
+    }
 }
 
 /// Leases that were granted; their contents are still in the log.

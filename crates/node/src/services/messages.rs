@@ -9,11 +9,12 @@ use leasehold_catalogue::PartitionId;
 use leasehold_proto::peer;
 use leasehold_proto::v1::messages_server::Messages;
 use leasehold_proto::v1::{
-    AckRequest, ExtendRequest, PeekRequest, PeekResponse, PublishRequest, PublishResponse, PullRequest,
-    PullResponse, Reason, ReceiveRequest, ReceiveResponse, RejectRequest, ReleaseRequest, SendRequest,
-    SendResponse, SettleResponse, WhyRequest, WhyResponse,
+    AckRequest, ExtendRequest, PeekRequest, PeekResponse, Peeked, PublishRequest, PublishResponse,
+    PullRequest, PullResponse, Reason, ReceiveRequest, ReceiveResponse, RejectRequest, ReleaseRequest,
+    SendRequest, SendResponse, SettleResponse, WhyRequest, WhyResponse,
 };
 use metrics::{Histogram, Label, histogram};
+use prost::Message as _;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -24,6 +25,7 @@ use super::settle::{Settle, settle};
 use super::{lookup, publish, pull, validate};
 use crate::core::Core;
 use crate::failure::Failure;
+use crate::limits::RECEIVE_BYTES_MAX;
 use crate::node::Shell;
 use crate::telemetry::names;
 
@@ -130,15 +132,19 @@ impl Messages for MessagesService {
         }
         let wanted = if request.messages_max == 0 { PEEK_MESSAGES } else { request.messages_max };
         let queue = lookup::queue(&core, &request.queue).await?;
-        let mut messages = Vec::new();
+        let (mut messages, mut bytes) = (Vec::new(), 0);
         for shard in queue.shards() {
             let messages_max = wanted - messages.len() as u32;
-            if messages_max == 0 {
+            if messages_max == 0 || bytes >= RECEIVE_BYTES_MAX {
                 break;
             }
-            messages.extend(
-                core.router.ask(shard, peer::Peek { queue: queue.id().0, messages_max }).await?.messages,
-            );
+            let found = core.router.ask(shard, peer::Peek { queue: queue.id().0, messages_max }).await?;
+            let fits = |message: &Peeked| {
+                let is_first = bytes == 0;
+                bytes += message.encoded_len() as u64;
+                is_first || bytes <= RECEIVE_BYTES_MAX
+            };
+            messages.extend(found.messages.into_iter().take_while(fits));
         }
         Ok(Response::new(PeekResponse { messages }))
     }

@@ -33,6 +33,8 @@ use crate::router::Repeat;
 const BATCH_MAX: u32 = 256;
 /// More credit than this is of no use.
 const CREDIT_MAX: usize = 100_000;
+/// Settlements of one stream that are under way; the stream is not read further until one is done.
+const SETTLES_MAX: usize = 64;
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
 /// How often it is looked which shards this node leads, and whether the queue is still there.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
@@ -67,6 +69,7 @@ async fn serve_requests(
     requests: &mut Streaming<PullRequest>,
     answers: &Answers,
 ) -> Result<(), Failure> {
+    let under_way = Arc::new(Semaphore::new(SETTLES_MAX));
     // Pumps and settlements end with the stream.
     let mut tasks = JoinSet::new();
     tasks.spawn(run_pumps(pull.clone()));
@@ -80,7 +83,17 @@ async fn serve_requests(
         let Ok(Some(request)) = request else { return Ok(()) };
         match request.kind {
             Some(pull_request::Kind::Credit(credit)) => pull.give(credit.messages),
-            Some(pull_request::Kind::Settle(settle)) => drop(tasks.spawn(pull.clone().settle(settle))),
+            Some(pull_request::Kind::Settle(settle)) => {
+                let permit = tokio::select! {
+                    permit = under_way.clone().acquire_owned() => permit,
+                    () = answers.closed() => return Ok(()),
+                };
+                let settling = pull.clone().settle(settle);
+                tasks.spawn(async move {
+                    settling.await;
+                    drop(permit);
+                });
+            }
             Some(pull_request::Kind::Start(_)) => return Err(validate::invalid("a pull has one `start`")),
             None => {
                 return Err(validate::invalid(

@@ -1,13 +1,13 @@
 //! Making, changing, listing, purging and deleting queues.
 
-use futures::future::try_join_all;
+use futures::future::join_all;
 use leasehold_catalogue::{
     self as catalogue, CreateQueue, DeleteQueue, Kind, PacePurge, QueueChange, Reply, SetQueue,
 };
 use leasehold_partition::{self as partition, Command};
 use leasehold_proto::v1::{
-    self, CreateQueueRequest, DeleteQueueRequest, ListQueuesRequest, ListQueuesResponse, QueueSettings,
-    Reason, SetQueueRequest,
+    self, CreateQueueRequest, DeleteQueueRequest, ListQueuesRequest, ListQueuesResponse, Outcome,
+    QueueSettings, Reason, SetQueueRequest,
 };
 
 use super::lookup;
@@ -98,6 +98,9 @@ pub async fn delete(core: &Core, request: DeleteQueueRequest, deletion: Deletion
 }
 
 /// Has a command executed by the leader of every shard.
+///
+/// # Errors
+/// The first of them; nothing is done only if no shard has done it.
 pub async fn for_each_shard(
     core: &Core,
     queue: &QueueInfo,
@@ -105,7 +108,12 @@ pub async fn for_each_shard(
     repeat: Repeat,
 ) -> Result<(), Failure> {
     let all = queue.shards().map(|shard| send_to(core, queue, shard, make(shard), repeat));
-    try_join_all(all).await.map(drop)
+    let results = join_all(all).await;
+    let is_undone = |result: &Result<(), Failure>| {
+        result.as_ref().is_err_and(|failure| failure.outcome == Outcome::NotDone)
+    };
+    let was_done = !results.iter().all(is_undone);
+    results.into_iter().collect::<Result<(), _>>().map_err(|failure| failure.after(was_done))
 }
 
 pub async fn send_to(

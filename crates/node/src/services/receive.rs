@@ -6,7 +6,7 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use leasehold_catalogue::PartitionId;
 use leasehold_proto::peer;
-use leasehold_proto::v1::{Reason, ReceiveRequest, ReceiveResponse};
+use leasehold_proto::v1::{Outcome, Reason, ReceiveRequest, ReceiveResponse};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{lookup, validate};
@@ -54,18 +54,44 @@ async fn receive_of(
     }
 }
 
-/// Asks one shard. The time since `began` and what the leader adds is what the request has waited for certain; what it was on
-/// its way between nodes is not known here.
+/// Asks one shard, whoever leads it meanwhile. The time since `began` and what the leader adds is what the request has waited for
+/// certain; what it was on its way between nodes is not known here.
 async fn receive_from(
     core: &Core,
     shard: PartitionId,
     wanted: peer::Receive,
     began: Instant,
 ) -> Result<ReceiveResponse, Failure> {
-    let before_ms = millis(began.elapsed());
-    let mut granted = core.router.ask(shard, wanted).await?;
-    granted.waited_ms += before_ms;
-    Ok(granted)
+    let end = Instant::now() + Duration::from_millis(wanted.wait_ms);
+    let mut was_unknown = false;
+    loop {
+        let before_ms = millis(began.elapsed());
+        let asked = peer::Receive { wait_ms: whole_millis_until(end), ..wanted.clone() };
+        match core.router.ask(shard, asked).await {
+            Ok(mut granted) => {
+                granted.waited_ms += before_ms;
+                return Ok(granted);
+            }
+            Err(failure) if may_go_on(core, shard, &wanted, &failure) && Instant::now() < end => {
+                was_unknown |= failure.outcome == Outcome::Unknown;
+                tracing::debug!(shard = shard.0, %failure, "a receive waits for a leader");
+                sleep(ASK_AGAIN).await;
+            }
+            Err(failure) => return Err(failure.after(was_unknown)),
+        }
+    }
+}
+
+/// Whether a new leader may come, who is to be asked as if nothing had been.
+fn may_go_on(core: &Core, shard: PartitionId, wanted: &peer::Receive, failure: &Failure) -> bool {
+    // Without a name it would be granted twice.
+    let may_repeat = failure.outcome == Outcome::NotDone || wanted.request.is_some();
+    failure.reason == Reason::NoLeader && may_repeat && !core.router.is_hopeless(shard)
+}
+
+/// Not less than what is left: it would be asked again and again until then.
+fn whole_millis_until(end: Instant) -> u64 {
+    end.saturating_duration_since(Instant::now()).as_micros().div_ceil(1_000) as u64
 }
 
 fn wanted(queue: &QueueInfo, request: &ReceiveRequest) -> Result<peer::Receive, Failure> {
@@ -148,9 +174,7 @@ async fn wait_for_any(
 async fn wait_for(core: &Core, shard: PartitionId, wanted: &peer::Receive, end: Instant) -> PartitionId {
     let (queue, messages_max) = (wanted.queue, wanted.messages_max);
     loop {
-        // Not less than what is left: it would be asked again and again until then.
-        let left = end.saturating_duration_since(Instant::now());
-        let wait_ms = left.as_micros().div_ceil(1_000) as u64;
+        let wait_ms = whole_millis_until(end);
         match core.router.ask(shard, peer::Ready { queue, wait_ms, messages_max }).await {
             Ok(()) => return shard,
             Err(failure) => {

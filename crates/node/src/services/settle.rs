@@ -96,15 +96,20 @@ pub async fn settle(
     request: Option<&RequestId>,
 ) -> Result<Vec<SettleOutcome>, Failure> {
     validate::settle(settle.len())?;
-    let queue = lookup::queue(core, queue).await?;
-    let mut outcomes = vec![SettleOutcome::default(); settle.len()];
-    let mut parts: BTreeMap<(PartitionId, Touch), Vec<Item>> = BTreeMap::new();
-    for (at, outcome) in outcomes.iter_mut().enumerate() {
-        match open(core, &queue, &settle, at) {
-            Ok((shard, item)) => parts.entry((shard, item.touch)).or_default().push(item),
-            Err(failure) => *outcome = failed(&failure),
+    let mut queue = lookup::queue(core, queue).await?;
+    let mut sorted = sort(core, &queue, &settle);
+    // This node may not have heard that the queue was made again.
+    if !sorted.strangers.is_empty() {
+        match lookup::successor(core, &queue).await {
+            Ok(None) => {}
+            Ok(Some(successor)) => {
+                queue = successor;
+                sorted = sort(core, &queue, &settle);
+            }
+            Err(failure) => sorted.strangers.iter().for_each(|at| sorted.outcomes[*at] = failed(&failure)),
         }
     }
+    let Sorted { mut outcomes, parts, .. } = sorted;
     // What is touched and what is not are commands of their own: they must not share a name.
     let is_mixed = (0..settle.len()).any(|at| settle.touch(at) != settle.touch(0));
     let request = request.filter(|_| !is_mixed);
@@ -118,6 +123,31 @@ pub async fn settle(
         }
     }
     Ok(outcomes)
+}
+
+/// Receipts by where they are settled, and the outcomes of those that are not.
+struct Sorted {
+    outcomes: Vec<SettleOutcome>,
+    parts: BTreeMap<(PartitionId, Touch), Vec<Item>>,
+    /// Those of another queue.
+    strangers: Vec<usize>,
+}
+
+fn sort(core: &Core, queue: &QueueInfo, settle: &Settle<'_>) -> Sorted {
+    let outcomes = vec![SettleOutcome::default(); settle.len()];
+    let mut sorted = Sorted { outcomes, parts: BTreeMap::new(), strangers: Vec::new() };
+    for (at, outcome) in sorted.outcomes.iter_mut().enumerate() {
+        match open(core, queue, settle, at) {
+            Ok((shard, item)) => sorted.parts.entry((shard, item.touch)).or_default().push(item),
+            Err(failure) => {
+                if failure.reason == Reason::MessageGone {
+                    sorted.strangers.push(at);
+                }
+                *outcome = failed(&failure);
+            }
+        }
+    }
+    sorted
 }
 
 fn open(

@@ -1,0 +1,158 @@
+//! Promises that only show when much is asked at once, or at the wrong moment.
+#![allow(clippy::unwrap_used, reason = "a test that fails says so by a panic")]
+
+use std::time::Duration;
+
+use futures::future::join_all;
+use leasehold_client::v1::{self, QueueSettings, ReceiveRequest, SendRequest};
+use leasehold_client::{Client, NewMessage, QueueKind, ReceiveOptions};
+use leasehold_cluster_tests::{Plan, TestCluster, eventually};
+use tokio::time::sleep;
+
+const NODES: [&str; 3] = ["n1", "n2", "n3"];
+const MIB: usize = 1024 * 1024;
+
+fn fifo() -> QueueSettings {
+    QueueSettings { kind: Some(QueueKind::Fifo as i32), ..QueueSettings::default() }
+}
+
+/// Receives and acknowledges so many messages; their bodies are numbers.
+async fn take(client: &Client, queue: &str, count: usize) -> Vec<usize> {
+    let options =
+        ReceiveOptions { messages_max: 1_000, wait: Duration::from_secs(1), ..ReceiveOptions::default() };
+    let mut taken = Vec::new();
+    eventually("all messages are received", async || {
+        let messages = client.receive(queue, options.clone()).await.unwrap();
+        let receipts = messages.iter().map(|message| message.receipt.clone()).collect::<Vec<_>>();
+        if !receipts.is_empty() {
+            assert!(client.ack(queue, &receipts).await.unwrap().iter().all(Result::is_ok));
+        }
+        taken.extend(
+            messages
+                .iter()
+                .map(|message| std::str::from_utf8(&message.body).unwrap().parse::<usize>().unwrap()),
+        );
+        taken.len() >= count
+    })
+    .await;
+    taken
+}
+
+/// Who leads the only shard of a queue.
+async fn leader(client: &Client, queue: &str) -> (u32, String) {
+    let shard = client.describe_queue(queue).await.unwrap().shards.remove(0);
+    (shard.partition, shard.leader)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_has_the_order_in_which_it_was_asked_for() {
+    const MESSAGES: usize = 3_000;
+    let cluster = TestCluster::start(Plan::default()).await;
+    let client = cluster.client();
+    client.create_queue("orders", fifo(), 1).await.unwrap();
+    for node in NODES {
+        cluster.node(node).service().queue("orders").await.unwrap();
+    }
+    let in_order = (0..MESSAGES).collect::<Vec<_>>();
+    // Many batches of one stream are under way.
+    let producer = client.queue("orders").producer().batch(50, MIB).start();
+    let messages = in_order.iter().map(|number| NewMessage::new(number.to_string()).group("g"));
+    assert!(producer.send_all(messages).await.iter().all(Result::is_ok));
+    assert_eq!(take(&client, "orders", MESSAGES).await, in_order);
+    // And many requests at once, brought to the leader by every node.
+    for node in NODES {
+        let service = cluster.node(node).service();
+        let requests = in_order.iter().map(|number| {
+            let body = number.to_string().into_bytes().into();
+            let message = v1::NewMessage { body, group: Some("g".to_owned()), ..v1::NewMessage::default() };
+            SendRequest { queue: "orders".to_owned(), messages: vec![message], request: None }
+        });
+        let requests = requests.collect::<Vec<_>>();
+        let sent = join_all(requests.iter().map(|request| service.send(request))).await;
+        assert!(sent.iter().all(Result::is_ok), "through {node}");
+        assert_eq!(take(&client, "orders", MESSAGES).await, in_order, "through {node}");
+    }
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_are_no_longer_than_everybody_takes() {
+    let cluster = TestCluster::start(Plan::default()).await;
+    let client = cluster.client();
+    client.create_queue("films", QueueSettings::default(), 1).await.unwrap();
+    for _ in 0..24 {
+        client.send("films", vec![NewMessage::new(vec![b'x'; MIB])]).await.unwrap().remove(0).unwrap();
+    }
+    for node in NODES {
+        let service = cluster.node(node).service();
+        let request = ReceiveRequest {
+            queue: "films".to_owned(),
+            messages_max: 1_000,
+            bytes_max: 1 << 40,
+            ..ReceiveRequest::default()
+        };
+        let received = service.receive(&request).await.unwrap().deliveries;
+        assert!((1..=4).contains(&received.len()), "{} through {node}", received.len());
+        let looked = cluster.client_at(node).peek("films", 1_000).await.unwrap();
+        assert!((1..=4).contains(&looked.len()), "{} through {node}", looked.len());
+    }
+    cluster.end().await;
+}
+
+/// Longer than a node looks for a leader.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_waited_long_waits_on_when_the_leader_changes() {
+    let cluster = TestCluster::start(Plan::default()).await;
+    let client = cluster.client();
+    client.create_queue("rare", QueueSettings::default(), 1).await.unwrap();
+    let (partition, before) = leader(&client, "rare").await;
+    let others = NODES.into_iter().filter(|node| *node != before).collect::<Vec<_>>();
+    let waiting = NODES.map(|node| {
+        let service = cluster.node(node).service();
+        tokio::spawn(async move {
+            let request = ReceiveRequest {
+                queue: "rare".to_owned(),
+                messages_max: 1,
+                wait_ms: 20_000,
+                ..ReceiveRequest::default()
+            };
+            service.receive(&request).await
+        })
+    });
+    sleep(Duration::from_secs(6)).await;
+    client.transfer_leader(partition, others[0]).await.unwrap();
+    eventually("the leader has changed", async || leader(&client, "rare").await.1 == others[0]).await;
+    let messages = NODES.iter().map(|node| NewMessage::new(*node)).collect();
+    assert!(client.send("rare", messages).await.unwrap().iter().all(Result::is_ok));
+    for received in join_all(waiting).await {
+        assert_eq!(received.unwrap().unwrap().deliveries.len(), 1);
+    }
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redrive_that_finds_nothing_to_move_waits() {
+    let cluster = TestCluster::start(Plan::default()).await;
+    let client = cluster.client();
+    for queue in ["dead", "orders"] {
+        client.create_queue(queue, fifo(), 1).await.unwrap();
+    }
+    let messages = (0..2).map(|number| NewMessage::new(number.to_string()).group("g")).collect();
+    assert!(client.send("dead", messages).await.unwrap().iter().all(Result::is_ok));
+    let one = ReceiveOptions { messages_max: 1, ..ReceiveOptions::default() };
+    let first = client.receive("dead", one).await.unwrap().remove(0);
+    client.start_redrive("dead", Some("orders"), 0).await.unwrap();
+    let (partition, _) = leader(&client, "dead").await;
+    let applied = async || {
+        let partitions = client.cluster_status().await.unwrap().partitions;
+        partitions.iter().find(|status| status.partition == partition).unwrap().applied_index
+    };
+    let before = applied().await;
+    sleep(Duration::from_secs(2)).await;
+    let entries = applied().await - before;
+    assert!(entries < 100, "{entries} entries, although the group's first message is leased");
+    // And it goes on when there is something.
+    assert!(client.ack("dead", &[first.receipt]).await.unwrap()[0].is_ok());
+    assert_eq!(take(&client, "orders", 1).await, [1]);
+    cluster.end().await;
+}
