@@ -3,6 +3,7 @@
 //! Everything in it could be rebuilt or missed: it is written behind, bounded in size (the oldest goes first), and wiped when it
 //! cannot be opened. Events travel in chunks, one record for many messages, so that the store costs per entry, not per message.
 
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -23,6 +24,10 @@ const ENTRIES_WAITING_MAX: usize = 4_096;
 /// Events after which a chunk is written.
 const CHUNK_EVENTS_MAX: usize = 4_096;
 
+/// Room on the disk for each byte of events: the store writes anew before it gives room back.
+const DISK_FACTOR: u64 = 2;
+/// Chunks, counted over all partitions, that are removed together.
+const REMOVED_TOGETHER: u64 = 64;
 /// How long to wait for a store that is still open, and how often it is looked at.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 /// Of sled, for each node.
@@ -150,20 +155,31 @@ impl HistoryStore {
             let of_message = of_queue.filter(is_of_message);
             life.extend(of_message.filter_map(|record| record.event));
         }
+        // A start applies the last entries once more, and writes down their events again.
+        let mut seen = HashSet::new();
+        life.retain(|event| {
+            let LifeEvent { log_index, event, detail, fencing_token, .. } = event;
+            seen.insert((*log_index, event.clone(), detail.clone(), *fencing_token))
+        });
+        life.sort_by_key(|event| event.log_index);
         Ok(life)
     }
 
     fn write(&self, entries: &Receiver<Noted>, bytes_max: u64) {
+        let mut held = self.measure().unwrap_or_else(|error| {
+            tracing::warn!(%error, "the history of messages cannot be measured: it may take more room than it should");
+            Held::default()
+        });
         while let Ok(first) = entries.recv() {
             let partition = first.partition;
-            let mut chunks = std::collections::BTreeMap::from([(partition, records_of(first))]);
+            let mut chunks = BTreeMap::from([(partition, records_of(first))]);
             let mut events = 0;
             while events < CHUNK_EVENTS_MAX {
                 let Ok(next) = entries.try_recv() else { break };
                 events += next.events.len();
                 chunks.entry(next.partition).or_default().extend(records_of(next));
             }
-            if let Err(error) = self.keep(chunks, bytes_max) {
+            if let Err(error) = self.keep(chunks, &mut held, bytes_max / DISK_FACTOR) {
                 tracing::warn!(%error, "the history of messages cannot be written");
             }
         }
@@ -171,24 +187,70 @@ impl HistoryStore {
 
     fn keep(
         &self,
-        chunks: std::collections::BTreeMap<PartitionId, Vec<Record>>,
+        chunks: BTreeMap<PartitionId, Vec<Record>>,
+        held: &mut Held,
         bytes_max: u64,
     ) -> Result<(), sled::Error> {
         for (partition, records) in chunks {
             let mut key = partition.0.to_be_bytes().to_vec();
             key.extend(self.tree.generate_id()?.to_be_bytes());
-            self.tree.insert(key, Chunk { records }.encode_to_vec())?;
-            while self.tree.size_on_disk()? > bytes_max {
-                let oldest = self.tree.scan_prefix(partition.0.to_be_bytes()).keys().next();
-                let Some(oldest) = oldest.transpose()? else { break };
-                self.tree.remove(oldest)?;
-                if self.tree.len() < 2 {
-                    break;
-                }
-            }
+            let chunk = Chunk { records }.encode_to_vec();
+            held.add(&key, &chunk);
+            self.tree.insert(key, chunk)?;
         }
+        while held.bytes > bytes_max && self.remove_oldest(held)? {}
         Ok(())
     }
+
+    fn measure(&self) -> Result<Held, sled::Error> {
+        let mut held = Held::default();
+        for chunk in self.tree.iter() {
+            let (key, chunk) = chunk?;
+            held.add(&key, &chunk);
+        }
+        Ok(held)
+    }
+
+    /// Removes the oldest chunk, and those of its partition that are about as old; false when there is none.
+    fn remove_oldest(&self, held: &mut Held) -> Result<bool, sled::Error> {
+        let mut oldest: Option<(u64, u32)> = None;
+        for partition in &held.partitions {
+            if let Some(key) = self.tree.scan_prefix(partition.to_be_bytes()).keys().next().transpose()? {
+                let first = (number_of(&key), *partition);
+                oldest = Some(oldest.map_or(first, |oldest| oldest.min(first)));
+            }
+        }
+        let Some((number, partition)) = oldest else { return Ok(false) };
+        for chunk in self.tree.scan_prefix(partition.to_be_bytes()) {
+            let (key, chunk) = chunk?;
+            if number_of(&key) >= number + REMOVED_TOGETHER {
+                break;
+            }
+            held.bytes = held.bytes.saturating_sub((key.len() + chunk.len()) as u64);
+            self.tree.remove(key)?;
+        }
+        Ok(true)
+    }
+}
+
+/// What the writer knows of the store. Its size on the disk does not say what is in it: it only falls some time after a removal.
+#[derive(Default)]
+struct Held {
+    /// Of keys and chunks.
+    bytes: u64,
+    partitions: BTreeSet<u32>,
+}
+
+impl Held {
+    fn add(&mut self, key: &[u8], chunk: &[u8]) {
+        self.bytes += (key.len() + chunk.len()) as u64;
+        self.partitions.extend(key.first_chunk().map(|partition| u32::from_be_bytes(*partition)));
+    }
+}
+
+/// When a chunk was written, among all: the second part of its key.
+fn number_of(key: &[u8]) -> u64 {
+    key.last_chunk().map_or(0, |number| u64::from_be_bytes(*number))
 }
 
 fn open_or_wipe(path: &Path) -> Result<sled::Db, sled::Error> {
@@ -312,6 +374,42 @@ mod tests {
         assert_eq!(told.iter().map(|event| event.event.as_str()).collect::<Vec<_>>(), ["sent", "acked"]);
         assert_eq!(told[1].fencing_token, 9);
         assert!(store.life_of(partition, QueueId(2), 1).await.unwrap().is_empty());
+    }
+
+    #[test]
+    fn the_oldest_goes_first_and_no_more_than_has_to() {
+        const BYTES_MAX: u64 = 64 * 1024;
+        const EVENTS: u64 = 10_000;
+        let dir = tempfile::tempdir().unwrap();
+        let store = HistoryStore { tree: open_or_wipe(dir.path()).unwrap() };
+        let mut held = Held::default();
+        for sequence in 0..EVENTS {
+            let partition = PartitionId((sequence % 3) as u32);
+            let chunks =
+                BTreeMap::from([(partition, vec![record_of(sequence, &event(sequence, EventKind::Sent))])]);
+            store.keep(chunks, &mut held, BYTES_MAX).unwrap();
+        }
+        assert!((BYTES_MAX / 2..=BYTES_MAX).contains(&held.bytes), "{}", held.bytes);
+        assert_eq!(store.measure().unwrap().bytes, held.bytes);
+        let knows = |sequence: u64| {
+            let partition = PartitionId((sequence % 3) as u32);
+            !store.find(partition, QueueId(1), sequence).unwrap().is_empty()
+        };
+        assert!((0..30).all(|sequence| !knows(sequence)));
+        assert!((EVENTS - 30..EVENTS).all(knows));
+    }
+
+    #[test]
+    fn an_event_that_is_written_down_again_is_told_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = HistoryStore { tree: open_or_wipe(dir.path()).unwrap() };
+        let mut held = Held::default();
+        let (sent, acked) = (event(1, EventKind::Sent), event(1, EventKind::Acked { grant: 9 }));
+        for records in [vec![record_of(10, &sent)], vec![record_of(11, &acked)], vec![record_of(10, &sent)]] {
+            store.keep(BTreeMap::from([(PartitionId(0), records)]), &mut held, 1 << 20).unwrap();
+        }
+        let told = store.find(PartitionId(0), QueueId(1), 1).unwrap();
+        assert_eq!(told.iter().map(|event| event.event.as_str()).collect::<Vec<_>>(), ["sent", "acked"]);
     }
 
     #[test]
