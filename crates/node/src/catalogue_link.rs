@@ -14,6 +14,7 @@ use crate::failure::Failure;
 use crate::lane::{FrameKind, Lanes};
 use crate::limits::LEADER_WAIT_MS_MAX;
 use crate::raft::{Applied, Group, GroupId, Payload, ProposeError, ReplicaNode, Role};
+use crate::reconcile::is_majority;
 use crate::replica::CutOff;
 
 /// The catalogue's Raft group.
@@ -222,7 +223,7 @@ impl CatalogueLink {
             (wanted, voters.map(|node| node.catalogue_replica).collect::<Vec<_>>())
         });
         let members = self.group.members();
-        if wanted.is_empty() || !members.is_settled {
+        if wanted.is_empty() || !members.is_committed {
             return Ok(());
         }
         for (replica, node) in &wanted {
@@ -234,13 +235,21 @@ impl CatalogueLink {
         now.sort_unstable();
         let mut then = voters;
         then.sort_unstable();
-        if now != then {
-            if !then.contains(&self.group.replica())
-                && let Some(heir) =
-                    now.iter().find(|replica| then.contains(replica) && self.reaches(&wanted, **replica))
-            {
+        // A leader that was lost between both steps of a change leaves it to the next.
+        if now != then || members.is_joint {
+            let may_inherit = |replica: &&u64| then.contains(replica) && self.reaches(&wanted, **replica);
+            let mut heirs = now.iter().filter(may_inherit).peekable();
+            if !then.contains(&self.group.replica()) && heirs.peek().is_some() {
                 // Who will have no vote leads no further: the next leader goes on from here.
+                let heir = heirs.find(|replica| self.group.may_hand_over_to(**replica));
+                let heir = heir.ok_or("the catalogue's next leader has not caught up yet")?;
                 return self.group.transfer(*heir).await;
+            }
+            let answers =
+                |replica: &&u64| **replica == self.group.replica() || self.reaches(&wanted, **replica);
+            if !is_majority(then.iter().filter(answers).count(), then.len()) {
+                tracing::debug!("too few of those that shall vote in the catalogue answer");
+                return Ok(());
             }
             // Not dropped and taken in again: a leader that dropped itself could not append what brings it back.
             self.group.set_voters_of_members(&then).await?;

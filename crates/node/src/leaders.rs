@@ -195,7 +195,7 @@ pub async fn balance(core: Arc<Core>) {
                 up_since.get(&preferred.node_id()).is_some_and(|since| now.duration_since(*since) >= UP_FOR);
             let is_too_soon =
                 tried.get(&replica.id()).is_some_and(|at| now.duration_since(*at) < TRANSFER_AGAIN);
-            if is_up && !is_too_soon {
+            if is_up && !is_too_soon && replica.group().may_hand_over_to(preferred.id) {
                 tried.insert(replica.id(), now);
                 hand_over(replica.group(), preferred.id).await;
             }
@@ -223,7 +223,8 @@ pub async fn hand_over_all(core: &Core) {
             members.nodes.get(replica).is_some_and(|node| core.lanes.is_reachable(NodeId(node.node_id)))
         };
         let others = members.voters_beyond(core.view.here());
-        let reachable = others.iter().copied().filter(is_reachable).collect::<Vec<_>>();
+        let is_close = |replica: &u64| group.may_hand_over_to(*replica);
+        let reachable = others.iter().copied().filter(is_reachable).filter(is_close).collect::<Vec<_>>();
         if let Some(to) = reachable.get(group.id().0 as usize % reachable.len().max(1)) {
             hand_over(group, *to).await;
             given.push(group);

@@ -16,6 +16,8 @@ use crate::replica::{Replica, group_of};
 /// How often a pass is made when nothing is known to have changed.
 const INTERVAL: Duration = Duration::from_millis(500);
 const FOUNDING_INTERVAL: Duration = Duration::from_millis(100);
+/// How long a new replica is waited for before it is looked again what is wanted.
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
 /// Passes are at least this far apart.
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -170,16 +172,29 @@ async fn change_members(core: &Core, partition: &Partition, replica: &Replica) -
     let group = replica.group();
     let members = group.members();
     for wanted in &partition.replicas {
-        if !members.nodes.contains_key(&wanted.id) {
+        if !members.voters.contains(&wanted.id) {
             let node = core.replica_node(wanted.node_id());
             tracing::info!(partition = partition.id, replica = wanted.id, %node, "a new replica catches up");
-            group.add_learner(wanted.id, node).await?;
+            // Its node may go away, and the catalogue want another one then.
+            let caught_up = timeout(LOOK_AGAIN, group.add_learner(wanted.id, node)).await;
+            caught_up.map_err(|_| format!("replica {} has not caught up yet", wanted.id))??;
         }
     }
     let wanted = partition.replicas.iter().map(|replica| replica.id).collect::<BTreeSet<_>>();
     let voters = members.voters.iter().copied().collect::<BTreeSet<_>>();
-    if voters != wanted || !members.is_settled {
+    if voters != wanted || !members.is_settled() {
+        let answers = |replica: &&leasehold_catalogue::Replica| {
+            replica.node_id() == core.view.here() || core.lanes.is_reachable(replica.node_id())
+        };
+        if !is_majority(partition.replicas.iter().filter(answers).count(), wanted.len()) {
+            tracing::debug!(partition = partition.id, "too few of those that shall vote answer");
+            return Ok(());
+        }
         group.set_voters(&wanted.iter().copied().collect::<Vec<_>>()).await?;
+    }
+    // Those that were to vote before the catalogue wanted others.
+    for left_over in group.members().nodes.keys().filter(|replica| !wanted.contains(replica)) {
+        group.remove_learner(*left_over).await?;
     }
     let settle = SettlePartition { partition: partition.id, replicas: wanted.into_iter().collect() };
     core.catalogue
@@ -187,6 +202,11 @@ async fn change_members(core: &Core, partition: &Partition, replica: &Replica) -
         .await
         .map(drop)
         .map_err(|failure| failure.to_string())
+}
+
+/// Whether so many of `all` decide: a change that they do not decide could neither be ended nor taken back.
+pub fn is_majority(count: usize, all: usize) -> bool {
+    count * 2 > all
 }
 
 /// A leaving node is forgotten when nothing is on it and the catalogue does not need its vote.

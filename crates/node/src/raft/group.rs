@@ -22,6 +22,12 @@ use super::{
     Applied, GroupId, Image, Machine, Network, Payload, ReplicaNode, SnapshotMeta, TypeConfig, Vote,
 };
 
+/// How far a replica that shall lead may be behind: the entries that a leader sends in its moment of handing over, and that are never
+/// purged.
+const HEIR_LAG_MAX: u64 = LOG_KEPT_MAX;
+/// Entries before the last snapshot that stay in the log.
+const LOG_KEPT_MAX: u64 = 64;
+
 /// What a replica is at this moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Role {
@@ -191,15 +197,15 @@ impl Group {
         Ok(())
     }
 
-    /// Voters and learners, by replica id, and whether the configuration is committed and not joint.
+    /// Voters and learners, by replica id, and how far a change of them has come.
     pub fn members(&self) -> Members {
         let metrics = self.raft.server_metrics().borrow_watched().clone();
         let membership = metrics.membership_config.membership();
         let voters = membership.voter_ids().collect::<Vec<_>>();
         Members {
             nodes: membership.nodes().map(|(id, node)| (*id, node.clone())).collect(),
-            is_settled: membership.get_joint_config().len() == 1
-                && metrics.membership_config == metrics.committed_membership_config,
+            is_committed: metrics.membership_config == metrics.committed_membership_config,
+            is_joint: membership.get_joint_config().len() > 1,
             voters,
         }
     }
@@ -253,6 +259,18 @@ impl Group {
         (metrics.last_applied.map_or(0, |id| id.index), metrics.current_term)
     }
 
+    /// Whether a replica has nearly everything that this one has, which leads. One that has not would be waited for in vain.
+    pub fn may_hand_over_to(&self, replica: u64) -> bool {
+        let metrics = self.raft.metrics().borrow_watched().clone();
+        let matched = metrics.replication.and_then(|of| of.get(&replica).copied().flatten());
+        matched.is_some_and(|id| Some(id.index + HEIR_LAG_MAX) >= metrics.last_log_index)
+    }
+
+    /// Whether a replica is being sent a snapshot. A newer one, and the purge that comes with it, would make what is sent useless.
+    pub fn sends_snapshot(&self) -> bool {
+        self.network.sends_snapshot()
+    }
+
     /// Takes a snapshot in the background; the log before it can be purged afterwards.
     pub async fn take_snapshot(&self) {
         if let Err(error) = self.raft.trigger().snapshot().await {
@@ -304,11 +322,20 @@ impl Group {
 #[derive(Debug, Clone)]
 pub struct Members {
     pub nodes: BTreeMap<u64, ReplicaNode>,
+    /// Of both configurations, where a change is half-way.
     pub voters: Vec<u64>,
-    pub is_settled: bool,
+    /// Whether a majority has what this replica has last.
+    pub is_committed: bool,
+    /// Whether a change is half-way: whoever leads has to end it.
+    pub is_joint: bool,
 }
 
 impl Members {
+    /// Whether no change is under way.
+    pub fn is_settled(&self) -> bool {
+        self.is_committed && !self.is_joint
+    }
+
     /// The voters that live on other nodes than `node`, most preferred first is up to the caller.
     pub fn voters_beyond(&self, node: NodeId) -> Vec<u64> {
         let elsewhere = |id: &&u64| self.nodes.get(id).is_some_and(|member| member.node_id != node.0);
@@ -329,9 +356,11 @@ fn raft_config(options: &GroupOptions) -> Result<Config, openraft::ConfigError> 
         // A snapshot is taken when the log wants room, not after a number of entries.
         snapshot_policy: SnapshotPolicy::Never,
         // An entry may be a MiB: what is kept for followers that lag a little must not pin the log.
-        max_in_snapshot_log_to_keep: 64,
+        max_in_snapshot_log_to_keep: LOG_KEPT_MAX,
         purge_batch_size: 64,
         max_payload_entries: 64,
+        // From where on a new replica has caught up.
+        replication_lag_threshold: HEIR_LAG_MAX,
         install_snapshot_timeout: 60_000,
         api_channel_size: Some(1_024),
         notification_channel_size: Some(4_096),

@@ -47,15 +47,21 @@ pub struct Network {
     lanes: Arc<Lanes>,
     log: leasehold_raft_log::Log,
     pipelines: Arc<AtomicU64>,
+    /// Snapshots that are being sent.
+    sending: Arc<AtomicU64>,
 }
 
 impl Network {
     pub fn new(group: GroupId, lanes: Arc<Lanes>, log: leasehold_raft_log::Log) -> Self {
-        Self { group, lanes, log, pipelines: Arc::new(AtomicU64::new(1)) }
+        Self { group, lanes, log, pipelines: Arc::new(AtomicU64::new(1)), sending: Arc::default() }
     }
 
     pub fn is_reachable(&self, node: NodeId) -> bool {
         self.lanes.is_reachable(node)
+    }
+
+    pub fn sends_snapshot(&self) -> bool {
+        self.sending.load(Ordering::Relaxed) > 0
     }
 
     /// How long news of a commit wait for entries that tell it as well. A node waits for its own view of the catalogue after each
@@ -239,6 +245,22 @@ impl NetTransferLeader<TypeConfig> for ReplicaLink {
     }
 }
 
+/// A snapshot that is being sent, until this is dropped.
+struct Sending(Arc<AtomicU64>);
+
+impl Sending {
+    fn begin(sending: &Arc<AtomicU64>) -> Self {
+        sending.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(sending))
+    }
+}
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl NetSnapshot<TypeConfig> for ReplicaLink {
     type SnapshotData = Image;
 
@@ -250,6 +272,7 @@ impl NetSnapshot<TypeConfig> for ReplicaLink {
         _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
         let network = &self.network;
+        let _sending = Sending::begin(&network.sending);
         let known = network.lanes.address(NodeId(self.node.node_id));
         let address = known.unwrap_or_else(|| self.node.address.clone());
         let sending =

@@ -215,6 +215,11 @@ async fn lead(
         Ok(mut leadership) => leadership.serve(requests, role).await,
         Err(error) => {
             tracing::debug!(partition = shared.id.0, term, error, "could not take office");
+            // They must not wait for a majority that does not come, nor take the room of those who ask other partitions.
+            while let Ok(request) = requests.try_recv() {
+                shared.taken(request.size_bytes());
+                request.fail(Failure::not_leader(None));
+            }
             // A leader that cannot reach a quorum tries again, unless its role changes first.
             let pause = tokio::time::sleep(std::time::Duration::from_millis(20));
             tokio::select! {

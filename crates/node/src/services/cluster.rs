@@ -40,6 +40,14 @@ impl ClusterService {
         let core = self.shell.core()?;
         let node = request.node.ok_or_else(|| validate::invalid("`node` is missing"))?;
         let mut met = founding::meet(&node).await?;
+        core.catalogue.catch_up().await?;
+        if core.view.look(|catalogue| has_replicas(catalogue, &met.answer.name)) {
+            // As the replicas that it had it would vote for what it has lost.
+            return Err(validate::invalid(format!(
+                "node {0} is in the cluster and has lost what it had, or never joined: `remove-node {0}` first, and wait until it is gone",
+                met.answer.name
+            )));
+        }
         let add = AddNode {
             name: met.answer.name.clone(),
             peer_address: met.peer_address.clone(),
@@ -79,6 +87,15 @@ impl ClusterService {
             Ok(replica.id)
         })
     }
+}
+
+/// Whether replicas of partitions are or were to be on the node of that name.
+fn has_replicas(catalogue: &catalogue::Catalogue, name: &str) -> bool {
+    catalogue.node_by_name(name).is_some_and(|node| {
+        let replicas =
+            catalogue.partitions().flat_map(|partition| partition.replicas.iter().chain(&partition.previous));
+        replicas.into_iter().any(|replica| replica.node == node.id)
+    })
 }
 
 #[tonic::async_trait]
