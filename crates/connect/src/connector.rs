@@ -12,7 +12,6 @@ use crate::answer::Rules;
 use crate::endpoint::Endpoint;
 use crate::gate::{Gate, Pass};
 use crate::gathering::{Gathering, Limits};
-use crate::numbers::Count;
 use crate::request::Source;
 use crate::work::{Finished, Shared, deliver};
 use crate::{Invalid, Numbers, Settings};
@@ -191,7 +190,7 @@ impl Running {
         }
         for group in &finished.returned {
             let returned = self.gathering.returned(group);
-            returned.iter().for_each(|_| self.shared.numbers.message(Count::Returned));
+            returned.into_iter().for_each(|delivery| self.shared.give_back(delivery));
         }
     }
 
@@ -199,7 +198,7 @@ impl Running {
     async fn end(mut self, within: Duration) {
         self.shared.stop.cancel();
         self.consumer.stop();
-        self.gathering.drain().iter().for_each(|_| self.shared.numbers.message(Count::Returned));
+        self.gathering.drain().into_iter().for_each(|delivery| self.shared.give_back(delivery));
         let all = async { while self.batches.join_next().await.is_some() {} };
         if timeout(within, all).await.is_err() {
             tracing::warn!(

@@ -12,6 +12,7 @@ use http::uri::Scheme;
 use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
@@ -39,6 +40,8 @@ pub(crate) struct Dialer {
     tcp: HttpConnector,
     /// Where the URL is `https`.
     tls: Option<TlsConnector>,
+    /// For all of it: the name, the connection, and the handshake.
+    time_max: Duration,
 }
 
 impl Dialer {
@@ -50,7 +53,7 @@ impl Dialer {
         tcp.enforce_http(false);
         let is_tls = uri.scheme() == Some(&Scheme::HTTPS);
         let tls = is_tls.then(|| Ok(TlsConnector::from(Arc::new(config(roots(authorities)?)?))));
-        Ok(Self { tcp, tls: tls.transpose()? })
+        Ok(Self { tcp, tls: tls.transpose()?, time_max })
     }
 }
 
@@ -65,12 +68,14 @@ impl Service<Uri> for Dialer {
 
     fn call(&mut self, uri: Uri) -> Self::Future {
         let (connecting, tls) = (self.tcp.call(uri.clone()), self.tls.clone());
-        Box::pin(async move {
+        let dialing = async move {
             let tcp = connecting.await?.into_inner();
             let Some(tls) = tls else { return Ok(TokioIo::new(Box::new(tcp) as Box<dyn Stream>)) };
             let secured = tls.connect(server_name(&uri)?, tcp).await?;
             Ok(TokioIo::new(Box::new(secured) as Box<dyn Stream>))
-        })
+        };
+        let time_max = self.time_max;
+        Box::pin(async move { timeout(time_max, dialing).await? })
     }
 }
 

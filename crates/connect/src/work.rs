@@ -200,7 +200,7 @@ impl Work<'_> {
     fn give_back(&mut self, deliveries: impl IntoIterator<Item = Delivery>) {
         for delivery in deliveries {
             self.returned.extend(delivery.group().map(str::to_owned));
-            self.shared.numbers.message(Count::Returned);
+            self.shared.give_back(delivery);
         }
     }
 }
@@ -212,6 +212,12 @@ enum Settled {
 }
 
 impl Shared {
+    /// Nobody was asked about it, or what was answered does not count.
+    pub(crate) fn give_back(&self, delivery: Delivery) {
+        drop(delivery.give_back());
+        self.numbers.message(Count::Returned);
+    }
+
     async fn settle(&self, delivery: Delivery, outcome: Outcome) -> Settled {
         let (queue, id) = (delivery.queue().to_owned(), id_text(delivery.id));
         let (settling, count) = match outcome {
@@ -220,7 +226,10 @@ impl Shared {
                 let delay = asked.unwrap_or_else(|| self.retry.delay(delivery.receive_count));
                 (delivery.release(delay.min(RELEASE_MAX)), Count::Retried)
             }
-            Outcome::Reject(why) => (delivery.reject(why), Count::Rejected),
+            Outcome::Reject(why) => {
+                let delay = self.retry.delay(delivery.receive_count);
+                (delivery.reject_or_release(why, delay), Count::Rejected)
+            }
         };
         let (count, settled) = match settling.await {
             Ok(()) if count == Count::Retried => (count, Settled::ComesAgain),

@@ -142,10 +142,15 @@ pub async fn run(command: Command, client: Client, output: Output) -> Result<(),
     loop {
         tokio::select! {
             ended = &mut running => {
-                report.tell(&numbers)?;
-                return ended.map_err(Failure::from);
+                let told = report.tell(&numbers);
+                return ended.map_err(Failure::from).and(told);
             }
-            _ = ticks.tick() => report.tell(&numbers)?,
+            _ = ticks.tick() => {
+                // Without anybody who reads them, messages are handed out all the same.
+                if let Err(failure) = report.tell(&numbers) {
+                    tracing::warn!(%failure, "the report cannot be written");
+                }
+            }
             () = signals.asked() => {
                 if stop.is_cancelled() {
                     return Err(Failure::new("stopped before everything was given back"));

@@ -2,7 +2,7 @@
 
 use std::time::UNIX_EPOCH;
 
-use leasehold_client::{Client, Message, MessageId};
+use leasehold_client::{Attribute, Client, Message, MessageId};
 use serde_json::{Value, json};
 
 use crate::input::message_id;
@@ -56,16 +56,25 @@ pub fn id_text(id: MessageId) -> String {
 
 pub fn message_json(message: &Message) -> Value {
     let sent_ms = message.sent_at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
-    let attributes = message.attributes.iter().map(|attribute| {
-        (attribute.name.clone(), Value::from(String::from_utf8_lossy(&attribute.value).into_owned()))
-    });
     let mut object = json!({
         "id": id_text(message.id), "receipt": hex(&message.receipt), "group": message.group,
-        "attributes": attributes.collect::<serde_json::Map<_, _>>(), "receive_count": message.receive_count,
-        "sent_wall_ms": sent_ms, "fencing_token": message.fencing_token,
+        "receive_count": message.receive_count, "sent_wall_ms": sent_ms,
+        "fencing_token": message.fencing_token,
     });
+    add_attributes(&mut object, &message.attributes);
     add_body(&mut object, &message.body);
     object
+}
+
+/// Those that are text under `attributes`, the others under `attributes_hex`, if there are any.
+fn add_attributes(object: &mut Value, attributes: &[Attribute]) {
+    object["attributes"] = json!({});
+    for Attribute { name, value, .. } in attributes {
+        match std::str::from_utf8(value) {
+            Ok(text) => object["attributes"][name] = Value::from(text),
+            Err(_) => object["attributes_hex"][name] = Value::from(hex(value)),
+        }
+    }
 }
 
 /// `body` when it is text, `body_hex` when it is not: nothing of it may be lost before it is acknowledged.
@@ -92,5 +101,23 @@ mod tests {
         add_body(&mut text, b"a\n");
         add_body(&mut bytes, b"\xff\x00");
         assert_eq!((text, bytes), (json!({ "body": "a\n" }), json!({ "body_hex": "ff00" })));
+    }
+
+    #[test]
+    fn attributes_that_are_no_text_are_told_byte_by_byte() {
+        let attribute = |name: &str, value: &'static [u8]| Attribute {
+            name: name.to_owned(),
+            r#type: String::new(),
+            value: value.into(),
+        };
+        let told = |attributes: &[Attribute]| {
+            let mut object = json!({});
+            add_attributes(&mut object, attributes);
+            object
+        };
+        assert_eq!(told(&[]), json!({ "attributes": {} }));
+        let both = [attribute("text", b"a"), attribute("bytes", b"\xff")];
+        let expected = json!({ "attributes": { "text": "a" }, "attributes_hex": { "bytes": "ff" } });
+        assert_eq!(told(&both), expected);
     }
 }

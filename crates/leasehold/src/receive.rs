@@ -67,7 +67,9 @@ pub async fn run(arguments: Arguments, client: &Client, output: Output) -> Resul
                 sleep(RETRY_DELAY).await;
                 continue;
             }
-            Err(error) => return Err(error.into()),
+            Err(error) => {
+                return Err(with_earlier(error.into(), last));
+            }
         };
         if messages.is_empty() && !arguments.follow {
             break;
@@ -76,7 +78,10 @@ pub async fn run(arguments: Arguments, client: &Client, output: Output) -> Resul
         all += messages.len() as u64;
         let failures = match &arguments.exec {
             Some(command) => execute_all(&arguments, client, command, &messages).await,
-            None => print_all(&arguments, client, &messages, output).await?,
+            None => match print_all(&arguments, client, &messages, output).await {
+                Ok(failures) => failures,
+                Err(failure) => return Err(with_earlier(failure, last)),
+            },
         };
         for failure in failures {
             failed += 1;
@@ -88,6 +93,14 @@ pub async fn run(arguments: Arguments, client: &Client, output: Output) -> Resul
         }
     }
     last.map_or(Ok(()), |failure| Err(failure.of_items(failed, all, "messages were not handled")))
+}
+
+/// What ended it, unless an earlier failure leaves more open.
+fn with_earlier(failure: Failure, earlier: Option<Failure>) -> Failure {
+    match earlier {
+        Some(earlier) => failure.or_less_certain(earlier),
+        None => failure,
+    }
 }
 
 fn options(arguments: &Arguments, left: u64) -> ReceiveOptions {

@@ -98,11 +98,19 @@ pub async fn run(arguments: Arguments, client: &Client, output: Output) -> Resul
         None => lines_of(BufReader::new(stdin())),
     };
     let sent = send_lines(&arguments, client, input, &mut tally, output).await;
-    if !output.is_json() {
-        output.line(format!("{} messages sent", tally.sent), &json!({}))?;
+    let told = match output.is_json() {
+        true => Ok(()),
+        false => output.line(format!("{} messages sent", tally.sent), &json!({})),
+    };
+    match (sent.and(told), tally.failure.take()) {
+        // What is not known of an earlier message is not known of all.
+        (Err(failure), Some(earlier)) => Err(failure.or_less_certain(earlier)),
+        (Err(failure), None) => Err(failure),
+        (Ok(()), earlier) => {
+            tally.failure = earlier;
+            tally.end()
+        }
     }
-    sent?;
-    tally.end()
 }
 
 /// Sends lines as they come: what is there goes, without waiting for a batch to be full.

@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures::StreamExt;
 use leasehold_client::v1::{BackupRequest, CopyHead, LedPartition};
-use leasehold_client::{Client, Reason};
+use leasehold_client::{Client, Error, Reason};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
@@ -38,16 +38,25 @@ pub async fn take(client: &Client, folder: &Path) -> Result<Manifest, BackupErro
     if std::fs::read_dir(folder).map_err(failed("read"))?.next().is_some() {
         return Err(BackupError::NotEmpty { path: folder.to_owned() });
     }
+    // Whether there is a cluster at all is known at once.
+    client.cluster_status().await?;
     for _ in 1..TRIES_MAX {
         match take_once(client, folder).await {
-            Err(BackupError::Client(error)) if matches!(error.reason, Reason::NoLeader | Reason::Changed) => {
-            }
+            Err(BackupError::Client(error)) if may_pass(&error) => {}
             Err(BackupError::Restless { .. }) => {}
             taken => return taken,
         }
         sleep(PAUSE).await;
     }
     take_once(client, folder).await
+}
+
+/// Whether a leader has changed or is about to: its node was lost in the middle of it, or stops.
+fn may_pass(error: &Error) -> bool {
+    matches!(
+        error.reason,
+        Reason::NoLeader | Reason::Changed | Reason::Stopping | Reason::TimedOut | Reason::None
+    )
 }
 
 /// A partition, and who leads it.
