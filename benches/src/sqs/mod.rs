@@ -47,6 +47,9 @@ pub struct Requests {
     /// Messages that wait in each used queue before it begins.
     #[arg(long, default_value_t = 0)]
     backlog: usize,
+    /// A setting of the nodes, as `limits.worker_threads=1`.
+    #[arg(long, value_name = "NAME=VALUE")]
+    set: Vec<String>,
 }
 
 /// Requests that were answered, and messages that were deleted.
@@ -63,7 +66,8 @@ const FILL_BATCH: usize = 500;
 pub async fn measure(requests: &Requests) -> Value {
     let dir = tempfile::tempdir().unwrap_or_else(|error| panic!("{error}"));
     let keys = format!("sqs.access_keys={KEY}:{SECRET}");
-    let settings = ["sqs.listen=127.0.0.1:0", keys.as_str()];
+    let mut settings = vec!["sqs.listen=127.0.0.1:0", keys.as_str()];
+    settings.extend(requests.set.iter().map(String::as_str));
     let program = program().unwrap_or_else(|error| panic!("{error}"));
     let processes = Processes::start_with(&program, dir.path(), requests.partitions, &settings).await;
     let processes = processes.unwrap_or_else(|error| panic!("{error}"));
@@ -93,6 +97,7 @@ pub async fn measure(requests: &Requests) -> Value {
         "batch": requests.batch, "bytes": requests.bytes, "connections": requests.connections,
         "partitions": requests.partitions,
         "queues": requests.queues, "used": requests.used, "backlog": requests.backlog, "seconds": seconds,
+        "set": requests.set,
     })
 }
 

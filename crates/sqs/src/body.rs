@@ -3,10 +3,10 @@
 //! A body may have the characters of XML 1.0: tab, line feed, carriage return, and everything from space on but surrogates, U+FFFE and
 //! U+FFFF. Messages that came by gRPC may hold any bytes; those that are no such text are shown in base64, and say so.
 
-use std::borrow::Cow;
-
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use serde::{Serialize, Serializer};
 
 /// Whether SQS takes the text.
 pub fn is_allowed(text: &str) -> bool {
@@ -22,24 +22,32 @@ pub fn is_allowed(text: &str) -> bool {
 }
 
 /// How a body is shown.
-pub enum Shown<'a> {
-    AsItIs(&'a str),
+#[derive(Debug)]
+pub enum Shown {
+    /// It is a text.
+    AsItIs(Bytes),
     InBase64(String),
 }
 
-impl<'a> Shown<'a> {
-    pub fn of(body: &'a [u8]) -> Self {
-        match std::str::from_utf8(body) {
-            Ok(text) if is_allowed(text) => Self::AsItIs(text),
-            _ => Self::InBase64(STANDARD.encode(body)),
+impl Shown {
+    pub fn of(body: Bytes) -> Self {
+        match std::str::from_utf8(&body) {
+            Ok(text) if is_allowed(text) => Self::AsItIs(body),
+            _ => Self::InBase64(STANDARD.encode(&body)),
         }
     }
 
-    pub fn text(self) -> Cow<'a, str> {
+    pub fn text(&self) -> &str {
         match self {
-            Self::AsItIs(text) => Cow::Borrowed(text),
-            Self::InBase64(text) => Cow::Owned(text),
+            Self::AsItIs(body) => std::str::from_utf8(body).unwrap_or_default(),
+            Self::InBase64(text) => text,
         }
+    }
+}
+
+impl Serialize for Shown {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.text())
     }
 }
 
@@ -59,8 +67,8 @@ mod tests {
 
     #[test]
     fn bytes_that_are_no_text_are_shown_in_base64() {
-        assert_eq!(Shown::of(b"ok").text(), "ok");
-        assert_eq!(Shown::of(&[0xff, 0]).text(), "/wA=");
-        assert_eq!(Shown::of(b"\0").text(), "AA==");
+        assert_eq!(Shown::of(Bytes::from_static(b"ok")).text(), "ok");
+        assert_eq!(Shown::of(Bytes::from_static(&[0xff, 0])).text(), "/wA=");
+        assert_eq!(Shown::of(Bytes::from_static(b"\0")).text(), "AA==");
     }
 }

@@ -3,7 +3,7 @@
 
 use md5::{Digest, Md5};
 
-use crate::hex;
+use crate::hex::{self, Digits};
 
 /// One attribute as the digest sees it.
 pub struct Field<'a> {
@@ -21,12 +21,12 @@ const TEXT: u8 = 1;
 const BYTES: u8 = 2;
 
 /// Of a body, in hex.
-pub fn of_body(body: &[u8]) -> String {
-    hex::text(&Md5::digest(body))
+pub fn of_body(body: &[u8]) -> Digits<32> {
+    hex::of_16(Md5::digest(body).into())
 }
 
 /// Of attributes, whatever their order; nothing when there are none.
-pub fn of_attributes(mut fields: Vec<Field<'_>>) -> Option<String> {
+pub fn of_attributes(mut fields: Vec<Field<'_>>) -> Option<Digits<32>> {
     if fields.is_empty() {
         return None;
     }
@@ -46,7 +46,7 @@ pub fn of_attributes(mut fields: Vec<Field<'_>>) -> Option<String> {
             }
         }
     }
-    Some(hex::text(&digest.finalize()))
+    Some(hex::of_16(digest.finalize().into()))
 }
 
 /// A length and what has it. Attributes are far below 4 GiB.
@@ -61,7 +61,7 @@ mod tests {
 
     #[test]
     fn the_digest_of_a_body_is_its_md5() {
-        assert_eq!(of_body(b"This is a test message"), "fafb00f5732ab283681e124bf8747ed1");
+        assert_eq!(&*of_body(b"This is a test message"), "fafb00f5732ab283681e124bf8747ed1");
     }
 
     /// Computed apart from this code, with Python's hashlib over the documented form.

@@ -18,7 +18,7 @@ use tokio::sync::Semaphore;
 use crate::error::{Error, Kind};
 use crate::form::Form;
 use crate::gateway::{Call, Gateway};
-use crate::hex;
+use crate::hex::{self, Digits};
 use crate::limits::{BODY_MS_MAX, REQUEST_BYTES_MAX, REQUESTS_KIB_MAX, SMALL_BYTES_MAX};
 use crate::operations::Operation;
 use crate::sessions::random;
@@ -101,25 +101,30 @@ impl Exchange {
         parts: &Parts,
         body: Incoming,
         operation: &mut Option<Operation>,
-    ) -> Result<Vec<u8>, Error> {
+    ) -> Result<Bytes, Error> {
         let _room = self.make_room(&body).await?;
         let body = read(body).await?;
         self.signatures.check(parts, &body)?;
         let host = parts.headers.get(HOST).and_then(|host| host.to_str().ok());
         let host = host.or_else(|| parts.uri.authority().map(|authority| authority.as_str()));
-        let call = Call { gateway: &self.gateway, host: host.unwrap_or(NO_HOST), path: parts.uri.path() };
+        let call = Call {
+            gateway: &self.gateway,
+            host: host.unwrap_or(NO_HOST),
+            path: parts.uri.path(),
+            request: &body,
+        };
         match protocol {
             Protocol::Json => {
                 let target = parts.headers.get(TARGET).and_then(|target| target.to_str().ok());
                 let name = target.and_then(|target| target.strip_prefix(TARGET_PREFIX));
                 let asked = *operation.insert(asked(name)?);
-                Box::pin(asked.serve(call, &body)).await
+                Box::pin(asked.serve(call)).await
             }
             Protocol::Query => {
                 let query = parts.uri.query().unwrap_or_default();
                 let form = Form::read(query.as_bytes(), &body)?;
                 let asked = *operation.insert(asked(form.action.as_deref())?);
-                Box::pin(asked.serve(call, &form.request)).await
+                Box::pin(asked.serve(Call { request: &form.request.into(), ..call })).await
             }
         }
     }
@@ -188,7 +193,7 @@ async fn read(body: Incoming) -> Result<Bytes, Error> {
 fn respond(
     protocol: Protocol,
     operation: Option<Operation>,
-    outcome: Result<Vec<u8>, Error>,
+    outcome: Result<Bytes, Error>,
 ) -> Response<Full<Bytes>> {
     let request_id = request_id();
     let (status, query_error) = match &outcome {
@@ -198,14 +203,14 @@ fn respond(
     let (kind, body) = match (protocol, outcome) {
         (Protocol::Json, Ok(answer)) => (JSON, answer),
         (Protocol::Json, Err(error)) => {
-            (JSON, json!({ "__type": error.shape(), "message": error.message }).to_string().into_bytes())
+            (JSON, json!({ "__type": error.shape(), "message": error.message }).to_string().into())
         }
         (Protocol::Query, Ok(answer)) => {
-            (XML, xml::answer(operation.map_or("", Operation::name), &answer, &request_id).into_bytes())
+            (XML, xml::answer(operation.map_or("", Operation::name), &answer, &request_id).into())
         }
-        (Protocol::Query, Err(error)) => (XML, xml::failure(&error, &request_id).into_bytes()),
+        (Protocol::Query, Err(error)) => (XML, xml::failure(&error, &request_id).into()),
     };
-    let mut response = Response::new(Full::new(Bytes::from(body)));
+    let mut response = Response::new(Full::new(body));
     *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
@@ -219,7 +224,7 @@ fn respond(
 }
 
 /// A name for the request, for people who compare logs: a UUID of version 4 (RFC 9562).
-fn request_id() -> String {
+fn request_id() -> Digits<36> {
     const VERSION_AND_VARIANT: u128 = (0xf << 76) | (3 << 62);
     const RANDOM: u128 = (4 << 76) | (2 << 62);
     let bits = (u128::from(random()) << 64) | u128::from(random());

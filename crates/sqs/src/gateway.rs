@@ -1,11 +1,13 @@
 //! What all requests share, and what one of them knows of itself.
 
+use bytes::Bytes;
 use leasehold_node::config::{Pacing, Sqs};
 use leasehold_node::{QueueInfo, Service};
 use leasehold_proto::v1::MessageId;
 use tokio::sync::watch;
 
 use crate::error::Error;
+use crate::hex::Digits;
 use crate::limits::PAUSE_MS;
 use crate::message_id;
 use crate::queue_url;
@@ -56,6 +58,8 @@ pub struct Call<'a> {
     /// As the client wrote it: queue URLs have it too.
     pub host: &'a str,
     pub path: &'a str,
+    /// The parameters, as JSON.
+    pub request: &'a Bytes,
 }
 
 impl<'a> Call<'a> {
@@ -94,7 +98,7 @@ impl<'a> Call<'a> {
         crate::arn::of_queue(&self.gateway.region, &self.gateway.account_id, name)
     }
 
-    pub fn message_id(&self, id: &MessageId) -> String {
+    pub fn message_id(&self, id: &MessageId) -> Digits<36> {
         let cluster = self.service().cluster_id().unwrap_or_default();
         message_id::text(id, u32::from_le_bytes([cluster[0], cluster[1], cluster[2], cluster[3]]))
     }

@@ -34,6 +34,7 @@ mod receipt_handle;
 mod server;
 mod sessions;
 mod signature;
+mod text;
 mod xml;
 
 pub use server::{Server, StartError};

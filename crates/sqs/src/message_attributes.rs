@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::body;
 use crate::digest::{self, Field};
 use crate::error::{Error, Kind};
+use crate::hex::Digits;
 use crate::limits::{ATTRIBUTE_NAME_CHARACTERS_MAX, MESSAGE_ATTRIBUTES_MAX, NUMBER_DIGITS_MAX};
 
 /// The system attribute, as clients name it.
@@ -139,7 +140,7 @@ pub fn read_system(attributes: &AttributeMap) -> Result<Option<Attribute>, Error
 }
 
 /// The digest of the trace header under the name that clients know it by.
-pub fn digest_of_system(header: &Attribute) -> Option<String> {
+pub fn digest_of_system(header: &Attribute) -> Option<Digits<32>> {
     digest_of([&Attribute { name: SYSTEM_TRACE_HEADER.to_owned(), ..header.clone() }])
 }
 
@@ -160,7 +161,7 @@ fn seen(attribute: &Attribute) -> (&str, Seen<'_>) {
 }
 
 /// The digest that an SDK computes of the same attributes.
-pub fn digest_of<'a>(attributes: impl IntoIterator<Item = &'a Attribute>) -> Option<String> {
+pub fn digest_of<'a>(attributes: impl IntoIterator<Item = &'a Attribute>) -> Option<Digits<32>> {
     let fields = attributes.into_iter().map(|attribute| {
         let (kind, value) = seen(attribute);
         let value = match value {

@@ -3,14 +3,14 @@
 
 use leasehold_proto::v1::MessageId;
 
-use crate::hex;
+use crate::hex::{self, Digits};
 
 /// The version and variant of a UUID that its maker lays out.
 const VERSION_8: u128 = 8 << 76;
 const VARIANT: u128 = 2 << 62;
 
 /// As UUIDs are written. `cluster` tells messages of different clusters apart.
-pub fn text(id: &MessageId, cluster: u32) -> String {
+pub fn text(id: &MessageId, cluster: u32) -> Digits<36> {
     let (partition, sequence) = (u128::from(id.partition), u128::from(id.sequence));
     let high = sequence >> 48;
     let middle = (sequence >> 36) & 0xfff;
@@ -46,6 +46,6 @@ mod tests {
         }
         let id = MessageId { partition: 1, sequence: 2 };
         assert_ne!(text(&id, 1), text(&id, 2));
-        assert_eq!(text(&id, 1), "00000001-0000-8000-8000-000008000001");
+        assert_eq!(&*text(&id, 1), "00000001-0000-8000-8000-000008000001");
     }
 }

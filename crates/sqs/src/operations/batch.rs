@@ -6,20 +6,21 @@ use serde::Serialize;
 
 use crate::error::{Error, Kind};
 use crate::limits::{BATCH_ENTRIES_MAX, BATCH_ID_CHARACTERS_MAX};
+use crate::text::Text;
 
 /// Entries that were done, and those that were not.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]
-pub struct Outcome<D> {
+pub struct Outcome<'a, D> {
     pub successful: Vec<D>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub failed: Vec<Failed>,
+    pub failed: Vec<Failed<'a>>,
 }
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]
-pub struct Failed {
-    id: String,
+pub struct Failed<'a> {
+    id: Text<'a>,
     sender_fault: bool,
     code: &'static str,
     message: String,
@@ -28,17 +29,18 @@ pub struct Failed {
 /// An entry that was done and has nothing else to say.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]
-pub struct DoneEntry {
-    pub id: String,
+pub struct DoneEntry<'a> {
+    pub id: Text<'a>,
 }
 
-impl<D> Outcome<D> {
-    pub fn new() -> Self {
-        Self { successful: Vec::new(), failed: Vec::new() }
+impl<'a, D> Outcome<'a, D> {
+    /// With room for `entries` that are done.
+    pub fn of(entries: usize) -> Self {
+        Self { successful: Vec::with_capacity(entries), failed: Vec::new() }
     }
 
     /// Adds the outcome of an entry; `done` makes of it what the client is told.
-    pub fn add<T>(&mut self, id: String, outcome: Result<T, Error>, done: impl FnOnce(String, T) -> D) {
+    pub fn add<T>(&mut self, id: Text<'a>, outcome: Result<T, Error>, done: impl FnOnce(Text<'a>, T) -> D) {
         match outcome {
             Ok(outcome) => self.successful.push(done(id, outcome)),
             Err(error) => self.failed.push(Failed {

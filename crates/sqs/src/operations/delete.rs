@@ -11,33 +11,39 @@ use serde::Deserialize;
 use super::Done;
 use super::batch::{self, DoneEntry, Outcome};
 use super::settle::{Entries, error_of, handle, result_of};
-use crate::absent::or_default;
+use crate::absent::entries;
 use crate::error::Error;
 use crate::gateway::Call;
+use crate::text::Text;
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-pub struct Delete {
-    queue_url: Option<String>,
-    receipt_handle: Option<String>,
+pub struct Delete<'a> {
+    #[serde(borrow)]
+    queue_url: Option<Text<'a>>,
+    #[serde(borrow)]
+    receipt_handle: Option<Text<'a>>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-pub struct DeleteBatch {
-    queue_url: Option<String>,
-    #[serde(default, deserialize_with = "or_default")]
-    entries: Vec<Entry>,
+pub struct DeleteBatch<'a> {
+    #[serde(borrow)]
+    queue_url: Option<Text<'a>>,
+    #[serde(borrow, default, deserialize_with = "entries")]
+    entries: Vec<Entry<'a>>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Entry {
-    id: Option<String>,
-    receipt_handle: Option<String>,
+struct Entry<'a> {
+    #[serde(borrow)]
+    id: Option<Text<'a>>,
+    #[serde(borrow)]
+    receipt_handle: Option<Text<'a>>,
 }
 
-pub async fn delete(call: Call<'_>, request: Delete) -> Result<Done, Error> {
+pub async fn delete(call: Call<'_>, request: Delete<'_>) -> Result<Done, Error> {
     let queue = call.queue(request.queue_url.as_deref()).await?;
     let receipt = handle(request.receipt_handle.as_deref())?;
     let outcomes = delete_all(call, &queue, vec![receipt]).await?;
@@ -45,7 +51,10 @@ pub async fn delete(call: Call<'_>, request: Delete) -> Result<Done, Error> {
     Ok(Done {})
 }
 
-pub async fn delete_batch(call: Call<'_>, request: DeleteBatch) -> Result<Outcome<DoneEntry>, Error> {
+pub async fn delete_batch<'a>(
+    call: Call<'_>,
+    request: DeleteBatch<'a>,
+) -> Result<Outcome<'a, DoneEntry<'a>>, Error> {
     batch::check(request.entries.iter().map(|entry| entry.id.as_deref()))?;
     let queue = call.queue(request.queue_url.as_deref()).await?;
     let mut entries = Entries::read(
@@ -55,7 +64,7 @@ pub async fn delete_batch(call: Call<'_>, request: DeleteBatch) -> Result<Outcom
             .map(|entry| (entry.id.unwrap_or_default(), handle(entry.receipt_handle.as_deref()))),
     );
     let settled = delete_all(call, &queue, std::mem::take(&mut entries.receipts)).await?;
-    let mut outcome = Outcome::new();
+    let mut outcome = Outcome::of(entries.ids.len());
     for (id, settled) in entries.with(settled) {
         outcome.add(id, settled, |id, ()| DoneEntry { id });
     }

@@ -11,8 +11,10 @@ mod settle;
 mod tags;
 mod visibility;
 
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use std::cell::Cell;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Kind};
 use crate::gateway::Call;
@@ -45,9 +47,9 @@ macro_rules! operations {
             ///
             /// # Errors
             /// What the operation ended with.
-            pub async fn serve(self, call: Call<'_>, request: &[u8]) -> Result<Vec<u8>, Error> {
+            pub async fn serve(self, call: Call<'_>) -> Result<Bytes, Error> {
                 match self {
-                    $(Self::$operation => answer($serve(call, read(request)?).await?),)*
+                    $(Self::$operation => answer($serve(call, read(call.request)?).await?),)*
                 }
             }
         }
@@ -84,18 +86,30 @@ operations! {
 #[derive(Debug, Serialize)]
 pub struct Done {}
 
-fn read<R: DeserializeOwned>(request: &[u8]) -> Result<R, Error> {
+fn read<'a, R: Deserialize<'a>>(request: &'a [u8]) -> Result<R, Error> {
     let request = if request.is_empty() { b"{}" } else { request };
     serde_json::from_slice(request).map_err(|error| Error::new(Kind::Malformed, error.to_string()))
 }
 
-fn answer(answer: impl Serialize) -> Result<Vec<u8>, Error> {
-    /// Most answers are no longer; those that are grow from here on.
+/// Written where the last answer of this thread was, so that only a long one has to grow.
+fn answer(answer: impl Serialize) -> Result<Bytes, Error> {
     const USUAL_BYTES: usize = 1024;
-    let mut text = Vec::with_capacity(USUAL_BYTES);
+    /// Of an answer, what is kept for the next.
+    const KEPT_BYTES_MAX: usize = 64 * 1024;
+    thread_local! {
+        static TEXT: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+    }
+    let mut text = TEXT.take();
+    text.clear();
+    text.reserve(USUAL_BYTES);
     let written = serde_json::to_writer(&mut text, &answer);
     written.map_err(|error| Error::new(Kind::InternalFailure, error.to_string()))?;
-    Ok(text)
+    if text.len() > KEPT_BYTES_MAX {
+        return Ok(text.into());
+    }
+    let answer = Bytes::copy_from_slice(&text);
+    TEXT.set(text);
+    Ok(answer)
 }
 
 /// A parameter that must be there.
@@ -119,10 +133,12 @@ mod tests {
     #[test]
     fn null_is_as_good_as_nothing() {
         let request = br#"{"QueueUrl":"q","MessageBody":"b","DelaySeconds":null,"MessageAttributes":null}"#;
-        assert!(read::<send::Message>(request).is_ok());
-        assert!(read::<receive::Receive>(br#"{"AttributeNames":null,"MessageAttributeNames":null}"#).is_ok());
+        assert!(read::<send::Message<'_>>(request).is_ok());
+        assert!(
+            read::<receive::Receive<'_>>(br#"{"AttributeNames":null,"MessageAttributeNames":null}"#).is_ok()
+        );
         assert!(read::<queues::Create>(br#"{"QueueName":"q","Attributes":null,"tags":null}"#).is_ok());
-        assert!(read::<send::SendBatch>(br#"{"Entries":null}"#).is_ok());
-        assert!(read::<send::SendBatch>(br#"{"Entries":5}"#).is_err());
+        assert!(read::<send::SendBatch<'_>>(br#"{"Entries":null}"#).is_ok());
+        assert!(read::<send::SendBatch<'_>>(br#"{"Entries":5}"#).is_err());
     }
 }

@@ -12,12 +12,14 @@ use crate::body::Shown;
 use crate::digest;
 use crate::error::{Error, Kind};
 use crate::gateway::Call;
+use crate::hex::Digits;
 use crate::limits::{RECEIVE_MESSAGES_MAX, VISIBILITY_S_MAX, WAIT_S_MAX};
 use crate::message_attributes::{
     self, AttributeMap, BODY_ENCODING, DEDUPLICATION_ID, Filter, SYSTEM_TRACE_HEADER, TRACE_HEADER,
 };
 use crate::numbers::{Int, within};
-use crate::receipt_handle;
+use crate::receipt_handle::Handle;
+use crate::text::Text;
 
 /// Who receives, for `leasehold why`.
 const CONSUMER: &str = "sqs";
@@ -36,8 +38,9 @@ const SYSTEM_NAMES: &[&str] = &[
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-pub struct Receive {
-    queue_url: Option<String>,
+pub struct Receive<'a> {
+    #[serde(borrow)]
+    queue_url: Option<Text<'a>>,
     /// The old name of the next.
     #[serde(default, deserialize_with = "or_default")]
     attribute_names: Vec<String>,
@@ -61,15 +64,15 @@ pub struct Received {
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct Message {
-    message_id: String,
-    receipt_handle: String,
+    message_id: Digits<36>,
+    receipt_handle: Handle,
     #[serde(rename = "MD5OfBody")]
-    md5_of_body: String,
-    body: String,
+    md5_of_body: Digits<32>,
+    body: Shown,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     attributes: BTreeMap<&'static str, String>,
     #[serde(rename = "MD5OfMessageAttributes", skip_serializing_if = "Option::is_none")]
-    md5_of_attributes: Option<String>,
+    md5_of_attributes: Option<Digits<32>>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     message_attributes: AttributeMap,
 }
@@ -82,7 +85,7 @@ struct Asked<'a> {
     user: Filter<'a>,
 }
 
-pub async fn receive(call: Call<'_>, request: Receive) -> Result<Received, Error> {
+pub async fn receive(call: Call<'_>, request: Receive<'_>) -> Result<Received, Error> {
     let queue = call.queue(request.queue_url.as_deref()).await?;
     let messages_max =
         within("MaxNumberOfMessages", request.max_number_of_messages, 1, RECEIVE_MESSAGES_MAX)?;
@@ -131,21 +134,20 @@ impl Asked<'_> {
         let first_id =
             delivery.origin.as_ref().filter(|_| self.is_dead(&delivery)).and_then(|origin| origin.id);
         let attributes = self.system(&delivery, id.sequence);
-        let shown = Shown::of(&delivery.body);
-        let encoding = matches!(shown, Shown::InBase64(_)).then(|| Attribute {
+        let body = Shown::of(delivery.body);
+        let encoding = matches!(body, Shown::InBase64(_)).then(|| Attribute {
             name: BODY_ENCODING.to_owned(),
             r#type: "String".to_owned(),
             value: "base64".into(),
         });
-        let body = shown.text().into_owned();
         let of_user = |attribute: &&Attribute| {
             !message_attributes::is_reserved(&attribute.name) && self.user.takes(&attribute.name)
         };
         let chosen = delivery.attributes.iter().filter(of_user).chain(&encoding).collect::<Vec<_>>();
         Message {
             message_id: self.call.message_id(&first_id.unwrap_or(id)),
-            receipt_handle: receipt_handle::text(&delivery.receipt),
-            md5_of_body: digest::of_body(body.as_bytes()),
+            receipt_handle: Handle(delivery.receipt),
+            md5_of_body: digest::of_body(body.text().as_bytes()),
             body,
             attributes,
             md5_of_attributes: message_attributes::digest_of(chosen.iter().copied()),

@@ -7,35 +7,40 @@ use sha2::{Digest as _, Sha256};
 
 use super::batch::{self, Outcome};
 use super::required;
-use crate::absent::or_default;
+use crate::absent::{entries, or_default};
 use crate::body;
 use crate::digest;
 use crate::error::{Error, Kind, of_node};
 use crate::gateway::Call;
-use crate::hex;
+use crate::hex::{self, Digits};
 use crate::limits::{BATCH_BYTES_MAX, DELAY_S_MAX, TOKEN_CHARACTERS_MAX};
 use crate::message_attributes::{self, AttributeMap, DEDUPLICATION_ID};
 use crate::numbers::{Int, within};
 use crate::queue_attributes::{SCOPE_LABEL, SCOPE_OF_GROUP};
+use crate::text::Text;
 
 /// A FIFO message's number: 20 digits, whatever the sequence.
 const SEQUENCE_NUMBER_MIN: u64 = 10_000_000_000_000_000_000;
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-pub struct SendBatch {
-    queue_url: Option<String>,
-    #[serde(default, deserialize_with = "or_default")]
-    entries: Vec<Message>,
+pub struct SendBatch<'a> {
+    #[serde(borrow)]
+    queue_url: Option<Text<'a>>,
+    #[serde(borrow, default, deserialize_with = "entries")]
+    entries: Vec<Message<'a>>,
 }
 
 /// A request by itself, with the queue, or an entry of a batch, with an id.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-pub struct Message {
-    queue_url: Option<String>,
-    id: Option<String>,
-    message_body: Option<String>,
+pub struct Message<'a> {
+    #[serde(borrow)]
+    queue_url: Option<Text<'a>>,
+    #[serde(borrow)]
+    id: Option<Text<'a>>,
+    #[serde(borrow)]
+    message_body: Option<Text<'a>>,
     delay_seconds: Option<Int>,
     #[serde(default, deserialize_with = "or_default")]
     message_attributes: AttributeMap,
@@ -48,17 +53,17 @@ pub struct Message {
 /// What SDKs compare and keep.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]
-pub struct Sent {
+pub struct Sent<'a> {
     /// Of an entry of a batch.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    id: String,
-    message_id: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<Text<'a>>,
+    message_id: Digits<36>,
     #[serde(rename = "MD5OfMessageBody")]
-    md5_of_body: String,
+    md5_of_body: Digits<32>,
     #[serde(rename = "MD5OfMessageAttributes", skip_serializing_if = "Option::is_none")]
-    md5_of_attributes: Option<String>,
+    md5_of_attributes: Option<Digits<32>>,
     #[serde(rename = "MD5OfMessageSystemAttributes", skip_serializing_if = "Option::is_none")]
-    md5_of_system_attributes: Option<String>,
+    md5_of_system_attributes: Option<Digits<32>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     sequence_number: Option<String>,
 }
@@ -66,19 +71,19 @@ pub struct Sent {
 /// A message in the node's words, with its digests.
 struct Prepared {
     message: NewMessage,
-    md5_of_body: String,
-    md5_of_attributes: Option<String>,
-    md5_of_system_attributes: Option<String>,
+    md5_of_body: Digits<32>,
+    md5_of_attributes: Option<Digits<32>>,
+    md5_of_system_attributes: Option<Digits<32>>,
 }
 
-pub async fn send(call: Call<'_>, request: Message) -> Result<Sent, Error> {
+pub async fn send<'a>(call: Call<'_>, request: Message<'a>) -> Result<Sent<'a>, Error> {
     let queue = call.queue(request.queue_url.as_deref()).await?;
-    let prepared = prepare(&queue, request)?;
+    let prepared = prepare(call, &queue, request)?;
     let mut sent = send_all(call, &queue, vec![prepared]).await?;
     sent.pop().unwrap_or_else(|| Err(Error::new(Kind::InternalFailure, "no outcome came")))
 }
 
-pub async fn send_batch(call: Call<'_>, request: SendBatch) -> Result<Outcome<Sent>, Error> {
+pub async fn send_batch<'a>(call: Call<'_>, request: SendBatch<'a>) -> Result<Outcome<'a, Sent<'a>>, Error> {
     batch::check(request.entries.iter().map(|entry| entry.id.as_deref()))?;
     let queue = call.queue(request.queue_url.as_deref()).await?;
     let bytes = request.entries.iter().map(Message::bytes).sum::<usize>();
@@ -88,13 +93,13 @@ pub async fn send_batch(call: Call<'_>, request: SendBatch) -> Result<Outcome<Se
         );
         return Err(Error::new(Kind::BatchRequestTooLong, message));
     }
-    let mut outcome = Outcome::new();
+    let mut outcome = Outcome::of(request.entries.len());
     let mut ready = Vec::with_capacity(request.entries.len());
     let mut ids = Vec::with_capacity(request.entries.len());
-    let with_id = |id, sent| Sent { id, ..sent };
+    let with_id = |id, sent: Sent<'a>| Sent { id: Some(id), ..sent };
     for mut entry in request.entries {
         let id = entry.id.take().unwrap_or_default();
-        match prepare(&queue, entry) {
+        match prepare(call, &queue, entry) {
             Ok(prepared) => {
                 ready.push(prepared);
                 ids.push(id);
@@ -110,7 +115,7 @@ pub async fn send_batch(call: Call<'_>, request: SendBatch) -> Result<Outcome<Se
     Ok(outcome)
 }
 
-impl Message {
+impl Message<'_> {
     /// As SQS counts them against its limits.
     fn bytes(&self) -> usize {
         let of_attribute = |(name, value): (&String, &message_attributes::AttributeValue)| {
@@ -118,13 +123,13 @@ impl Message {
             // Base64 has four characters for three bytes.
             name.len() + len(&value.data_type) + len(&value.string_value) + len(&value.binary_value) / 4 * 3
         };
-        let body = self.message_body.as_ref().map_or(0, String::len);
+        let body = self.message_body.as_ref().map_or(0, |body| body.len());
         body + self.message_attributes.iter().map(of_attribute).sum::<usize>()
     }
 }
 
 /// Checks a message against what SQS lets through.
-fn prepare(queue: &QueueInfo, message: Message) -> Result<Prepared, Error> {
+fn prepare(call: Call<'_>, queue: &QueueInfo, message: Message<'_>) -> Result<Prepared, Error> {
     let body = required(message.message_body, "MessageBody")?;
     if body.is_empty() {
         return Err(Error::missing("MessageBody"));
@@ -159,7 +164,7 @@ fn prepare(queue: &QueueInfo, message: Message) -> Result<Prepared, Error> {
         md5_of_attributes,
         md5_of_system_attributes,
         message: NewMessage {
-            body: body.into_bytes().into(),
+            body: body.into_bytes(call.request),
             attributes,
             // A FIFO queue has a delay, and its messages have none of their own.
             delay_ms: delay_s.filter(|_| !queue.is_fifo()).map(|seconds| seconds * 1_000),
@@ -195,14 +200,14 @@ fn fifo_id(
     if queue.label(SCOPE_LABEL) != Some(SCOPE_OF_GROUP) {
         return Ok(id);
     }
-    let id = id.unwrap_or_else(|| hex::text(&Sha256::digest(body)));
+    let id = id.unwrap_or_else(|| hex::of_32(Sha256::digest(body).into()).to_string());
     let mut both = Sha256::new();
     both.update((group.len() as u64).to_le_bytes());
     both.update(group);
     both.update(&id);
     let value = id.into_bytes().into();
     attributes.push(Attribute { name: DEDUPLICATION_ID.to_owned(), r#type: "String".to_owned(), value });
-    Ok(Some(hex::text(&both.finalize())))
+    Ok(Some(hex::of_32(both.finalize().into()).to_string()))
 }
 
 fn not_for_this_kind(parameter: &str) -> Error {
@@ -226,11 +231,11 @@ pub fn token(parameter: &str, text: Option<String>) -> Result<Option<String>, Er
     }
 }
 
-async fn send_all(
+async fn send_all<'a>(
     call: Call<'_>,
     queue: &QueueInfo,
     prepared: Vec<Prepared>,
-) -> Result<Vec<Result<Sent, Error>>, Error> {
+) -> Result<Vec<Result<Sent<'a>, Error>>, Error> {
     let session = call.gateway.sessions.take();
     let mut messages = Vec::with_capacity(prepared.len());
     let mut told = Vec::with_capacity(prepared.len());
@@ -243,7 +248,7 @@ async fn send_all(
     let sent = told.into_iter().zip(outcomes).map(|((md5_of_body, of_attributes, of_system), outcome)| {
         let (message_id, sequence_number) = told_of(call, queue, outcome)?;
         Ok(Sent {
-            id: String::new(),
+            id: None,
             message_id,
             md5_of_body,
             md5_of_attributes: of_attributes,
@@ -258,7 +263,7 @@ fn told_of(
     call: Call<'_>,
     queue: &QueueInfo,
     outcome: SendOutcome,
-) -> Result<(String, Option<String>), Error> {
+) -> Result<(Digits<36>, Option<String>), Error> {
     match (outcome.outcome(), outcome.id) {
         (NodeOutcome::Done, Some(id)) => {
             let sequence_number = queue.is_fifo().then(|| sequence_number(id.sequence));
@@ -294,7 +299,7 @@ mod tests {
 
     #[test]
     fn what_counts_against_a_batch() {
-        let message: Message = serde_json::from_str(
+        let message: Message<'_> = serde_json::from_str(
             r#"{"Id":"1","MessageBody":"ab","MessageAttributes":{"n":{"DataType":"Binary","BinaryValue":"AAAA"}}}"#,
         )
         .unwrap();

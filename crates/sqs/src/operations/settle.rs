@@ -4,17 +4,23 @@ use bytes::Bytes;
 use leasehold_proto::v1::{Outcome, SettleOutcome};
 
 use crate::error::{Error, of_node};
+use crate::text::Text;
 
 /// Entries with the receipts of those whose handles can be read; the others have their errors already.
-pub struct Entries<R> {
-    pub ids: Vec<String>,
+pub struct Entries<'a, R> {
+    pub ids: Vec<Text<'a>>,
     pub outcomes: Vec<Result<(), Error>>,
     pub receipts: Vec<R>,
 }
 
-impl<R> Entries<R> {
-    pub fn read(entries: impl Iterator<Item = (String, Result<R, Error>)>) -> Self {
-        let mut read = Self { ids: Vec::new(), outcomes: Vec::new(), receipts: Vec::new() };
+impl<'a, R> Entries<'a, R> {
+    pub fn read(entries: impl ExactSizeIterator<Item = (Text<'a>, Result<R, Error>)>) -> Self {
+        let len = entries.len();
+        let mut read = Self {
+            ids: Vec::with_capacity(len),
+            outcomes: Vec::with_capacity(len),
+            receipts: Vec::with_capacity(len),
+        };
         for (id, receipt) in entries {
             read.ids.push(id);
             read.outcomes.push(receipt.map(|receipt| read.receipts.push(receipt)));
@@ -23,7 +29,10 @@ impl<R> Entries<R> {
     }
 
     /// The outcome of each entry, with the node's for those that it was asked about.
-    pub fn with(self, settled: Vec<Result<(), Error>>) -> impl Iterator<Item = (String, Result<(), Error>)> {
+    pub fn with(
+        self,
+        settled: Vec<Result<(), Error>>,
+    ) -> impl Iterator<Item = (Text<'a>, Result<(), Error>)> {
         let mut settled = settled.into_iter();
         let outcomes = self
             .outcomes

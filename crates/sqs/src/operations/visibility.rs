@@ -7,51 +7,59 @@ use serde::Deserialize;
 use super::batch::{self, DoneEntry, Outcome};
 use super::settle::{Entries, error_of, handle, result_of};
 use super::{Done, required};
-use crate::absent::or_default;
+use crate::absent::entries;
 use crate::error::{Error, Kind};
 use crate::gateway::Call;
 use crate::limits::VISIBILITY_S_MAX;
 use crate::numbers::{Int, within};
+use crate::text::Text;
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-pub struct ChangeBatch {
-    queue_url: Option<String>,
-    #[serde(default, deserialize_with = "or_default")]
-    entries: Vec<Entry>,
+pub struct ChangeBatch<'a> {
+    #[serde(borrow)]
+    queue_url: Option<Text<'a>>,
+    #[serde(borrow, default, deserialize_with = "entries")]
+    entries: Vec<Entry<'a>>,
 }
 
 /// A request by itself, with the queue, or an entry of a batch, with an id.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-pub struct Entry {
-    queue_url: Option<String>,
-    id: Option<String>,
-    receipt_handle: Option<String>,
+pub struct Entry<'a> {
+    #[serde(borrow)]
+    queue_url: Option<Text<'a>>,
+    #[serde(borrow)]
+    id: Option<Text<'a>>,
+    #[serde(borrow)]
+    receipt_handle: Option<Text<'a>>,
     visibility_timeout: Option<Int>,
 }
 
-pub async fn change(call: Call<'_>, request: Entry) -> Result<Done, Error> {
+pub async fn change(call: Call<'_>, request: Entry<'_>) -> Result<Done, Error> {
     let queue = call.queue(request.queue_url.as_deref()).await?;
     let outcomes = change_all(call, &queue, vec![item(&request)?]).await?;
     outcomes.into_iter().collect::<Result<Vec<_>, _>>()?;
     Ok(Done {})
 }
 
-pub async fn change_batch(call: Call<'_>, request: ChangeBatch) -> Result<Outcome<DoneEntry>, Error> {
+pub async fn change_batch<'a>(
+    call: Call<'_>,
+    request: ChangeBatch<'a>,
+) -> Result<Outcome<'a, DoneEntry<'a>>, Error> {
     batch::check(request.entries.iter().map(|entry| entry.id.as_deref()))?;
     let queue = call.queue(request.queue_url.as_deref()).await?;
     let items = request.entries.iter().map(|entry| (entry.id.clone().unwrap_or_default(), item(entry)));
     let mut entries = Entries::read(items);
     let settled = change_all(call, &queue, std::mem::take(&mut entries.receipts)).await?;
-    let mut outcome = Outcome::new();
+    let mut outcome = Outcome::of(entries.ids.len());
     for (id, settled) in entries.with(settled) {
         outcome.add(id, settled, |id, ()| DoneEntry { id });
     }
     Ok(outcome)
 }
 
-fn item(entry: &Entry) -> Result<ExtendItem, Error> {
+fn item(entry: &Entry<'_>) -> Result<ExtendItem, Error> {
     let receipt = handle(entry.receipt_handle.as_deref())?;
     let seconds = within("VisibilityTimeout", entry.visibility_timeout, 0, VISIBILITY_S_MAX)?;
     Ok(ExtendItem { receipt, lease_ms: required(seconds, "VisibilityTimeout")? * 1_000 })

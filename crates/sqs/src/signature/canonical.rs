@@ -1,6 +1,4 @@
-//! The canonical form of a request, over which it is signed.
-
-use std::fmt::Write as _;
+//! The canonical form of a request, over which it is signed. It is never written down: its digest takes it part by part.
 
 use hyper::http::request::Parts;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -19,27 +17,28 @@ const HOST_NAMES: [&str; 2] = ["host", ":authority"];
 
 /// # Errors
 /// When a header that has to be signed is not, or one that is signed is not there.
-pub fn request(parts: &Parts, body: &[u8], given: &Given<'_>) -> Result<String, Error> {
+pub fn digest(parts: &Parts, body: &[u8], given: &Given<'_>) -> Result<[u8; 32], Error> {
     check_signed(parts, given)?;
-    let mut text = String::with_capacity(512);
-    text.push_str(parts.method.as_str());
-    text.push('\n');
+    let mut digest = Sha256::new();
+    digest.update(parts.method.as_str());
+    digest.update("\n");
     // As it came it is encoded once; for all services but one it is encoded twice.
-    let _ = writeln!(text, "{}", utf8_percent_encode(parts.uri.path(), ENCODED_IN_PATH));
-    query(&mut text, parts.uri.query().unwrap_or_default(), given.validity);
-    text.push('\n');
+    utf8_percent_encode(parts.uri.path(), ENCODED_IN_PATH).for_each(|part| digest.update(part));
+    digest.update("\n");
+    query(&mut digest, parts.uri.query().unwrap_or_default(), given.validity);
+    digest.update("\n");
     for name in given.signed_headers() {
-        header(&mut text, parts, name)?;
+        header(&mut digest, parts, name)?;
     }
-    let mut before = '\n';
+    let mut before = "\n";
     for name in given.signed_headers() {
-        text.push(before);
-        text.push_str(name);
-        before = ';';
+        digest.update(before);
+        digest.update(name);
+        before = ";";
     }
-    text.push('\n');
-    text.push_str(&hex::text(&Sha256::digest(body)));
-    Ok(text)
+    digest.update("\n");
+    digest.update(&*hex::of_32(Sha256::digest(body).into()));
+    Ok(digest.finalize().into())
 }
 
 /// What says what is asked, and of whom, must be signed.
@@ -59,7 +58,7 @@ fn check_signed(parts: &Parts, given: &Given<'_>) -> Result<(), Error> {
     }
 }
 
-fn query(text: &mut String, query: &str, validity: Validity) {
+fn query(digest: &mut Sha256, query: &str, validity: Validity) {
     let presigned = validity != Validity::Now;
     let encode = |part: &str| utf8_percent_encode(part, ENCODED).to_string();
     let mut pairs = form_pairs(query)
@@ -68,7 +67,8 @@ fn query(text: &mut String, query: &str, validity: Validity) {
         .collect::<Vec<_>>();
     pairs.sort_unstable();
     for (at, (name, value)) in pairs.iter().enumerate() {
-        let _ = write!(text, "{}{name}={value}", if at == 0 { "" } else { "&" });
+        let before = if at == 0 { "" } else { "&" };
+        [before, name.as_str(), "=", value.as_str()].iter().for_each(|part| digest.update(part));
     }
 }
 
@@ -76,25 +76,25 @@ fn form_pairs(query: &str) -> impl Iterator<Item = (String, String)> {
     form::pairs(query.as_bytes()).map(|(name, value)| (name.into_owned(), value.into_owned()))
 }
 
-fn header(text: &mut String, parts: &Parts, name: &str) -> Result<(), Error> {
+fn header(digest: &mut Sha256, parts: &Parts, name: &str) -> Result<(), Error> {
     let absent =
         || Error::new(Kind::SignatureDoesNotMatch, format!("The signed header {name} is not there."));
-    text.push_str(name);
-    text.push(':');
+    digest.update(name);
+    digest.update(":");
     let mut values = parts.headers.get_all(name).iter().peekable();
     if values.peek().is_none() {
         // HTTP/2 has the host in the URI.
         let authority = parts.uri.authority().filter(|_| HOST_NAMES.contains(&name)).ok_or_else(absent)?;
-        text.push_str(authority.as_str());
+        digest.update(authority.as_str());
     }
     for (at, value) in values.enumerate() {
         let value = value.to_str().map_err(|_| absent())?;
-        text.push_str(if at == 0 { "" } else { "," });
+        digest.update(if at == 0 { "" } else { "," });
         for (at, word) in value.split_ascii_whitespace().enumerate() {
-            text.push_str(if at == 0 { "" } else { " " });
-            text.push_str(word);
+            digest.update(if at == 0 { "" } else { " " });
+            digest.update(word);
         }
     }
-    text.push('\n');
+    digest.update("\n");
     Ok(())
 }

@@ -15,7 +15,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use hmac::{Hmac, Mac};
 use hyper::http::request::Parts;
 use leasehold_node::config::{AccessKey, Secret};
-use sha2::{Digest as _, Sha256};
+use sha2::Sha256;
 use subtle::ConstantTimeEq as _;
 
 use crate::error::{Error, Kind};
@@ -69,15 +69,24 @@ impl Signatures {
             Error::new(Kind::UnknownKey, "The security token included in the request is invalid.")
         })?;
         check_time(&given, now_s)?;
-        let request = canonical::request(parts, body, &given)?;
-        let to_sign = format!(
-            "{ALGORITHM}\n{}\n{}/{}/{SERVICE}/{TERMINATOR}\n{}",
+        let request = hex::of_32(canonical::digest(parts, body, &given)?);
+        let key = self.signing_key(&scope, secret);
+        let to_sign = [
+            ALGORITHM,
+            "\n",
             given.date,
+            "\n",
             scope.day,
+            "/",
             scope.region,
-            hex::text(&Sha256::digest(request))
-        );
-        let expected = hex::text(&mac(&self.signing_key(&scope, secret), to_sign.as_bytes()));
+            "/",
+            SERVICE,
+            "/",
+            TERMINATOR,
+            "\n",
+            &*request,
+        ];
+        let expected = hex::of_32(mac(&key, &to_sign));
         if bool::from(expected.as_bytes().ct_eq(given.signature.as_bytes())) {
             return Ok(());
         }
@@ -129,17 +138,18 @@ fn derive(secret: &str, day: &str, region: &str, service: &str) -> SigningKey {
     let parts = [day, region, service, TERMINATOR];
     let mut key = format!("AWS4{secret}").into_bytes();
     for part in parts {
-        key = mac(&key, part.as_bytes()).to_vec();
+        key = mac(&key, &[part]).to_vec();
     }
     let mut derived = SigningKey::default();
     derived.copy_from_slice(&key);
     derived
 }
 
-fn mac(key: &[u8], bytes: &[u8]) -> SigningKey {
+/// Of all parts, as if they were one text.
+fn mac(key: &[u8], parts: &[&str]) -> SigningKey {
     // HMAC takes keys of any length.
     let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(key) else { return SigningKey::default() };
-    mac.update(bytes);
+    parts.iter().for_each(|part| mac.update(part.as_bytes()));
     mac.finalize().into_bytes().into()
 }
 

@@ -1,6 +1,7 @@
 //! The examples that Amazon publishes, and requests in which something is wrong.
 
 use hyper::Request;
+use sha2::Digest as _;
 
 use super::*;
 
@@ -59,13 +60,19 @@ impl Signed {
         let value = |name: &str| parts.headers[name].to_str().unwrap().to_owned();
         let headers =
             self.signed.split(';').map(|name| format!("{name}:{}\n", value(name))).collect::<String>();
-        let canonical =
-            format!("POST\n/\n\n{headers}\n{}\n{}", self.signed, hex::text(&Sha256::digest(self.body)));
+        let canonical = format!(
+            "POST\n/\n\n{headers}\n{}\n{}",
+            self.signed,
+            hex::of_32(Sha256::digest(self.body).into())
+        );
         let scope = format!("{}/{}/sqs/aws4_request", &self.date[..8], self.region);
-        let to_sign =
-            format!("AWS4-HMAC-SHA256\n{}\n{scope}\n{}", self.date, hex::text(&Sha256::digest(canonical)));
+        let to_sign = format!(
+            "AWS4-HMAC-SHA256\n{}\n{scope}\n{}",
+            self.date,
+            hex::of_32(Sha256::digest(canonical).into())
+        );
         let key = derive(SECRET, &self.date[..8], self.region, "sqs");
-        let signature = hex::text(&mac(&key, to_sign.as_bytes()));
+        let signature = hex::of_32(mac(&key, &[&to_sign]));
         format!(
             "AWS4-HMAC-SHA256 Credential=AKIDEXAMPLE/{scope}, SignedHeaders={}, Signature={signature}",
             self.signed
@@ -87,7 +94,7 @@ impl Signed {
 #[test]
 fn a_key_and_a_signature_are_those_of_the_published_example() {
     let key = derive(SECRET, "20150830", "us-east-1", "iam");
-    assert_eq!(hex::text(&key), "c4afb1cc5771d871763a393e44b703571b55cc28424d1a5e86da6ed3c154a4b9");
+    assert_eq!(&*hex::of_32(key), "c4afb1cc5771d871763a393e44b703571b55cc28424d1a5e86da6ed3c154a4b9");
     let request = Request::get("/?Action=ListUsers&Version=2010-05-08")
         .header("content-type", "application/x-www-form-urlencoded; charset=utf-8")
         .header("host", "iam.amazonaws.com")
@@ -98,12 +105,11 @@ fn a_key_and_a_signature_are_those_of_the_published_example() {
              SignedHeaders=content-type;host;x-amz-date, Signature=5d67",
         );
     let parts = request.body(()).unwrap().into_parts().0;
-    let canonical = canonical::request(&parts, b"", &Given::read(&parts).unwrap()).unwrap();
-    let hash = hex::text(&Sha256::digest(canonical));
-    assert_eq!(hash, "f536975d06c0309214f805bb90ccff089219ecd68b2577efef23edd43b7e1a59");
+    let hash = hex::of_32(canonical::digest(&parts, b"", &Given::read(&parts).unwrap()).unwrap());
+    assert_eq!(&*hash, "f536975d06c0309214f805bb90ccff089219ecd68b2577efef23edd43b7e1a59");
     let to_sign = format!("AWS4-HMAC-SHA256\n{NOW}\n20150830/us-east-1/iam/aws4_request\n{hash}");
-    let signature = hex::text(&mac(&key, to_sign.as_bytes()));
-    assert_eq!(signature, "5d672d79c15b13162d9279b0855cfba6789a8edb4c82c400e06b5924a6f2b5d7");
+    let signature = hex::of_32(mac(&key, &[&to_sign]));
+    assert_eq!(&*signature, "5d672d79c15b13162d9279b0855cfba6789a8edb4c82c400e06b5924a6f2b5d7");
 }
 
 #[test]
@@ -153,14 +159,14 @@ fn http2_may_sign_its_own_name_of_the_host() {
     let check = |uri: &str| {
         let canonical = format!(
             "POST\n/\n\n:authority:localhost:9324\nx-amz-date:{NOW}\n\n:authority;x-amz-date\n{}",
-            hex::text(&Sha256::digest(""))
+            hex::of_32(Sha256::digest("").into())
         );
         let to_sign = format!(
             "AWS4-HMAC-SHA256\n{NOW}\n20150830/us-east-1/sqs/aws4_request\n{}",
-            hex::text(&Sha256::digest(canonical))
+            hex::of_32(Sha256::digest(canonical).into())
         );
         let key = derive(SECRET, "20150830", "us-east-1", "sqs");
-        let parts = request(uri, &hex::text(&mac(&key, to_sign.as_bytes())));
+        let parts = request(uri, &hex::of_32(mac(&key, &[&to_sign])));
         signatures().check_at(&parts, b"", now()).map_err(|error| error.kind)
     };
     assert_eq!(check("http://localhost:9324/"), Ok(()));
@@ -212,11 +218,14 @@ fn a_presigned_request_that_names_no_end_holds_a_quarter_of_an_hour() {
             "Action=ListQueues&X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential={credential}&X-Amz-Date={date}{expires}&\
              X-Amz-SignedHeaders=host"
         );
-        let canonical =
-            format!("GET\n/\n{query}\nhost:localhost:9324\n\nhost\n{}", hex::text(&Sha256::digest("")));
+        let canonical = format!(
+            "GET\n/\n{query}\nhost:localhost:9324\n\nhost\n{}",
+            hex::of_32(Sha256::digest("").into())
+        );
         let scope = format!("{}/us-east-1/sqs/aws4_request", &date[..8]);
-        let to_sign = format!("AWS4-HMAC-SHA256\n{date}\n{scope}\n{}", hex::text(&Sha256::digest(canonical)));
-        let signature = hex::text(&mac(&derive(SECRET, &date[..8], "us-east-1", "sqs"), to_sign.as_bytes()));
+        let to_sign =
+            format!("AWS4-HMAC-SHA256\n{date}\n{scope}\n{}", hex::of_32(Sha256::digest(canonical).into()));
+        let signature = hex::of_32(mac(&derive(SECRET, &date[..8], "us-east-1", "sqs"), &[&to_sign]));
         let request = Request::get(format!("/?{query}&X-Amz-Signature={signature}"));
         let parts = request.header("host", "localhost:9324").body(()).unwrap().into_parts().0;
         signatures().check_at(&parts, b"", now()).map_err(|error| error.kind)
