@@ -99,13 +99,14 @@ impl Lanes {
     pub(super) fn aim(&mut self, leaders: &Leaders, concurrency: u64) {
         let few = leaders.addresses.len() as u64 <= concurrency;
         let is_trusted = |address: &String| self.client.channels().is_trusted(address);
-        let targets = if leaders.is_complete && few && leaders.addresses.iter().all(is_trusted) {
+        let are_reached = leaders.is_complete && leaders.addresses.iter().all(is_trusted);
+        let targets = if are_reached && few {
             leaders.addresses.iter().cloned().map(Some).collect()
         } else {
             vec![None]
         };
         // A node that was cut off from the leaders opens streams all the same.
-        if leaders.is_complete && leaders.addresses.iter().all(is_trusted) {
+        if are_reached {
             let is_elsewhere = |address: &String| !leaders.addresses.contains(address);
             let elsewhere = |lane: &&mut Lane| {
                 lane.is_live() && lane.target.is_none() && lane.address.as_ref().is_some_and(is_elsewhere)

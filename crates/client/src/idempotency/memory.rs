@@ -9,6 +9,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::conditional::{Conditional, Table};
+use crate::client::TIME_MAX;
 
 /// Records that are looked at for their end by each write.
 const EXPIRED_MAX: usize = 16;
@@ -87,9 +88,6 @@ impl Values {
     }
 }
 
-/// The longest time that is counted: a hundred years.
-const KEEP_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
-
 impl Table for MemoryTable {
     type Error = Infallible;
 
@@ -112,7 +110,7 @@ impl Table for MemoryTable {
             return Ok(false);
         }
         match next {
-            Some(value) => values.insert(key, value.clone(), now + keep_for.min(KEEP_MAX)),
+            Some(value) => values.insert(key, value.clone(), now + keep_for.min(TIME_MAX)),
             None => values.remove(key),
         }
         Ok(true)
