@@ -307,6 +307,23 @@ mod tests {
         assert_eq!(std::fs::read_to_string(&path).unwrap(), WRITTEN);
     }
 
+    /// A report made again must say what the first said. Readers that are quick with numbers are wrong in the last bit of some.
+    #[test]
+    fn figures_come_back_as_they_were() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("kept");
+        let values = (1..2_000).map(|at| f64::from(at) * 1_000.0 / 3.7 / f64::from(at % 97 + 7));
+        let readings = values.map(|value| (Metric::MessagesPerS, value)).collect::<Vec<_>>();
+        let mut log = Log::new(Workload::W1, 2, Name::Leasehold);
+        log.record("W1 a", readings.clone());
+        let mut journal = Journal::open(&path, conditions()).unwrap();
+        journal.keep(log).unwrap();
+        drop(journal);
+        let read = Journal::read(&path).unwrap().logs.remove(0).records.remove(0).readings;
+        let changed = readings.iter().zip(&read).find(|(written, read)| written != read);
+        assert_eq!((changed, read.len()), (None, readings.len()));
+    }
+
     #[test]
     fn only_what_has_no_line_is_still_to_be_measured() {
         let mut journal = Journal::in_memory(conditions());
