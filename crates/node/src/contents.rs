@@ -44,10 +44,13 @@ impl Contents {
         }
         let error = match self.read_disk(partition, at).await? {
             Ok(bytes) => return Ok(bytes),
-            // What was settled meanwhile is nowhere.
-            Err(error @ ReadError::Missing { .. }) => return Err(failed(&error)),
             Err(error) => error,
         };
+        // What was settled meanwhile is nowhere.
+        let is_wanted = || self.log.refers_to(group, at.log_index, at.offset, at.len);
+        if matches!(error, ReadError::Missing { .. }) && !is_wanted() {
+            return Err(failed(&error));
+        }
         tracing::error!(group = group.0, index = at.log_index, %error, "a message's content cannot be read");
         let elsewhere = timeout(ASK_PATIENCE, self.read_elsewhere(partition, at)).await;
         elsewhere.ok().flatten().ok_or_else(|| failed(&error))

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use leasehold_catalogue::{ForgetNode, Kind, NodeId, Partition, PartitionId, SettlePartition};
+use leasehold_raft_log::GroupId;
 use tokio::time::timeout;
 
 use crate::core::Core;
@@ -73,6 +74,7 @@ async fn pass(core: &Arc<Core>, followed: &mut BTreeMap<NodeId, String>) -> bool
         }
         forget_empty_nodes(core).await;
     }
+    remove_left_over(core).await;
     partitions.iter().any(|partition| !partition.is_founded)
 }
 
@@ -118,9 +120,49 @@ async fn retire_if_gone(core: &Core, partition: &Partition, replica: &Arc<Replic
     tracing::info!(partition = id.0, replica = replica.group().replica(), "the replica has moved away");
     core.router.remove_replica(id);
     replica.stop().await;
+    remove_group(core, id).await;
+}
+
+async fn remove_group(core: &Core, id: PartitionId) {
     if let Err(error) = core.log.remove_group(group_of(id)).await {
         tracing::error!(partition = id.0, %error, "what the replica left cannot be removed");
     }
+}
+
+/// Removes what replicas left that moved away while the node was stopping: nothing else shows that they were here.
+async fn remove_left_over(core: &Core) {
+    let may_ask = core.is_announced() && core.catalogue.leader_node().is_some();
+    if !may_ask || find_left_over(core).is_empty() {
+        return;
+    }
+    // A copy of the catalogue that is behind does not show what was placed here last.
+    let through = match core.catalogue.catch_up().await {
+        Ok(through) => through,
+        Err(failure) => return tracing::debug!(%failure, "what replicas left is looked at again"),
+    };
+    let is_shown = *core.view.applied().borrow() >= through;
+    if !is_shown {
+        return;
+    }
+    for id in find_left_over(core) {
+        tracing::info!(partition = id.0, "what a replica left that has moved away is removed");
+        remove_group(core, id).await;
+    }
+}
+
+fn find_left_over(core: &Core) -> Vec<PartitionId> {
+    let is_placed = |id| {
+        core.view.look(|catalogue| {
+            catalogue.partition(id).is_some_and(|partition| partition.replica_on(core.view.here()).is_some())
+        })
+    };
+    left_over(core.log.groups(), |id| core.router.replica(id).is_some() || is_placed(id))
+}
+
+/// The partitions with a group in the log and no replica here. The catalogue's group is no partition's.
+fn left_over(groups: Vec<GroupId>, has_replica: impl Fn(PartitionId) -> bool) -> Vec<PartitionId> {
+    let partitions = groups.into_iter().filter_map(|group| group.0.checked_sub(1).map(PartitionId));
+    partitions.filter(|id| !has_replica(*id)).collect()
 }
 
 /// A partition's group is founded once, by the node of its first replica: empty, or by the state that was brought there from a backup.
@@ -244,5 +286,19 @@ impl Core {
     /// Where a replica on a node is reached.
     pub fn replica_node(&self, node: NodeId) -> ReplicaNode {
         ReplicaNode { node_id: node.0, address: self.view.peer_address(node).unwrap_or_default() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalogue_link::CATALOGUE_GROUP;
+
+    #[test]
+    fn what_is_left_over_is_of_no_replica_and_not_the_catalogues() {
+        let groups = || vec![CATALOGUE_GROUP, group_of(PartitionId(0)), group_of(PartitionId(3))];
+        assert_eq!(left_over(groups(), |id| id == PartitionId(3)), [PartitionId(0)]);
+        assert_eq!(left_over(groups(), |_| false), [PartitionId(0), PartitionId(3)]);
+        assert!(left_over(groups(), |_| true).is_empty());
     }
 }

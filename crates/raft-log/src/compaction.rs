@@ -101,7 +101,14 @@ pub async fn empty_sparse(shared: &Shared, stuck: &mut Stuck) -> io::Result<usiz
 async fn move_contents(shared: &Shared, sparse: &Sparse, live_ranges: &LiveRanges) -> io::Result<usize> {
     let Sparse { number, end, .. } = *sparse;
     let mut bytes = vec![0; usize::try_from(end).map_err(io::Error::other)?];
-    sparse.file.read_at(&mut bytes, 0)?;
+    if let Err(error) = sparse.file.read_at(&mut bytes, 0) {
+        tracing::error!(
+            path = %shared.pool.segment_path(number).display(),
+            %error,
+            "a segment cannot be read, it stays: restore the disk, or wipe the folder and replace this node in the cluster"
+        );
+        return Ok(0);
+    }
     let bytes = Bytes::from(bytes);
     let mut moves = Moves { shared, records: Vec::new(), bytes: 0, moved_bytes: 0 };
     let mut at = SEGMENT_HEADER_BYTES;

@@ -106,6 +106,12 @@ impl Log {
         let _ = self.shared.live_ranges.set(source);
     }
 
+    /// Whether the state machine refers to this part of an entry's payload.
+    pub fn refers_to(&self, group: GroupId, index: u64, offset: u32, len: u32) -> bool {
+        let Some(ranges) = self.shared.live_ranges.get() else { return false };
+        ranges(group, index).iter().any(|range| covers(*range, offset, len))
+    }
+
     /// All ranges of entries through `through` that the state machine refers to.
     pub fn live_contents(&self, group: GroupId, through: u64) -> Vec<(u64, Vec<(u32, u32)>)> {
         let indexes = {
@@ -130,13 +136,13 @@ impl Log {
     /// Stores contents that came with a snapshot, durably: by entry, ranges sorted by offset.
     ///
     /// # Errors
-    /// When the log has failed.
+    /// When the log has failed, or the group was removed.
     pub async fn put_contents(
         &self,
         group: GroupId,
         contents: Vec<(u64, Vec<(u32, Bytes)>)>,
     ) -> Result<(), LogError> {
-        let generation = self.shared.lock_index().group_in_use(group).generation;
+        let generation = self.shared.lock_index().generation_in_use(group)?;
         let records = contents.into_iter().map(|(index, ranges)| {
             let table = ranges.iter().map(|(offset, bytes)| (*offset, bytes.len() as u32)).collect();
             let payload = encode_contents(&ranges);
@@ -151,13 +157,17 @@ impl Log {
 fn find_range(ranges: &[(u32, u32)], offset: u32, len: u32) -> Option<u32> {
     let mut at = 4 + 8 * ranges.len() as u32;
     for (start, range_len) in ranges {
-        if offset >= *start && u64::from(offset) + u64::from(len) <= u64::from(*start) + u64::from(*range_len)
-        {
+        if covers((*start, *range_len), offset, len) {
             return Some(at + (offset - start));
         }
         at += range_len;
     }
     None
+}
+
+/// Whether a range, an offset and a length, has all of these bytes.
+fn covers((start, range_len): (u32, u32), offset: u32, len: u32) -> bool {
+    offset >= start && u64::from(offset) + u64::from(len) <= u64::from(start) + u64::from(range_len)
 }
 
 fn slice(record: &Bytes, at: u32, len: u32) -> Option<Bytes> {

@@ -74,19 +74,18 @@ mod tests {
     use bytes::Bytes;
     use futures::FutureExt as _;
 
-    use crate::{GroupId, Log, Options, SimulatedFileSystem, Survival};
+    use super::Driver;
+    use crate::{GroupId, Log, LogError, Options, SimulatedFileSystem, Survival};
+
+    fn open(fs: &SimulatedFileSystem) -> (Log, Driver) {
+        let options = Options { segment_bytes: 4096, ..Options::default() };
+        Log::open_driven(Arc::new(fs.clone()), Path::new("log"), options).unwrap()
+    }
 
     #[test]
     fn nothing_is_written_before_it_is_told_to() {
         let fs = SimulatedFileSystem::new();
-        let open = |fs: &SimulatedFileSystem| {
-            Log::open_driven(
-                Arc::new(fs.clone()),
-                Path::new("log"),
-                Options { segment_bytes: 4096, ..Options::default() },
-            )
-        };
-        let (log, mut driver) = open(&fs).unwrap();
+        let (log, mut driver) = open(&fs);
         let saved = log.save_snapshot(GroupId(1), Bytes::from_static(b"meta"), Bytes::from_static(b"state"));
         let mut saved = Box::pin(saved);
         assert!(saved.as_mut().now_or_never().is_none() && driver.has_work());
@@ -94,7 +93,49 @@ mod tests {
         assert!(!driver.has_work() && saved.as_mut().now_or_never().is_none());
         driver.keep();
         assert!(saved.as_mut().now_or_never().unwrap().is_ok());
-        let (found, _) = open(&fs.after_power_loss(Survival::Nothing, 0)).unwrap();
+        let (found, _) = open(&fs.after_power_loss(Survival::Nothing, 0));
         assert_eq!(found.load_snapshot(GroupId(1)).unwrap().unwrap().bytes, "state");
+    }
+
+    /// Whoever builds a snapshot may outlive the replica by a moment.
+    #[test]
+    fn a_snapshot_that_is_being_saved_does_not_outlive_its_group() {
+        let (log, mut driver) = open(&SimulatedFileSystem::new());
+        let group = GroupId(1);
+        let mut saved = Box::pin(log.save_snapshot(group, Bytes::new(), Bytes::from_static(b"state")));
+        assert!(saved.as_mut().now_or_never().is_none());
+        driver.write();
+        assert!(saved.as_mut().now_or_never().is_none(), "the keeper has been asked");
+        let mut removed = Box::pin(log.remove_group(group));
+        assert!(removed.as_mut().now_or_never().is_none());
+        driver.write();
+        assert!(removed.as_mut().now_or_never().is_none(), "the keeper has been asked");
+        driver.keep();
+        assert!(matches!(saved.as_mut().now_or_never(), Some(Err(LogError::Removed { .. }))));
+        assert!(removed.as_mut().now_or_never().unwrap().is_ok());
+        assert_eq!(log.load_snapshot(group).unwrap(), None);
+        let late = log.save_snapshot(group, Bytes::new(), Bytes::from_static(b"late"));
+        assert!(matches!(late.now_or_never(), Some(Err(LogError::Removed { .. }))));
+        assert!(log.groups().is_empty());
+    }
+
+    /// The removal of the file waits for its turn behind the saves that were asked for before.
+    #[test]
+    fn a_snapshot_that_was_saved_goes_with_its_group() {
+        let (log, mut driver) = open(&SimulatedFileSystem::new());
+        let group = GroupId(1);
+        let mut saved = Box::pin(log.save_snapshot(group, Bytes::new(), Bytes::from_static(b"state")));
+        assert!(saved.as_mut().now_or_never().is_none());
+        driver.write();
+        assert!(saved.as_mut().now_or_never().is_none());
+        driver.keep();
+        assert!(saved.as_mut().now_or_never().unwrap().is_ok());
+        let mut removed = Box::pin(log.remove_group(group));
+        assert!(removed.as_mut().now_or_never().is_none());
+        driver.write();
+        assert!(removed.as_mut().now_or_never().is_none());
+        driver.keep();
+        assert!(removed.as_mut().now_or_never().unwrap().is_ok());
+        assert_eq!(log.load_snapshot(group).unwrap(), None);
     }
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use crate::payload::GroupId;
 
-/// The log cannot take more. Nothing after the first such error succeeds.
+/// The log cannot take what it was given. After any such error but [`LogError::Removed`] nothing succeeds any more.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum LogError {
     /// A write or a sync failed: what is on the disk is unknown, so the log is closed for good. Restart the node after the disk
@@ -14,6 +14,9 @@ pub enum LogError {
     Failed(String),
     #[error("the log is closed")]
     Closed,
+    /// What was to be kept belongs to a group that is not on this node any more.
+    #[error("group {} has been removed from this node", .group.0)]
+    Removed { group: GroupId },
 }
 
 impl From<LogError> for io::Error {

@@ -149,12 +149,13 @@ impl FileSystem for RealFileSystem {
 
     fn create_allocated(&self, path: &Path, len_bytes: u64) -> io::Result<Option<Arc<dyn File>>> {
         let file = OpenOptions::new().create(true).truncate(true).read(true).write(true).open(path)?;
-        file.set_len(len_bytes)?;
         match retry_on_intr(|| rustix::fs::fallocate(&file, FallocateFlags::KEEP_SIZE, 0, len_bytes)) {
             Ok(()) => {}
             Err(Errno::OPNOTSUPP | Errno::NOSYS) => return Ok(None),
             Err(error) => return Err(error.into()),
         }
+        // Its length is what shows that it is whole, so it gets that last.
+        file.set_len(len_bytes)?;
         file.sync_all()?;
         Ok(Some(Arc::new(file)))
     }

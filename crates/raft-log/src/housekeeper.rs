@@ -35,22 +35,33 @@ struct State {
 /// What is to be written.
 #[derive(Default)]
 pub struct Asked {
-    saves: Vec<Save>,
+    /// In the order in which they were asked for.
+    snapshots: Vec<AskedChange>,
     /// Of full segments, by their numbers.
     indexes: Vec<(u64, Vec<u8>)>,
 }
 
 impl Asked {
     fn is_empty(&self) -> bool {
-        self.saves.is_empty() && self.indexes.is_empty()
+        self.snapshots.is_empty() && self.indexes.is_empty()
     }
 }
 
-struct Save {
+struct AskedChange {
     group: GroupId,
-    meta: Bytes,
-    state: Bytes,
+    change: SnapshotChange,
     done: oneshot::Sender<Result<(), LogError>>,
+}
+
+/// What shall become of a group's snapshot.
+pub enum SnapshotChange {
+    /// It is replaced, unless the group was removed since it had this generation.
+    Save {
+        generation: u32,
+        meta: Bytes,
+        state: Bytes,
+    },
+    Remove,
 }
 
 impl Housekeeper {
@@ -64,22 +75,23 @@ impl Housekeeper {
         self.changed.notify_one();
     }
 
-    pub fn save(
+    /// Asks for a change of a group's snapshot. Changes are made one after the other.
+    pub fn change_snapshot(
         &self,
         group: GroupId,
-        meta: Bytes,
-        state: Bytes,
-        done: oneshot::Sender<Result<(), LogError>>,
-    ) {
+        change: SnapshotChange,
+    ) -> oneshot::Receiver<Result<(), LogError>> {
+        let (done, outcome) = oneshot::channel();
         let mut locked = self.lock();
         if locked.is_stopped {
             // Nobody may be waiting any more.
             let _ = done.send(Err(LogError::Closed));
-            return;
+            return outcome;
         }
-        locked.asked.saves.push(Save { group, meta, state, done });
+        locked.asked.snapshots.push(AskedChange { group, change, done });
         drop(locked);
         self.changed.notify_one();
+        outcome
     }
 
     /// The index of a segment that is full and synced.
@@ -122,19 +134,31 @@ pub fn run(shared: &Shared) {
 
 /// Saves and tidies up. It waits for nobody but the writer.
 pub async fn pass(shared: &Shared, asked: Asked, stuck: &mut Stuck) {
-    for Save { group, meta, state, done } in asked.saves {
-        let outcome = shared.failure().map_or(Ok(()), Err).and_then(|()| {
-            let saved = snapshot::save(shared.fs.as_ref(), &shared.dir, group, &meta, &state);
-            // A failed sync leaves the state of the disk unknown: the log ends as it would for its own.
-            saved.map_err(|error| shared.fail(&error))
-        });
+    for AskedChange { group, change, done } in asked.snapshots {
         // Nobody may be waiting any more.
-        let _ = done.send(outcome);
+        let _ = done.send(change_snapshot(shared, group, &change));
     }
     save_indexes(shared, &asked.indexes);
     if let Err(error) = tidy(shared, stuck).await {
         tracing::warn!(dir = %shared.dir.display(), %error, "cannot tidy the log up; it will be tried again");
     }
+}
+
+fn change_snapshot(shared: &Shared, group: GroupId, change: &SnapshotChange) -> Result<(), LogError> {
+    shared.failure().map_or(Ok(()), Err)?;
+    let (fs, dir) = (shared.fs.as_ref(), shared.dir.as_path());
+    let changed = match change {
+        SnapshotChange::Save { generation, meta, state } => {
+            // A group that is removed from here on has its removal behind this save.
+            if shared.lock_index().generation_in_use(group)? != *generation {
+                return Err(LogError::Removed { group });
+            }
+            snapshot::save(fs, dir, group, meta, state)
+        }
+        SnapshotChange::Remove => snapshot::remove(fs, dir, group),
+    };
+    // A failed sync leaves the state of the disk unknown: the log ends as it would for its own.
+    changed.map_err(|error| shared.fail(&error))
 }
 
 fn save_indexes(shared: &Shared, indexes: &[(u64, Vec<u8>)]) {
@@ -158,12 +182,19 @@ async fn tidy(shared: &Shared, stuck: &mut Stuck) -> io::Result<()> {
     if is_low != shared.is_disk_low.swap(is_low, Ordering::Relaxed) {
         tracing::warn!(dir = %shared.dir.display(), is_low, "free space crossed the low-water mark");
     }
+    let compacted = compact(shared, stuck).await;
+    if is_low || shared.failure().is_some() {
+        return compacted;
+    }
+    // The writer needs the next file, whatever could not be moved.
+    let filled = shared.pool.fill(shared.options.spare_segments, Instant::now());
+    compacted.and(filled)
+}
+
+async fn compact(shared: &Shared, stuck: &mut Stuck) -> io::Result<()> {
     compaction::free_idle(shared).await?;
     if compaction::empty_sparse(shared, stuck).await? > 0 {
         compaction::free_idle(shared).await?;
-    }
-    if !is_low {
-        shared.pool.fill(shared.options.spare_segments, Instant::now())?;
     }
     Ok(())
 }

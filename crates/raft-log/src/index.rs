@@ -9,6 +9,7 @@ use bytes::Bytes;
 
 use crate::cache::{Cache, Key};
 use crate::codec::GroupState;
+use crate::error::LogError;
 use crate::filesystem::File;
 use crate::payload::{GroupId, LogId, Vote, log_id};
 
@@ -156,6 +157,15 @@ impl Index {
         self.group(id)
     }
 
+    /// The generation of a group that is on this node.
+    ///
+    /// # Errors
+    /// When it was removed: what outlives a replica must not bring its group back.
+    pub fn generation_in_use(&mut self, id: GroupId) -> Result<u32, LogError> {
+        let group = self.group(id);
+        if group.is_removed { Err(LogError::Removed { group: id }) } else { Ok(group.generation) }
+    }
+
     /// Takes entries in; those at and after the first of them are replaced. They can be read at once.
     pub fn append(&mut self, id: GroupId, entries: &[NewEntry]) {
         let Some(first) = entries.first() else { return };
@@ -270,8 +280,12 @@ impl Index {
             // Settled or replaced while it was being moved.
             (Some(_), None) => return,
             (Some(from), Some(held)) if held.source.place() != from => return,
-            (Some(_), Some(held)) => held.live_bytes,
-            (None, _) => ranges.iter().map(|(_, len)| *len).sum(),
+            // What comes with a snapshot may never be installed: what is counted stays as it is.
+            (_, Some(held)) => held.live_bytes,
+            (None, None) => match group.slot(index).map_or(0, |slot| slot.live_bytes) {
+                0 => ranges.iter().map(|(_, len)| *len).sum(),
+                counted => counted,
+            },
         };
         if let Some(slot) = group.slot_mut(index) {
             slot.live_bytes = 0;

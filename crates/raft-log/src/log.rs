@@ -14,7 +14,7 @@ use crate::error::{LogError, OpenError, ReadError};
 use crate::filesystem::FileSystem;
 use crate::format::{Kind, RECORD_HEADER_BYTES, is_record_of};
 use crate::group::GroupLog;
-use crate::housekeeper::{self, Housekeeper};
+use crate::housekeeper::{self, Housekeeper, SnapshotChange};
 use crate::index::{Index, Place};
 use crate::limits::{READ_AHEAD_BYTES, SEGMENT_BYTES_MIN};
 use crate::payload::{GroupId, LogTypes};
@@ -337,20 +337,18 @@ impl Log {
         self.shared.failure().map_or(Ok(()), Err)?;
         self.shared.lock_index().remove_group(id);
         wait(self.shared.submit(Vec::new(), vec![id])).await?;
-        snapshot::remove(self.shared.fs.as_ref(), &self.shared.dir, id)
-            .map_err(|error| self.shared.fail(&error))
+        wait(self.shared.housekeeper.change_snapshot(id, SnapshotChange::Remove)).await
     }
 
     /// Replaces the snapshot of a group, durably, after everything that was handed over before: it may refer to it.
     ///
     /// # Errors
-    /// When it cannot be written: the old one is still there.
+    /// When it cannot be written: the old one is still there. Also when the group was removed.
     pub async fn save_snapshot(&self, group: GroupId, meta: Bytes, state: Bytes) -> Result<(), LogError> {
-        self.shared.lock_index().group_in_use(group);
+        let generation = self.shared.lock_index().generation_in_use(group)?;
         wait(self.shared.submit(Vec::new(), Vec::new())).await?;
-        let (sender, receiver) = oneshot::channel();
-        self.shared.housekeeper.save(group, meta, state, sender);
-        wait(receiver).await
+        let save = SnapshotChange::Save { generation, meta, state };
+        wait(self.shared.housekeeper.change_snapshot(group, save)).await
     }
 
     /// # Errors

@@ -4,17 +4,21 @@
 #[path = "support/gated.rs"]
 mod gated;
 mod support;
+#[path = "support/unreadable.rs"]
+mod unreadable;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::executor::block_on;
 use gated::Gated;
-use leasehold_raft_log::{GroupId, Log, Options, ReadError, SimulatedFileSystem, Survival, log_id};
+use leasehold_raft_log::{GroupId, Log, LogError, Options, ReadError, SimulatedFileSystem, Survival, log_id};
 use openraft::storage::RaftLogStorage as _;
 use support::{append, entry, group, open, open_with, options, read_all, start_append};
+use unreadable::Unreadable;
 
 const GROUP: GroupId = GroupId(1);
 
@@ -162,6 +166,94 @@ fn contents_that_came_with_a_snapshot_are_counted_once() {
     log.release(GROUP, 0, 60);
     block_on(group(&log, 1).purge(log_id(1, 0))).unwrap();
     assert_eq!(log.stats().live_bytes, 0);
+}
+
+/// A snapshot that is being received tells nothing of what the state machine refers to: it may never be installed.
+#[test]
+fn contents_of_a_snapshot_that_is_not_installed_take_nothing_from_what_is_counted() {
+    for is_purged_first in [true, false] {
+        let log = open(&SimulatedFileSystem::new()).unwrap();
+        append(&mut group(&log, 1), vec![entry(1, 0, payload(0))]).unwrap();
+        log.retain(GROUP, 0, 200);
+        let purge = || block_on(group(&log, 1).purge(log_id(1, 0))).unwrap();
+        if is_purged_first {
+            purge();
+        }
+        block_on(log.put_contents(GROUP, vec![(0, vec![(0, payload(0).slice(..100))])])).unwrap();
+        log.release(GROUP, 0, 100);
+        if !is_purged_first {
+            purge();
+        }
+        assert_eq!(log.read_content(GROUP, 0, 0, 100).unwrap(), payload(0).slice(..100));
+        assert_eq!(log.stats().live_bytes, 100);
+        log.release(GROUP, 0, 100);
+        assert_eq!(log.stats().live_bytes, 0);
+    }
+}
+
+/// Of an entry that is still to be applied, applying it counts what did not come with the snapshot.
+#[test]
+fn contents_that_came_before_their_entry_was_applied_are_counted_once() {
+    let log = open(&SimulatedFileSystem::new()).unwrap();
+    append(&mut group(&log, 1), vec![entry(1, 0, payload(0))]).unwrap();
+    block_on(log.put_contents(GROUP, vec![(0, vec![(0, payload(0).slice(..60))])])).unwrap();
+    log.retain(GROUP, 0, 200);
+    assert_eq!(log.stats().live_bytes, 200);
+    log.release(GROUP, 0, 200);
+    assert_eq!(log.stats().live_bytes, 0);
+}
+
+#[test]
+fn a_part_is_referred_to_when_it_lies_in_one_range() {
+    let log = open(&SimulatedFileSystem::new()).unwrap();
+    assert!(!log.refers_to(GROUP, 0, 0, 1), "no state machine is there");
+    let live = live_of(&log);
+    retain(&log, &live, GROUP, 0, &[(0, 10), (200, 30)]);
+    for (offset, len) in [(0, 10), (205, 25)] {
+        assert!(log.refers_to(GROUP, 0, offset, len), "{len} bytes at {offset}");
+    }
+    for (offset, len) in [(0, 11), (10, 1), (205, 26)] {
+        assert!(!log.refers_to(GROUP, 0, offset, len), "{len} bytes at {offset}");
+    }
+    assert!(!log.refers_to(GROUP, 1, 0, 10));
+}
+
+/// Whoever receives a snapshot may outlive the replica by a moment.
+#[test]
+fn contents_that_come_after_their_group_was_removed_are_refused() {
+    let log = open(&SimulatedFileSystem::new()).unwrap();
+    append(&mut group(&log, 1), vec![entry(1, 0, payload(0))]).unwrap();
+    block_on(log.remove_group(GROUP)).unwrap();
+    let late = block_on(log.put_contents(GROUP, vec![(0, vec![(0, payload(0))])]));
+    assert!(matches!(late, Err(LogError::Removed { group: GROUP })));
+    assert_eq!((log.groups(), log.stats().live_bytes), (Vec::new(), 0));
+}
+
+/// A segment that the disk does not give back stays, and keeps no other from being emptied.
+#[test]
+fn a_segment_that_cannot_be_read_holds_up_no_others() {
+    let fs = Unreadable::default();
+    let log = open(&fs).unwrap();
+    let live = live_of(&log);
+    append(&mut group(&log, 1), vec![entry(1, 0, payload(0))]).unwrap();
+    fs.break_segment(Path::new("log/segment-0000000000000001"));
+    retain(&log, &live, GROUP, 0, &[(0, 5)]);
+    block_on(group(&log, 1).purge(log_id(1, 0))).unwrap();
+    pass(&log, 3, 12);
+    for index in 0..20 {
+        append(&mut group(&log, 2), vec![entry(1, index, payload(index))]).unwrap();
+        retain(&log, &live, GroupId(2), index, &[(0, 100)]);
+        block_on(group(&log, 2).purge(log_id(1, index))).unwrap();
+        pass(&log, 3, 10);
+    }
+    eventually("few segments", || {
+        pass(&log, 3, 1);
+        log.stats().segments <= 6
+    });
+    for index in 0..20 {
+        assert_eq!(log.read_content(GroupId(2), index, 0, 100).unwrap(), payload(index).slice(..100));
+    }
+    eventually("a spare", || fs.fs.paths().iter().any(|path| path.to_str().unwrap().contains("spare-")));
 }
 
 #[test]

@@ -150,6 +150,7 @@ fn a_group_that_was_removed_and_made_again_is_there_after_a_restart() {
         block_on(log.remove_group(GroupId(id))).unwrap();
     }
     append(&mut group(&log, 1), entries(2, 0..2)).unwrap();
+    drop(group(&log, 2));
     block_on(log.save_snapshot(GroupId(2), Bytes::new(), Bytes::from_static(b"new"))).unwrap();
     let log = open(&fs.after_power_loss(Survival::Nothing, 0)).unwrap();
     assert_eq!(log.groups(), [GroupId(1), GroupId(2)]);

@@ -253,6 +253,11 @@ impl Group {
         self.raft.change_membership(change, false).await.map(drop).map_err(|error| error.to_string())
     }
 
+    /// The vote that this replica holds to.
+    pub(super) fn given_vote(&self) -> Vote {
+        self.raft.server_metrics().borrow_watched().vote
+    }
+
     /// Index of the last entry applied here, and the replica's term.
     pub fn progress(&self) -> (u64, u64) {
         let metrics = self.raft.metrics().borrow_watched().clone();

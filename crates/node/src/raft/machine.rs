@@ -9,6 +9,7 @@ use leasehold_raft_log::{Log, decode_snapshot_meta, encode_snapshot_meta};
 use openraft::entry::EntryPayload;
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::type_config::alias::SnapshotOf;
+use tokio::sync::Mutex;
 
 use super::{Applied, GroupId, LogId, SnapshotMeta, StoredMembership, TypeConfig};
 
@@ -60,10 +61,35 @@ impl std::fmt::Debug for Image {
     }
 }
 
+/// Saves the snapshots of a group. While one is being built a newer one may be installed: it must stay, because with it the log
+/// may have lost the entries that the older one needs.
+#[derive(Clone)]
+struct Saver {
+    group: GroupId,
+    log: Log,
+    /// The last entry of the one on the disk.
+    last: Arc<Mutex<Option<LogId>>>,
+}
+
+impl Saver {
+    /// Replaces the snapshot on the disk, unless that one reaches as far.
+    async fn save(&self, meta: &SnapshotMeta, image: &Image) -> io::Result<()> {
+        let mut last = self.last.lock().await;
+        if last.is_some() && meta.last_log_id <= *last {
+            return Ok(());
+        }
+        let record = encode_snapshot_meta(meta);
+        self.log.save_snapshot(self.group, record, image.0.clone()).await.map_err(io::Error::other)?;
+        *last = meta.last_log_id;
+        Ok(())
+    }
+}
+
 /// The machine of one group, as openraft sees it.
 pub struct Adapter {
     group: GroupId,
     log: Log,
+    saver: Saver,
     machine: Arc<dyn Machine>,
     applied: Option<LogId>,
     membership: StoredMembership,
@@ -82,7 +108,8 @@ impl Adapter {
             (applied, membership) = (meta.last_log_id, meta.last_membership);
         }
         log.restore_live(group, &machine.live_contents());
-        Ok(Self { group, log, machine, applied, membership })
+        let saver = Saver { group, log: log.clone(), last: Arc::new(Mutex::new(applied)) };
+        Ok(Self { group, log, saver, machine, applied, membership })
     }
 
     fn apply_entry(&mut self, entry: super::Entry) -> io::Result<Applied> {
@@ -141,18 +168,16 @@ impl RaftStateMachine<TypeConfig> for Adapter {
 
     async fn get_snapshot_builder(&mut self) -> Builder {
         Builder {
-            group: self.group,
-            log: self.log.clone(),
+            saver: self.saver.clone(),
             meta: SnapshotMeta { last_log_id: self.applied, last_membership: self.membership.clone() },
-            image: Bytes::from(self.machine.snapshot()),
+            image: Image(Bytes::from(self.machine.snapshot())),
         }
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: Image) -> io::Result<()> {
         // Read before it takes the place of the one on the disk: of one that cannot be read nothing must be left.
         let replace = Arc::clone(&self.machine).read_snapshot(&snapshot.0)?;
-        let record = encode_snapshot_meta(meta);
-        self.log.save_snapshot(self.group, record, snapshot.0.clone()).await.map_err(io::Error::other)?;
+        self.saver.save(meta, &snapshot).await?;
         replace();
         self.log.restore_live(self.group, &self.machine.live_contents());
         self.applied = meta.last_log_id;
@@ -171,19 +196,17 @@ impl RaftStateMachine<TypeConfig> for Adapter {
 
 /// Saves a state that was taken while the machine stood still.
 pub struct Builder {
-    group: GroupId,
-    log: Log,
+    saver: Saver,
     meta: SnapshotMeta,
-    image: Bytes,
+    image: Image,
 }
 
 impl RaftSnapshotBuilder<TypeConfig> for Builder {
     type SnapshotData = Image;
 
     async fn build_snapshot(&mut self) -> io::Result<SnapshotOf<TypeConfig, Image>> {
-        let record = encode_snapshot_meta(&self.meta);
-        self.log.save_snapshot(self.group, record, self.image.clone()).await.map_err(io::Error::other)?;
-        Ok(openraft::Snapshot { meta: self.meta.clone(), snapshot: Image(self.image.clone()) })
+        self.saver.save(&self.meta, &self.image).await?;
+        Ok(openraft::Snapshot { meta: self.meta.clone(), snapshot: self.image.clone() })
     }
 }
 
@@ -239,5 +262,27 @@ mod tests {
         assert_eq!(log.load_snapshot(GROUP).unwrap().unwrap().bytes, "a");
         let again = Adapter::open(GROUP, log, machine).unwrap();
         assert_eq!(again.applied, Some(log_id(1, 3)));
+    }
+
+    #[tokio::test]
+    async fn a_snapshot_that_was_built_does_not_replace_a_newer_one_that_came() {
+        let dir = tempfile::tempdir().unwrap();
+        let (log, _) = Log::open(Arc::new(RealFileSystem), dir.path(), Options::default()).unwrap();
+        let machine = Arc::new(Picky::default());
+        let mut adapter = Adapter::open(GROUP, log.clone(), Arc::<Picky>::clone(&machine)).unwrap();
+        let meta = |index| SnapshotMeta { last_log_id: Some(log_id(1, index)), ..SnapshotMeta::default() };
+        adapter.install_snapshot(&meta(900), Image(Bytes::from_static(b"a"))).await.unwrap();
+        adapter.applied = Some(log_id(1, 1000));
+        let mut builder = adapter.get_snapshot_builder().await;
+        adapter.install_snapshot(&meta(1100), Image(Bytes::from_static(b"b"))).await.unwrap();
+        let built = builder.build_snapshot().await.unwrap();
+        assert_eq!(built.meta.last_log_id, Some(log_id(1, 1000)));
+        let saved = log.load_snapshot(GROUP).unwrap().unwrap();
+        let found = decode_snapshot_meta(&saved.meta).unwrap();
+        assert_eq!((found.last_log_id, &saved.bytes[..]), (Some(log_id(1, 1100)), &b"b"[..]));
+        adapter.applied = Some(log_id(1, 1200));
+        adapter.get_snapshot_builder().await.build_snapshot().await.unwrap();
+        let again = Adapter::open(GROUP, log, machine).unwrap();
+        assert_eq!(again.applied, Some(log_id(1, 1200)));
     }
 }

@@ -143,9 +143,21 @@ type LiveRanges = Vec<(u64, Vec<(u32, u32)>)>;
 
 fn read_contents(log: &Log, group: GroupId, entries: LiveRanges) -> Result<Vec<Contents>, BrokenOff> {
     let read = |(log_index, ranges)| {
-        read_ranges(log, group, log_index, ranges).map(|ranges| Contents { log_index, ranges })
+        read_ranges(log, group, log_index, ranges).map(|ranges| {
+            let crc32c = Some(contents_crc(log_index, &ranges));
+            Contents { log_index, ranges, crc32c }
+        })
     };
     entries.into_iter().map(read).collect()
+}
+
+/// Covers the places too: sound bytes must not be stored as those of another message.
+fn contents_crc(log_index: u64, ranges: &[ContentRange]) -> u32 {
+    ranges.iter().fold(crc32c::crc32c(&log_index.to_le_bytes()), |crc, range| {
+        let crc = crc32c::crc32c_append(crc, &range.offset.to_le_bytes());
+        let crc = crc32c::crc32c_append(crc, &(range.bytes.len() as u32).to_le_bytes());
+        crc32c::crc32c_append(crc, &range.bytes)
+    })
 }
 
 /// The contents of one entry. What was settled a moment ago may be gone; anything else that cannot be read breaks the snapshot off.
@@ -182,14 +194,19 @@ pub async fn receive_snapshot<D: GroupDirectory>(
     let group = directory.find(group_id, head.target).ok_or_else(|| {
         Status::not_found(format!("group {} has no replica {} here", head.group, head.target))
     })?;
+    let malformed = |error: String| Status::invalid_argument(error);
+    let vote = vote_from_peer(head.vote).map_err(|error| malformed(error.to_string()))?;
+    let meta = decode_snapshot_meta(&head.meta).map_err(|error| malformed(error.to_string()))?;
+    let given = group.given_vote();
+    if vote < given {
+        // It would be refused at its end: nothing of it is stored.
+        return Ok(SnapshotAnswer { vote: Some(vote_to_peer(&given)) });
+    }
     let mut incoming = Incoming::new(head.state_bytes, head.state_crc32c);
     while let Some(chunk) = chunks.next().await {
         incoming.take(log, group_id, chunk?).await?;
     }
     let state = incoming.finish()?;
-    let malformed = |error: String| Status::invalid_argument(error);
-    let vote = vote_from_peer(head.vote).map_err(|error| malformed(error.to_string()))?;
-    let meta = decode_snapshot_meta(&head.meta).map_err(|error| malformed(error.to_string()))?;
     let vote = group.install_snapshot(vote, meta, Image(state)).await.map_err(Status::internal)?;
     Ok(SnapshotAnswer { vote: Some(vote_to_peer(&vote)) })
 }
@@ -217,6 +234,12 @@ impl Incoming {
         if chunk.contents.is_empty() {
             return Ok(());
         }
+        let is_sound = |contents: &Contents| {
+            contents.crc32c.is_none_or(|crc| crc == contents_crc(contents.log_index, &contents.ranges))
+        };
+        if !chunk.contents.iter().all(is_sound) {
+            return Err(damaged());
+        }
         let contents = chunk.contents.into_iter().map(|contents| {
             let ranges = contents.ranges.into_iter().map(|range| (range.offset, range.bytes)).collect();
             (contents.log_index, ranges)
@@ -229,12 +252,12 @@ impl Incoming {
     pub fn finish(self) -> Result<Bytes, Status> {
         let state = self.state.freeze();
         let is_sound = state.len() as u64 == self.state_bytes && crc32c::crc32c(&state) == self.state_crc32c;
-        if self.is_whole && is_sound {
-            Ok(state)
-        } else {
-            Err(Status::data_loss("the snapshot was damaged on its way"))
-        }
+        if self.is_whole && is_sound { Ok(state) } else { Err(damaged()) }
     }
+}
+
+fn damaged() -> Status {
+    Status::data_loss("the snapshot was damaged on its way")
 }
 
 #[cfg(test)]
@@ -334,5 +357,26 @@ mod tests {
             matches!(&error, SnapshotError::Unread(ReadError::Damaged { path: found, .. }) if *found == path),
             "{error}"
         );
+    }
+
+    #[tokio::test]
+    async fn contents_that_were_damaged_on_their_way_are_not_stored() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = log(dir.path()).await;
+        let chunk = |crc32c| {
+            let ranges = vec![ContentRange { offset: 0, bytes: Bytes::from_static(&BODY) }];
+            let contents = vec![Contents { log_index: 9, ranges, crc32c }];
+            SnapshotChunk { contents, ..SnapshotChunk::default() }
+        };
+        let sound = contents_crc(9, &chunk(None).contents[0].ranges);
+        let mut incoming = Incoming::new(0, 0);
+        let refused = incoming.take(&log, GROUP, chunk(Some(sound ^ 1))).await.unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::DataLoss);
+        assert!(log.read_content(GROUP, 9, 0, BODY.len() as u32).is_err());
+        // An older node sends no checksum.
+        for crc32c in [Some(sound), None] {
+            incoming.take(&log, GROUP, chunk(crc32c)).await.unwrap();
+        }
+        assert_eq!(log.read_content(GROUP, 9, 0, BODY.len() as u32).unwrap()[..], BODY);
     }
 }

@@ -264,6 +264,8 @@ impl Workload {
             };
             (*index, ranges.iter().map(cut).collect())
         };
+        // It may have been removed before.
+        drop(self.handle(group));
         block_on(self.log.put_contents(group, contents.iter().map(bytes).collect()))?;
         self.save_snapshot(group, through)?;
         let expected = self.expected(group);
