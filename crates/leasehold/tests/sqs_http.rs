@@ -111,6 +111,53 @@ async fn many_requests_share_a_connection_of_http2() {
     processes.stop().await.unwrap();
 }
 
+/// Before it speaks HTTP/2 the node waits for the whole preface.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_preface_may_come_in_pieces() {
+    let dir = tempfile::tempdir().unwrap();
+    let (processes, address) = start(dir.path()).await;
+    let mut stream = TcpStream::connect(&address).await.unwrap();
+    let preface_and_settings = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    for piece in preface_and_settings.chunks(11) {
+        stream.write_all(piece).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    let mut frame = [0; 9];
+    stream.read_exact(&mut frame).await.unwrap();
+    assert_eq!(frame[3], 4, "the node begins with its settings: {frame:?}");
+    processes.stop().await.unwrap();
+}
+
+/// Bodies that were promised and do not come keep no room from others.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_takes_room_as_it_comes_and_may_come_in_pieces() {
+    let dir = tempfile::tempdir().unwrap();
+    let (processes, address) = start(dir.path()).await;
+    exchange(&address, &post("AmazonSQS.CreateQueue", r#"{"QueueName":"q"}"#)).await;
+    let head = "POST / HTTP/1.1\r\nhost: a\r\nx-amz-target: AmazonSQS.SendMessage\r\nconnection: close\r\n";
+    let mut silent = Vec::new();
+    for length in ["transfer-encoding: chunked", "content-length: 8388608"].repeat(8) {
+        let mut stream = TcpStream::connect(&address).await.unwrap();
+        stream.write_all(format!("{head}{length}\r\n\r\n").as_bytes()).await.unwrap();
+        silent.push(stream);
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let body = json!({ "QueueUrl": "q", "MessageBody": "x".repeat(20 * 1024) }).to_string();
+    let chunks = body.bytes().map(|byte| format!("1\r\n{}\r\n", char::from(byte))).collect::<String>();
+    let in_pieces = format!("{head}transfer-encoding: chunked\r\n\r\n{chunks}0\r\n\r\n").into_bytes();
+    let mut digests = Vec::new();
+    for request in [post("AmazonSQS.SendMessage", &body), in_pieces] {
+        let answer = exchange(&address, &request);
+        let answer = tokio::time::timeout(Duration::from_secs(15), answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        let (_, sent) = answer.split_once("\r\n\r\n").unwrap();
+        digests.push(serde_json::from_str::<Value>(sent).unwrap()["MD5OfMessageBody"].clone());
+    }
+    assert!(digests[0].is_string() && digests[0] == digests[1], "{digests:?}");
+    drop(silent);
+    processes.stop().await.unwrap();
+}
+
 async fn json_of(response: Response<hyper::body::Incoming>) -> (u16, Value) {
     let status = response.status().as_u16();
     let body = response.into_body().collect().await.unwrap().to_bytes();

@@ -32,9 +32,19 @@ impl<'a> Content<'a> {
     /// Reads the bytes that a `ContentRef` names.
     pub fn decode(bytes: &'a [u8]) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(bytes);
-        let content = Self::take(&mut reader)?;
+        let content = Self::take_fields(&mut reader)?;
         reader.finish()?;
         Ok(content)
+    }
+
+    fn take_fields(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
+        Ok(Self {
+            group: Wire::take(reader)?,
+            dedup_id: Wire::take(reader)?,
+            attributes: Wire::take(reader)?,
+            body: Wire::take(reader)?,
+            origin: Wire::take(reader)?,
+        })
     }
 
     /// Writes the bytes that `decode` reads.
@@ -72,13 +82,7 @@ impl<'a> Wire<'a> for Content<'a> {
 
     fn take(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
         let start = reader.at();
-        let content = Self {
-            group: Wire::take(reader)?,
-            dedup_id: Wire::take(reader)?,
-            attributes: Wire::take(reader)?,
-            body: Wire::take(reader)?,
-            origin: Wire::take(reader)?,
-        };
+        let content = Self::take_fields(reader)?;
         let offset = u32::try_from(start).map_err(|_| DecodeError::OutOfRange("offset"))?;
         let len = u32::try_from(reader.at() - start).map_err(|_| DecodeError::OutOfRange("content"))?;
         reader.spans.push(Span { offset, len });

@@ -1,32 +1,30 @@
 //! One request and its answer: the body is read within its limits, the signature is checked, the operation is served, and what comes
 //! out is told in the protocol that the client speaks.
 
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
-use hyper::body::{Body, Incoming};
+use http_body_util::Full;
+use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HOST, HeaderName, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Request, Response, StatusCode};
 use leasehold_node::telemetry::names;
 use metrics::{Counter, Histogram, Label, counter, histogram};
 use serde_json::json;
-use tokio::sync::Semaphore;
 
 use crate::error::{Error, Kind};
-use crate::form::Form;
+use crate::form::{self, Form};
 use crate::gateway::{Call, Gateway};
 use crate::hex::{self, Digits};
-use crate::limits::{BODY_MS_MAX, REQUEST_BYTES_MAX, REQUESTS_KIB_MAX, SMALL_BYTES_MAX};
+use crate::limits::SMALL_BYTES_MAX;
 use crate::operations::Operation;
+use crate::room::{self, Room};
 use crate::sessions::random;
 use crate::signature::Signatures;
 use crate::xml;
 
 const JSON: &str = "application/x-amz-json-1.0";
-const FORM: &str = "application/x-www-form-urlencoded";
 const XML: &str = "text/xml";
 const TARGET: HeaderName = HeaderName::from_static("x-amz-target");
 const TARGET_PREFIX: &str = "AmazonSQS.";
@@ -47,7 +45,7 @@ impl Protocol {
         let kind = parts.headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
         // A client for Perl names its operation in both ways, and sends a form.
         let is_json = kind.starts_with("application/x-amz-json")
-            || (parts.headers.contains_key(TARGET) && !kind.starts_with(FORM));
+            || (parts.headers.contains_key(TARGET) && !form::is_announced(&parts.headers));
         if is_json { Self::Json } else { Self::Query }
     }
 }
@@ -56,8 +54,7 @@ impl Protocol {
 pub struct Exchange {
     gateway: Gateway,
     signatures: Signatures,
-    /// Room for large bodies, in KiB.
-    room: Arc<Semaphore>,
+    room: Room,
     series: Vec<Series>,
 }
 
@@ -81,7 +78,7 @@ impl Exchange {
             }
         };
         let series = Operation::ALL.iter().map(series).collect();
-        Self { gateway, signatures, room: Arc::new(Semaphore::new(REQUESTS_KIB_MAX)), series }
+        Self { gateway, signatures, room: Room::new(), series }
     }
 
     /// Answers a request, whatever it is.
@@ -102,8 +99,12 @@ impl Exchange {
         body: Incoming,
         operation: &mut Option<Operation>,
     ) -> Result<Bytes, Error> {
-        let _room = self.make_room(&body).await?;
-        let body = read(body).await?;
+        let bytes_max = room::bytes_max(&body)?;
+        // Who has no key takes no room.
+        if bytes_max > SMALL_BYTES_MAX {
+            self.signatures.check_head(parts)?;
+        }
+        let (body, _taken) = self.room.read(body, bytes_max).await?;
         self.signatures.check(parts, &body)?;
         let host = parts.headers.get(HOST).and_then(|host| host.to_str().ok());
         let host = host.or_else(|| parts.uri.authority().map(|authority| authority.as_str()));
@@ -127,19 +128,6 @@ impl Exchange {
                 Box::pin(asked.serve(Call { request: &form.request.into(), ..call })).await
             }
         }
-    }
-
-    /// Large bodies wait until there is room for them.
-    async fn make_room(&self, body: &Incoming) -> Result<Option<tokio::sync::OwnedSemaphorePermit>, Error> {
-        let bytes = body.size_hint().upper().unwrap_or(REQUEST_BYTES_MAX as u64);
-        if bytes > REQUEST_BYTES_MAX as u64 {
-            return Err(too_large());
-        }
-        if bytes <= SMALL_BYTES_MAX as u64 {
-            return Ok(None);
-        }
-        let permit = Arc::clone(&self.room).acquire_many_owned(bytes.div_ceil(1024) as u32).await;
-        permit.map(Some).map_err(|error| Error::new(Kind::Unavailable, error.to_string()))
     }
 
     fn count(&self, operation: Option<Operation>, started: Instant, error: Option<&Error>) {
@@ -171,23 +159,6 @@ fn asked(name: Option<&str>) -> Result<Operation, Error> {
     let unknown =
         || Error::new(Kind::InvalidAction, format!("The action {name} is not valid for this endpoint."));
     Operation::of_name(name).ok_or_else(unknown)
-}
-
-fn too_large() -> Error {
-    Error::new(Kind::TooLarge, format!("A request can have {REQUEST_BYTES_MAX} bytes."))
-}
-
-async fn read(body: Incoming) -> Result<Bytes, Error> {
-    if body.is_end_stream() {
-        return Ok(Bytes::new());
-    }
-    let whole = Limited::new(body, REQUEST_BYTES_MAX).collect();
-    match tokio::time::timeout(Duration::from_millis(BODY_MS_MAX), whole).await {
-        Ok(Ok(whole)) => Ok(whole.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
-        Ok(Err(error)) => Err(Error::new(Kind::Malformed, format!("the body could not be read: {error}"))),
-        Err(_) => Err(Error::new(Kind::Malformed, format!("the body did not come within {BODY_MS_MAX} ms"))),
-    }
 }
 
 fn respond(

@@ -9,11 +9,16 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+use hyper::HeaderMap;
+use hyper::header::CONTENT_TYPE;
 use percent_encoding::percent_decode;
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Kind};
 use crate::limits::{PARAMETER_DEPTH_MAX, PARAMETERS_MAX};
+
+/// What a request says that sends a form.
+const FORM: &str = "application/x-www-form-urlencoded";
 
 /// Parameters that are lists, by the names that they have in JSON.
 const LISTS: &[(&str, &str)] = &[
@@ -47,6 +52,12 @@ fn is_collection(name: &str) -> bool {
 struct Node {
     value: Option<String>,
     under: BTreeMap<String, Node>,
+}
+
+/// Whether a request says that its body is a form.
+pub fn is_announced(headers: &HeaderMap) -> bool {
+    let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+    kind.is_some_and(|kind| kind.starts_with(FORM))
 }
 
 /// The pairs of a form or of a query, decoded, in order.

@@ -31,6 +31,7 @@ mod policy;
 mod queue_attributes;
 mod queue_url;
 mod receipt_handle;
+mod room;
 mod server;
 mod sessions;
 mod signature;

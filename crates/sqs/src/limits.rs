@@ -10,6 +10,8 @@ pub const MESSAGE_ATTRIBUTES_MAX: usize = 10;
 pub const ATTRIBUTE_NAME_CHARACTERS_MAX: usize = 256;
 /// Digits of an attribute of type Number.
 pub const NUMBER_DIGITS_MAX: usize = 38;
+/// It does not count against the size of a message.
+pub const TRACE_HEADER_BYTES_MAX: usize = 1_024;
 pub const RECEIVE_MESSAGES_MAX: i64 = 10;
 pub const VISIBILITY_S_MAX: i64 = 43_200;
 pub const WAIT_S_MAX: i64 = 20;
@@ -26,9 +28,11 @@ pub const PAUSE_MS: u64 = 60_000;
 /// The body of a request: a batch of 1 MiB in which every character is escaped.
 pub const REQUEST_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Bodies that are read or answered at the same time, over all connections.
-pub const REQUESTS_KIB_MAX: usize = 64 * 1024;
+pub const REQUESTS_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Bodies up to this size are not counted against that.
 pub const SMALL_BYTES_MAX: usize = 16 * 1024;
+/// How long a body waits until there is room for it.
+pub const ROOM_MS_MAX: u64 = 5_000;
 /// Parameters of a Query request.
 pub const PARAMETERS_MAX: usize = 1_024;
 pub const PARAMETER_DEPTH_MAX: usize = 8;
@@ -36,6 +40,8 @@ pub const PARAMETER_DEPTH_MAX: usize = 8;
 pub const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// How long a connection may say nothing between two requests; a head must be complete within it too.
 pub const IDLE_MS_MAX: u64 = 75_000;
+/// For what an HTTP/2 connection begins with, once a part of it is there.
+pub const PREFACE_MS_MAX: u64 = 5_000;
 /// For a whole body.
 pub const BODY_MS_MAX: u64 = 30_000;
 /// Requests under way on one HTTP/2 connection.
@@ -53,5 +59,6 @@ pub const SIGNING_KEYS_MAX: usize = 256;
 
 const _: () = {
     assert!(BATCH_BYTES_MAX * 6 < REQUEST_BYTES_MAX);
-    assert!(REQUEST_BYTES_MAX / 1024 <= REQUESTS_KIB_MAX);
+    assert!(REQUEST_BYTES_MAX <= REQUESTS_BYTES_MAX && REQUESTS_BYTES_MAX <= u32::MAX as usize);
+    assert!(REQUEST_BYTES_MAX.is_power_of_two() && ROOM_MS_MAX < BODY_MS_MAX);
 };

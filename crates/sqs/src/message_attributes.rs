@@ -14,7 +14,9 @@ use crate::body;
 use crate::digest::{self, Field};
 use crate::error::{Error, Kind};
 use crate::hex::Digits;
-use crate::limits::{ATTRIBUTE_NAME_CHARACTERS_MAX, MESSAGE_ATTRIBUTES_MAX, NUMBER_DIGITS_MAX};
+use crate::limits::{
+    ATTRIBUTE_NAME_CHARACTERS_MAX, MESSAGE_ATTRIBUTES_MAX, NUMBER_DIGITS_MAX, TRACE_HEADER_BYTES_MAX,
+};
 
 /// The system attribute, as clients name it.
 pub const SYSTEM_TRACE_HEADER: &str = "AWSTraceHeader";
@@ -118,13 +120,13 @@ fn check_name(name: &str) -> Result<(), Error> {
 fn is_number(text: &str) -> bool {
     let digits = text.bytes().filter(u8::is_ascii_digit).count();
     let is_part = |byte: u8| byte.is_ascii_digit() || matches!(byte, b'+' | b'-' | b'.' | b'e' | b'E');
-    digits <= NUMBER_DIGITS_MAX && text.bytes().all(is_part) && text.parse::<f64>().is_ok()
+    digits <= NUMBER_DIGITS_MAX && text.bytes().all(is_part) && text.parse::<f64>().is_ok_and(f64::is_finite)
 }
 
 /// The trace header, the only system attribute that a sender may give.
 ///
 /// # Errors
-/// `InvalidParameterValue` for any other, or one that is no text.
+/// `InvalidParameterValue` for any other, or one that is no text or too long.
 pub fn read_system(attributes: &AttributeMap) -> Result<Option<Attribute>, Error> {
     if let Some(name) = attributes.keys().find(|name| *name != SYSTEM_TRACE_HEADER) {
         return Err(invalid(format!("Message system attribute name '{name}' is invalid.")));
@@ -135,6 +137,12 @@ pub fn read_system(attributes: &AttributeMap) -> Result<Option<Attribute>, Error
         let message = "The message system attribute 'AWSTraceHeader' must be a non-empty String.";
         return Err(invalid(message.to_owned()));
     };
+    if text.len() > TRACE_HEADER_BYTES_MAX {
+        return Err(invalid(format!(
+            "The message system attribute 'AWSTraceHeader' has {} bytes: it can have {TRACE_HEADER_BYTES_MAX}.",
+            text.len()
+        )));
+    }
     let value = text.as_bytes().to_vec().into();
     Ok(Some(Attribute { name: TRACE_HEADER.to_owned(), r#type: "String".to_owned(), value }))
 }
@@ -254,6 +262,7 @@ mod tests {
             ("a", text("Number", "one")),
             ("a", text("Number", &"1".repeat(39))),
             ("a", text("Number", "inf")),
+            ("a", text("Number", "-1e999")),
             ("a", text("Binary", "AAAA")),
             (
                 "a",
@@ -303,6 +312,9 @@ mod tests {
         assert_eq!((header.name.as_str(), &header.value[..]), (TRACE_HEADER, &b"Root=1-5759"[..]));
         assert!(system("SenderId", text("String", "x")).is_err());
         assert!(system("AWSTraceHeader", text("Number", "1")).is_err());
+        assert!(system("AWSTraceHeader", text("String", &"x".repeat(1_024))).is_ok());
+        let error = system("AWSTraceHeader", text("String", &"x".repeat(1_025))).unwrap_err();
+        assert!(error.message.contains("has 1025 bytes"), "{error}");
         assert_eq!(read_system(&AttributeMap::new()), Ok(None));
     }
 }

@@ -24,10 +24,12 @@ const LABELLED: &[(&str, &str)] = &[
     ("KmsDataKeyReusePeriodSeconds", "sqs.KmsDataKeyReusePeriodSeconds"),
     ("SqsManagedSseEnabled", "sqs.SqsManagedSseEnabled"),
     ("DeduplicationScope", SCOPE_LABEL),
-    ("FifoThroughputLimit", "sqs.FifoThroughputLimit"),
+    ("FifoThroughputLimit", LIMIT_LABEL),
 ];
 pub const SCOPE_LABEL: &str = "sqs.DeduplicationScope";
 pub const SCOPE_OF_GROUP: &str = "messageGroup";
+const LIMIT_LABEL: &str = "sqs.FifoThroughputLimit";
+const LIMIT_OF_GROUP: &str = "perMessageGroupId";
 /// Of FIFO queues only.
 const OF_FIFO: &[&str] =
     &["FifoQueue", "ContentBasedDeduplication", "DeduplicationScope", "FifoThroughputLimit"];
@@ -50,16 +52,27 @@ const OTHERS: &[&str] = &[
     "RedriveAllowPolicy",
 ];
 
-/// Whether the queue is to be made or is there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Target {
+/// Whether the queue is to be made or is there, with these settings.
+#[derive(Debug, Clone, Copy)]
+pub enum Target<'a> {
     New(QueueKind),
-    Existing(QueueKind),
+    Existing(&'a QueueSettings),
 }
 
-impl Target {
+impl<'a> Target<'a> {
     fn is_fifo(self) -> bool {
-        matches!(self, Self::New(QueueKind::Fifo) | Self::Existing(QueueKind::Fifo))
+        let kind = match self {
+            Self::New(kind) => kind,
+            Self::Existing(settings) => settings.kind(),
+        };
+        kind == QueueKind::Fifo
+    }
+
+    fn label(self, name: &str) -> Option<&'a str> {
+        match self {
+            Self::New(_) => None,
+            Self::Existing(settings) => settings.labels.get(name).map(String::as_str),
+        }
     }
 }
 
@@ -75,7 +88,7 @@ fn wrong(name: &str) -> Error {
 ///
 /// # Errors
 /// `InvalidAttributeName`, `InvalidAttributeValue`, or `InvalidParameterValue` for policies.
-pub fn read(gateway: &Gateway, attributes: &Attributes, target: Target) -> Result<QueueSettings, Error> {
+pub fn read(gateway: &Gateway, attributes: &Attributes, target: Target<'_>) -> Result<QueueSettings, Error> {
     let mut settings = QueueSettings::default();
     for (name, value) in attributes {
         if OF_FIFO.contains(&name.as_str()) && !target.is_fifo() {
@@ -83,12 +96,21 @@ pub fn read(gateway: &Gateway, attributes: &Attributes, target: Target) -> Resul
         }
         read_one(gateway, &mut settings, name, value, target)?;
     }
-    let label = |name: &str| settings.labels.get(name).map(String::as_str);
-    let is_limit_of_group = label("sqs.FifoThroughputLimit") == Some("perMessageGroupId");
-    if is_limit_of_group && label(SCOPE_LABEL).is_some_and(|scope| scope != SCOPE_OF_GROUP) {
+    check_limit(&settings, target)?;
+    Ok(settings)
+}
+
+/// A limit for each message group needs ids for each: where a change touches one of both, the queue must have both or neither then.
+fn check_limit(change: &QueueSettings, target: Target<'_>) -> Result<(), Error> {
+    let changed = |name: &str| change.labels.get(name).map(String::as_str);
+    if changed(SCOPE_LABEL).or(changed(LIMIT_LABEL)).is_none() {
+        return Ok(());
+    }
+    let is = |name: &str, value: &str| changed(name).or(target.label(name)) == Some(value);
+    if is(LIMIT_LABEL, LIMIT_OF_GROUP) && !is(SCOPE_LABEL, SCOPE_OF_GROUP) {
         return Err(wrong("FifoThroughputLimit"));
     }
-    Ok(settings)
+    Ok(())
 }
 
 fn read_one(
@@ -96,7 +118,7 @@ fn read_one(
     settings: &mut QueueSettings,
     name: &str,
     value: &str,
-    target: Target,
+    target: Target<'_>,
 ) -> Result<(), Error> {
     let number = |min: u64, max: u64| {
         value.parse::<u64>().ok().filter(|number| (min..=max).contains(number)).ok_or_else(|| wrong(name))
@@ -124,7 +146,7 @@ fn read_one(
         "KmsDataKeyReusePeriodSeconds" => drop(number(60, 86_400)?),
         "SqsManagedSseEnabled" => one_of(&["true", "false"])?,
         "DeduplicationScope" => one_of(&["queue", SCOPE_OF_GROUP])?,
-        "FifoThroughputLimit" => one_of(&["perQueue", "perMessageGroupId"])?,
+        "FifoThroughputLimit" => one_of(&["perQueue", LIMIT_OF_GROUP])?,
         "Policy" | "KmsMasterKeyId" => {}
         _ => return Err(unknown(name)),
     }
@@ -331,6 +353,33 @@ mod tests {
         let other =
             attributes(&[("RedrivePolicy", r#"{"deadLetterTargetArn":"arn:x","maxReceiveCount":4}"#)]);
         assert_eq!(first_difference(&other, &has), Some("RedrivePolicy"));
+    }
+
+    #[test]
+    fn a_limit_for_each_group_needs_ids_for_each() {
+        type Pairs<'a> = &'a [(&'a str, &'a str)];
+        let labelled =
+            |pairs: &[(&str, &str)]| QueueSettings { labels: attributes(pairs), ..QueueSettings::default() };
+        let (scope, limit) = ((SCOPE_LABEL, SCOPE_OF_GROUP), (LIMIT_LABEL, LIMIT_OF_GROUP));
+        let of_queue = (SCOPE_LABEL, "queue");
+        let cases: [(Pairs<'_>, Pairs<'_>, bool); 9] = [
+            (&[], &[scope, limit], true),
+            (&[], &[limit], false),
+            (&[], &[scope], true),
+            (&[], &[of_queue, limit], false),
+            (&[scope], &[limit], true),
+            (&[of_queue], &[limit], false),
+            (&[scope, limit], &[of_queue], false),
+            (&[scope, limit], &[of_queue, (LIMIT_LABEL, "perQueue")], true),
+            (&[limit], &[("sqs.Policy", "{}")], true),
+        ];
+        for (has, change, fits) in cases {
+            let (has, change) = (labelled(has), labelled(change));
+            assert_eq!(check_limit(&change, Target::Existing(&has)).is_ok(), fits, "{has:?} {change:?}");
+        }
+        let new = Target::New(QueueKind::Fifo);
+        assert!(check_limit(&labelled(&[limit]), new).is_err());
+        assert!(check_limit(&labelled(&[scope, limit]), new).is_ok());
     }
 
     #[test]

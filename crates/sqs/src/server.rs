@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyper::Request;
 use hyper::body::Incoming;
@@ -20,13 +20,16 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use crate::exchange::Exchange;
 use crate::gateway::Gateway;
-use crate::limits::{ACCEPT_PAUSE_MS, DRAIN_MS_MAX, HEAD_BYTES_MAX, IDLE_MS_MAX, STREAMS_MAX};
+use crate::limits::{
+    ACCEPT_PAUSE_MS, DRAIN_MS_MAX, HEAD_BYTES_MAX, IDLE_MS_MAX, PREFACE_MS_MAX, STREAMS_MAX,
+};
 use crate::signature::Signatures;
 
 /// What a client that speaks HTTP/2 from the start sends first (RFC 9113, 3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// Between two looks at a preface that comes in pieces.
+/// Between two looks at a preface that comes in pieces: at first, and at most.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
+const LOOK_AGAIN_MAX: Duration = Duration::from_millis(500);
 const HTTP2_ALIVE: Duration = Duration::from_secs(20);
 
 /// Why the gateway cannot start.
@@ -185,9 +188,11 @@ fn http2_builder() -> http2::Builder<TokioExecutor> {
     builder
 }
 
-/// Looks at the first bytes without taking them.
+/// Looks at the first bytes without taking them. A preface that does not become whole in time is none.
 async fn begins_as_http2(stream: &TcpStream) -> io::Result<bool> {
     let mut begin = [0; PREFACE.len()];
+    let mut begun = None;
+    let mut pause = LOOK_AGAIN;
     loop {
         let len = stream.peek(&mut begin).await?;
         if len == 0 || begin[..len] != PREFACE[..len] {
@@ -196,6 +201,10 @@ async fn begins_as_http2(stream: &TcpStream) -> io::Result<bool> {
         if len == PREFACE.len() {
             return Ok(true);
         }
-        tokio::time::sleep(LOOK_AGAIN).await;
+        if begun.get_or_insert_with(Instant::now).elapsed() >= Duration::from_millis(PREFACE_MS_MAX) {
+            return Ok(false);
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LOOK_AGAIN_MAX);
     }
 }

@@ -378,6 +378,11 @@ async fn bad_input_is_refused_with_its_reason() {
     receipt[6] ^= 1;
     let forged = client.ack("q", &[receipt.into()]).await.unwrap().pop().unwrap().unwrap_err();
     assert_eq!(forged.reason, Reason::ReceiptForged);
+    client.create_queue("other", QueueSettings::default(), 1).await.unwrap();
+    let elsewhere = client.ack("other", std::slice::from_ref(&message.receipt)).await.unwrap().pop().unwrap();
+    let elsewhere = elsewhere.unwrap_err();
+    assert_eq!(elsewhere.reason, Reason::ReceiptForged);
+    assert!(elsewhere.detail.contains("queue q"), "{elsewhere}");
     ack(&client, "q", &[message]).await;
     cluster.end().await;
 }

@@ -231,6 +231,9 @@ def wrong_messages_are_refused():
     fails("MissingParameter", 400, SQS.send_message, QueueUrl=url, MessageBody="")
     fails("MissingParameter", 400, SQS.send_message, QueueUrl=url)
     fails("InvalidParameterValue", 400, SQS.send_message, QueueUrl=url, MessageBody="x" * 1025)
+    trace = lambda length: {"AWSTraceHeader": {"DataType": "String", "StringValue": "x" * length}}
+    SQS.send_message(QueueUrl=url, MessageBody="x" * 1024, MessageSystemAttributes=trace(1024))
+    fails("InvalidParameterValue", 400, SQS.send_message, QueueUrl=url, MessageBody="x", MessageSystemAttributes=trace(1025))
     big = {"a": {"DataType": "String", "StringValue": "x" * 1020}}
     fails("InvalidParameterValue", 400, SQS.send_message, QueueUrl=url, MessageBody="xxxx", MessageAttributes=big)
     fails("InvalidParameterValue", 400, SQS.send_message, QueueUrl=url, MessageBody="x", DelaySeconds=901)
@@ -535,6 +538,12 @@ def fifo_queues_recognise_repetitions():
     got = receive(scoped, 2, AttributeNames=["All"], MessageAttributeNames=["All"])
     assert [message["Attributes"]["MessageDeduplicationId"] for message in got] == ["d", "d"] and "MessageAttributes" not in got[0], got
     fails("InvalidAttributeValue", 400, queue, fifo=True, DeduplicationScope="queue", FifoThroughputLimit="perMessageGroupId")
+    limit = {"FifoThroughputLimit": "perMessageGroupId"}
+    fails("InvalidAttributeValue", 400, queue, fifo=True, **limit)
+    fails("InvalidAttributeValue", 400, SQS.set_queue_attributes, QueueUrl=url, Attributes=limit)
+    fails("InvalidAttributeValue", 400, client(1).set_queue_attributes, QueueUrl=scoped, Attributes={"DeduplicationScope": "queue"})
+    SQS.set_queue_attributes(QueueUrl=scoped, Attributes={"FifoThroughputLimit": "perQueue"})
+    client(2).set_queue_attributes(QueueUrl=scoped, Attributes=limit)
     fails("InvalidAttributeValue", 400, SQS.set_queue_attributes, QueueUrl=url, Attributes={"FifoQueue": "false"})
     SQS.set_queue_attributes(QueueUrl=url, Attributes={"ContentBasedDeduplication": "true"})
     send(url, "now without id")

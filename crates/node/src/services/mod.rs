@@ -17,6 +17,8 @@ mod send;
 mod settle;
 mod validate;
 
+use futures::future::join_all;
+
 pub use cluster::ClusterService;
 pub use describe::{Counting, describe};
 pub use lookup::queue as look_up_queue;
@@ -30,3 +32,11 @@ pub use receive::receive;
 pub use redrive::{cancel as cancel_redrive, start as start_redrive};
 pub use send::send;
 pub use settle::{Settle, settle};
+
+/// Does all parts of a request at the same time. Most have one, which needs no task list.
+async fn each<P: Future>(mut parts: impl ExactSizeIterator<Item = P>) -> Vec<P::Output> {
+    match (parts.next(), parts.len()) {
+        (Some(only), 0) => vec![only.await],
+        (first, _) => join_all(first.into_iter().chain(parts)).await,
+    }
+}

@@ -76,14 +76,30 @@ fn page<'a>(names: impl Iterator<Item = &'a str>, queues_max: u32) -> ListQueues
     ListQueuesResponse { queues, more }
 }
 
-/// Removes every message. With a pause it is refused so soon after the last such purge.
+/// Removes every message. With a pause it is refused so soon after the last such purge; one that failed may be tried again at once.
 pub async fn purge(core: &Core, name: &str, pause_ms: u64) -> Result<(), Failure> {
     let queue = lookup::queue_now(core, name).await?;
-    if pause_ms > 0 {
-        let pace = PacePurge { name: name.to_owned(), wall_ms: wall_ms(), pause_ms };
-        core.catalogue.propose(Kind::PacePurge(pace)).await?;
+    let now_ms = wall_ms();
+    let purged_ms =
+        core.view.look(|catalogue| catalogue.queue_by_name(name).map_or(0, |queue| queue.purged_wall_ms));
+    if is_paused(purged_ms, pause_ms, now_ms) {
+        let detail = format!("{name} was purged less than {pause_ms} ms ago: wait");
+        return Err(Failure::not_done(Reason::TooSoon, detail));
     }
-    for_each_shard(core, &queue, |_| Command::Purge { queue: queue.id() }, Repeat::Unsafe).await
+    for_each_shard(core, &queue, |_| Command::Purge { queue: queue.id() }, Repeat::Unsafe).await?;
+    if pause_ms > 0 {
+        let pace = PacePurge { name: name.to_owned(), wall_ms: now_ms, pause_ms };
+        // The queue is purged, and two purges at once do no harm: without its pause it is only purged again sooner.
+        if let Err(failure) = core.catalogue.propose(Kind::PacePurge(pace)).await {
+            tracing::debug!(queue = name, %failure, "no pause follows a purge");
+        }
+    }
+    Ok(())
+}
+
+/// Whether a paced purge was so short a time ago that the catalogue would allow no other.
+fn is_paused(purged_ms: u64, pause_ms: u64, now_ms: u64) -> bool {
+    pause_ms > 0 && purged_ms > 0 && now_ms < purged_ms.saturating_add(pause_ms)
 }
 
 /// Deletes a queue and all its messages.
@@ -156,4 +172,17 @@ fn change(settings: QueueSettings) -> (QueueChange, Tags, Vec<String>) {
         labels: settings.labels,
     };
     (change, settings.tags, settings.tags_removed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_paused;
+
+    #[test]
+    fn a_pause_follows_a_paced_purge_and_no_other() {
+        assert!(is_paused(2_000, 60_000, 2_000) && is_paused(2_000, 60_000, 61_999));
+        assert!(!is_paused(2_000, 60_000, 62_000));
+        assert!(!is_paused(0, 60_000, 1_000), "it never was purged");
+        assert!(!is_paused(2_000, 0, 2_001), "who asks keeps no pause");
+    }
 }

@@ -2,14 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use futures::future::join_all;
 use leasehold_catalogue::PartitionId;
 use leasehold_partition::{self as partition, Command, Content, Reply, Request};
 use leasehold_proto::v1::{MessageId, NewMessage, Outcome, Reason, RequestId, SendOutcome, SendRequest};
 use prost::Message as _;
 use sha2::{Digest as _, Sha256};
 
-use super::{lookup, validate};
+use super::{each, lookup, validate};
 use crate::answers::StoredAttributes;
 use crate::core::Core;
 use crate::failure::Failure;
@@ -65,7 +64,7 @@ async fn send_to(core: &Core, queue: &QueueInfo, request: &SendRequest) -> Resul
     }
     let sends =
         parts.iter().map(|(shard, places)| send_part(core, queue, *shard, places, request, &contents));
-    let mut results = join_all(sends).await;
+    let mut results = each(sends).await;
     let was_split = parts.values().map(Vec::len).sum::<usize>() < outcomes.len() || results.len() > 1;
     if !was_split && let Some(Err(failure)) = results.pop_if(|result| result.is_err()) {
         return Err(failure);

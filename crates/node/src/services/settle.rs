@@ -3,12 +3,11 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use futures::future::join_all;
 use leasehold_catalogue::PartitionId;
 use leasehold_partition::{self as partition, Command, QueueId, Receipt, Reply, Request};
 use leasehold_proto::v1::{ExtendItem, Outcome, Reason, RejectItem, ReleaseItem, RequestId, SettleOutcome};
 
-use super::{lookup, validate};
+use super::{each, lookup, validate};
 use crate::core::Core;
 use crate::failure::Failure;
 use crate::queue_info::QueueInfo;
@@ -115,7 +114,7 @@ pub async fn settle(
     let request = request.filter(|_| !is_mixed);
     let settled =
         parts.iter().map(|((shard, _), items)| settle_part(core, &queue, *shard, &settle, items, request));
-    let results = join_all(settled).await;
+    let results = each(settled).await;
     for (items, result) in parts.values().zip(results) {
         match result {
             Ok(done) => items.iter().zip(done).for_each(|(item, outcome)| outcomes[item.at] = outcome),
@@ -129,7 +128,7 @@ pub async fn settle(
 struct Sorted {
     outcomes: Vec<SettleOutcome>,
     parts: BTreeMap<(PartitionId, Touch), Vec<Item>>,
-    /// Those of another queue.
+    /// Those of a queue that this node does not know.
     strangers: Vec<usize>,
 }
 
@@ -163,6 +162,12 @@ fn open(
     let ReceiptToken { partition, queue: of_queue, slot, sequence, grant } = token;
     let shard = PartitionId(partition);
     if of_queue != queue.id().0 {
+        if let Some(name) = core.view.queue_name(of_queue) {
+            return Err(forged(format!(
+                "the receipt is of queue {name}, not of {}: settle it there",
+                queue.name()
+            )));
+        }
         let detail = format!("the receipt is not of queue {}, or of one that was deleted", queue.name());
         return Err(Failure::not_done(Reason::MessageGone, detail));
     }

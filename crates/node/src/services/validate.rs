@@ -11,6 +11,9 @@ use crate::queue_info::QueueInfo;
 
 const ATTRIBUTES_MAX: usize = 64;
 const ATTRIBUTE_NAME_BYTES_MAX: usize = 256;
+/// Attributes that the gateway for SQS clients adds to a message, and what they can have.
+const OF_SQS: &[&str] = &["AWS.TraceHeader", "AWS.MessageDeduplicationId"];
+const OF_SQS_BYTES_MAX: usize = 1_024;
 
 pub fn invalid(detail: impl Into<String>) -> Failure {
     Failure::not_done(Reason::InvalidArgument, detail)
@@ -36,9 +39,15 @@ pub fn send(messages: &[NewMessage]) -> Result<(), Failure> {
 
 /// Body and attributes: what the limit of a queue counts.
 pub fn message_bytes(message: &NewMessage) -> usize {
+    let counted = message.attributes.iter().filter(|attribute| !is_of_sqs(attribute));
     let of_attribute =
         |attribute: &Attribute| attribute.name.len() + attribute.r#type.len() + attribute.value.len();
-    message.body.len() + message.attributes.iter().map(of_attribute).sum::<usize>()
+    message.body.len() + counted.map(of_attribute).sum::<usize>()
+}
+
+/// Whether an attribute is of those that do not count with Amazon. A larger one is no gateway's, and counts.
+fn is_of_sqs(attribute: &Attribute) -> bool {
+    OF_SQS.contains(&attribute.name.as_str()) && attribute.value.len() <= OF_SQS_BYTES_MAX
 }
 
 /// One message of a batch.
@@ -146,4 +155,21 @@ pub fn settle(items: usize) -> Result<(), Failure> {
         return Err(Failure::not_done(Reason::BatchTooLarge, detail));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_sqs_adds_to_a_message_does_not_count() {
+        let bytes = |name: &str, len: usize| {
+            let value = vec![b'x'; len].into();
+            let attribute = Attribute { name: name.to_owned(), r#type: "String".to_owned(), value };
+            message_bytes(&NewMessage { attributes: vec![attribute], ..NewMessage::default() })
+        };
+        assert_eq!(bytes("AWS.Other", 10), 9 + 6 + 10);
+        assert_eq!(bytes("AWS.TraceHeader", 1_024) + bytes("AWS.MessageDeduplicationId", 128), 0);
+        assert_eq!(bytes("AWS.TraceHeader", 1_025), 15 + 6 + 1_025);
+    }
 }

@@ -1,6 +1,6 @@
 //! AddPermission and RemovePermission: they change the policy that is kept with the queue.
 
-use leasehold_proto::v1::{QueueSettings, Reason};
+use leasehold_proto::v1::{Outcome, QueueSettings, Reason};
 use serde::Deserialize;
 
 use super::{Done, required};
@@ -52,14 +52,21 @@ async fn change(
     name: &str,
     next: impl Fn(Option<&str>) -> Result<String, Error>,
 ) -> Result<Done, Error> {
+    // What a try may have written whose answer was lost.
+    let mut written = None;
     for _ in 0..TRIES_MAX {
         let described = call.service().settings_of_queue(name).await?;
         let kept = described.settings.unwrap_or_default().labels.remove(POLICY_LABEL);
+        if written.is_some_and(|written: String| written == kept.as_deref().unwrap_or_default()) {
+            return Ok(Done {});
+        }
         let policy = next(kept.as_deref())?;
-        let labels = [(POLICY_LABEL.to_owned(), policy)].into();
+        let labels = [(POLICY_LABEL.to_owned(), policy.clone())].into();
         let settings = QueueSettings { labels, ..QueueSettings::default() };
         match call.service().set_queue(name, settings, described.revision).await {
-            Err(failure) if failure.reason == Reason::Changed => {}
+            Err(failure) if failure.reason == Reason::Changed => {
+                written = (failure.outcome == Outcome::Unknown).then_some(policy);
+            }
             done => return Ok(done.map(|()| Done {})?),
         }
     }

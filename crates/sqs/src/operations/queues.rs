@@ -6,7 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use leasehold_node::Deletion;
 use leasehold_proto::v1::{
-    CreateQueueRequest, ListQueuesRequest, ListQueuesResponse, QueueKind, QueueSettings, Reason,
+    CreateQueueRequest, ListQueuesRequest, ListQueuesResponse, Outcome, QueueKind, QueueSettings, Reason,
 };
 use serde::{Deserialize, Serialize};
 
@@ -230,10 +230,10 @@ pub async fn set_attributes(call: Call<'_>, request: Set) -> Result<Done, Error>
     if request.attributes.is_empty() {
         return Err(Error::missing("Attributes"));
     }
-    let queue = call.queue(request.queue_url.as_deref()).await?;
-    let kind = if queue.is_fifo() { QueueKind::Fifo } else { QueueKind::Standard };
-    let settings = queue_attributes::read(call.gateway, &request.attributes, Target::Existing(kind))?;
-    let set = call.service().set_queue(queue.name(), settings, 0).await;
+    let name = call.queue_name(request.queue_url.as_deref())?;
+    let has = call.service().settings_of_queue(name).await?.settings.unwrap_or_default();
+    let settings = queue_attributes::read(call.gateway, &request.attributes, Target::Existing(&has))?;
+    let set = call.service().set_queue(name, settings, 0).await;
     set.map_err(|failure| policy_error(&request.attributes, failure.into()))?;
     Ok(Done {})
 }
@@ -260,6 +260,10 @@ pub async fn delete(call: Call<'_>, request: OfQueue) -> Result<Done, Error> {
             Err(failure) if failure.reason == Reason::InvalidArgument && tries < TRIES_MAX => {
                 detach_sources(call, name).await?;
             }
+            // An earlier try of the node, whose answer was lost, has deleted it.
+            Err(failure) if failure.reason == Reason::UnknownQueue && failure.outcome == Outcome::Unknown => {
+                return Ok(Done {});
+            }
             deleted => return Ok(deleted.map(|()| Done {})?),
         }
     }
@@ -268,11 +272,24 @@ pub async fn delete(call: Call<'_>, request: OfQueue) -> Result<Done, Error> {
 async fn detach_sources(call: Call<'_>, name: &str) -> Result<(), Error> {
     let of_queue = ListQueuesRequest { prefix: name.to_owned(), ..ListQueuesRequest::default() };
     for source in call.service().list_dead_letter_sources(&of_queue).await?.queues {
-        let settings = QueueSettings { dead_letter_queue: Some(String::new()), ..QueueSettings::default() };
-        match call.service().set_queue(&source, settings, 0).await {
-            Err(failure) if failure.reason == Reason::UnknownQueue => {}
-            set => set?,
-        }
+        detach(call, &source, name).await?;
     }
     Ok(())
+}
+
+/// Leaves a queue without a dead-letter queue if it is this one. What others change meanwhile is left to the next try.
+async fn detach(call: Call<'_>, source: &str, dead_letter_queue: &str) -> Result<(), Error> {
+    let described = match call.service().settings_of_queue(source).await {
+        Err(failure) if failure.reason == Reason::UnknownQueue => return Ok(()),
+        described => described?,
+    };
+    let leads_to = described.settings.and_then(|settings| settings.dead_letter_queue);
+    if leads_to.as_deref() != Some(dead_letter_queue) {
+        return Ok(());
+    }
+    let settings = QueueSettings { dead_letter_queue: Some(String::new()), ..QueueSettings::default() };
+    match call.service().set_queue(source, settings, described.revision).await {
+        Err(failure) if matches!(failure.reason, Reason::UnknownQueue | Reason::Changed) => Ok(()),
+        set => set.map_err(Error::from),
+    }
 }

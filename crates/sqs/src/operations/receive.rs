@@ -189,7 +189,9 @@ impl Asked<'_> {
             let id = reserved(DEDUPLICATION_ID).or_else(|| delivery.deduplication_id.clone());
             put("MessageDeduplicationId", id);
         }
-        let source = delivery.origin.as_ref().filter(|_| self.is_dead(delivery));
+        // One that is deleted has no name any more.
+        let source = delivery.origin.as_ref();
+        let source = source.filter(|origin| self.is_dead(delivery) && !origin.queue.is_empty());
         put("DeadLetterQueueSourceArn", source.map(|origin| self.call.arn(&origin.queue)));
         attributes
     }

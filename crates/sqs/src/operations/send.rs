@@ -120,8 +120,10 @@ impl Message<'_> {
     fn bytes(&self) -> usize {
         let of_attribute = |(name, value): (&String, &message_attributes::AttributeValue)| {
             let len = |text: &Option<String>| text.as_ref().map_or(0, String::len);
-            // Base64 has four characters for three bytes.
-            name.len() + len(&value.data_type) + len(&value.string_value) + len(&value.binary_value) / 4 * 3
+            // Base64 has four characters for three bytes, and fills up with others.
+            let binary =
+                value.binary_value.as_deref().unwrap_or_default().trim_end_matches('=').len() * 3 / 4;
+            name.len() + len(&value.data_type) + len(&value.string_value) + binary
         };
         let body = self.message_body.as_ref().map_or(0, |body| body.len());
         body + self.message_attributes.iter().map(of_attribute).sum::<usize>()
@@ -299,10 +301,12 @@ mod tests {
 
     #[test]
     fn what_counts_against_a_batch() {
-        let message: Message<'_> = serde_json::from_str(
-            r#"{"Id":"1","MessageBody":"ab","MessageAttributes":{"n":{"DataType":"Binary","BinaryValue":"AAAA"}}}"#,
-        )
-        .unwrap();
-        assert_eq!(message.bytes(), 2 + 1 + 6 + 3);
+        for (binary, bytes) in [("AAAA", 3), ("AAA=", 2), ("AA==", 1), ("AAAAAA==", 4)] {
+            let text = format!(
+                r#"{{"Id":"1","MessageBody":"ab","MessageAttributes":{{"n":{{"DataType":"Binary","BinaryValue":"{binary}"}}}}}}"#
+            );
+            let message = serde_json::from_str::<Message<'_>>(&text).unwrap();
+            assert_eq!(message.bytes(), 2 + 1 + 6 + bytes, "{binary}");
+        }
     }
 }

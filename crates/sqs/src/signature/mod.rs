@@ -62,13 +62,23 @@ impl Signatures {
         self.check_at(parts, body, now_s())
     }
 
+    /// What [`Signatures::check`] finds before it needs the body: a large one is not read for somebody without a key.
+    ///
+    /// # Errors
+    /// Those that the whole check would end with.
+    pub fn check_head(&self, parts: &Parts) -> Result<(), Error> {
+        if self.secrets.is_empty() {
+            return Ok(());
+        }
+        let given = Given::read(parts)?;
+        self.secret_of(&given, &given.scope()?, now_s())?;
+        Ok(())
+    }
+
     fn check_at(&self, parts: &Parts, body: &[u8], now_s: i64) -> Result<(), Error> {
         let given = Given::read(parts)?;
         let scope = given.scope()?;
-        let secret = self.secrets.get(scope.key_id).ok_or_else(|| {
-            Error::new(Kind::UnknownKey, "The security token included in the request is invalid.")
-        })?;
-        check_time(&given, now_s)?;
+        let secret = self.secret_of(&given, &scope, now_s)?;
         let request = hex::of_32(canonical::digest(parts, body, &given)?);
         let key = self.signing_key(&scope, secret);
         let to_sign = [
@@ -93,6 +103,15 @@ impl Signatures {
         let message = "The request signature we calculated does not match the signature you provided. Check your AWS Secret Access Key \
                        and signing method. Consult the service documentation for details.";
         Err(Error::new(Kind::SignatureDoesNotMatch, message))
+    }
+
+    /// The secret of who says to have signed, if this is the time for it.
+    fn secret_of(&self, given: &Given<'_>, scope: &Scope<'_>, now_s: i64) -> Result<&Secret, Error> {
+        let secret = self.secrets.get(scope.key_id).ok_or_else(|| {
+            Error::new(Kind::UnknownKey, "The security token included in the request is invalid.")
+        })?;
+        check_time(given, now_s)?;
+        Ok(secret)
     }
 
     fn signing_key(&self, scope: &Scope<'_>, secret: &Secret) -> SigningKey {

@@ -145,6 +145,28 @@ fn what_says_what_is_asked_must_be_signed() {
     }
 }
 
+/// Some clients name their operation in both ways, and others do not sign the type: a form must not be made of their JSON.
+#[test]
+fn a_form_beside_a_target_must_be_signed_as_one() {
+    const FORM: &str = "application/x-www-form-urlencoded; charset=utf-8";
+    const JSON: &str = "application/x-amz-json-1.0";
+    let of_type = |kind: &str, signed| {
+        let mut request = Signed { signed, body: r#"{"a":"&Action=PurgeQueue"}"#, ..Signed::default() };
+        request.headers.push(("content-type", kind.to_owned()));
+        request
+    };
+    let (without, with) = ("host;x-amz-date;x-amz-target", "content-type;host;x-amz-date;x-amz-target");
+    assert_eq!(of_type(JSON, without).check(), Ok(()));
+    assert_eq!(of_type(FORM, with).check(), Ok(()));
+    let authorization = of_type(JSON, without).authorization();
+    assert_eq!(of_type(FORM, without).check_with(&authorization), Err(Kind::SignatureDoesNotMatch));
+    let authorization = of_type(JSON, with).authorization();
+    assert_eq!(of_type(FORM, with).check_with(&authorization), Err(Kind::SignatureDoesNotMatch));
+    // Where no target is named there is nothing but the form.
+    let headers = vec![("host", "localhost:9324".to_owned()), ("content-type", FORM.to_owned())];
+    assert_eq!(Signed { headers, signed: "host;x-amz-date", ..Signed::default() }.check(), Ok(()));
+}
+
 /// The SDK for JavaScript signs what HTTP/2 sends: the host is the pseudo-header `:authority`.
 #[test]
 fn http2_may_sign_its_own_name_of_the_host() {
@@ -194,6 +216,24 @@ fn what_is_missing_or_not_for_this_service_is_told() {
     for (authorization, kind) in cases {
         assert_eq!(good.check_with(authorization), Err(kind), "{authorization}");
     }
+}
+
+/// What is right in the last of them is of the past, which is the last that a head tells.
+#[test]
+fn a_head_tells_what_is_wrong_before_the_body_is_there() {
+    let good = Signed::default();
+    let authorization = good.authorization();
+    for (authorization, kind) in [
+        ("", Kind::MissingAuthentication),
+        ("Basic YTpi", Kind::IncompleteSignature),
+        (&authorization.replace("AKIDEXAMPLE", "AKIDOTHER"), Kind::UnknownKey),
+        (&authorization.replace("/sqs/", "/s3/"), Kind::IncompleteSignature),
+        (&authorization, Kind::RequestExpired),
+    ] {
+        let told = signatures().check_head(&good.parts(authorization)).map_err(|error| error.kind);
+        assert_eq!(told, Err(kind), "{authorization}");
+    }
+    assert_eq!(Signatures::new(&[]).check_head(&good.parts("")), Ok(()));
 }
 
 #[test]
