@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures::TryStreamExt;
 use leasehold_client::{CancellationToken, Client, Failure, Job, NewMessage, QueueSettings, RetryPolicy};
@@ -59,8 +59,9 @@ pub async fn run(arguments: Arguments) -> Result<(), Failed> {
     let misses: Vec<String> = lines.iter().take(arguments.misses).map(|line| route_of(line)).collect();
     let wanted: BTreeSet<String> = misses.iter().cloned().collect();
     let asked = misses.iter().map(String::as_str).chain([UNKNOWN]);
-    // Of another run on the same cluster nothing is remembered.
-    let run = std::process::id();
+    // Of another run on the same cluster nothing is remembered; in containers process ids repeat.
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH)?;
+    let run = format!("{}-{}", since_1970.as_nanos(), std::process::id());
     let messages =
         asked.map(|route| NewMessage::new(route.to_owned()).deduplication_id(format!("{run} {route}")));
     connection.send(QUEUE, messages).await?;

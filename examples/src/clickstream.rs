@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use futures::{StreamExt, TryStreamExt};
-use leasehold_client::{Client, Delivery, NewMessage, Pending, QueueSettings};
+use leasehold_client::{Client, Delivery, NewMessage, Pending, Producer, QueueSettings};
 use rusqlite::Connection as Database;
 use tokio::sync::mpsc;
-use tokio::task::spawn_blocking;
+use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::sleep;
 
 use crate::{Cluster, Failed, flights, say};
@@ -59,9 +59,12 @@ pub async fn run(arguments: Arguments) -> Result<(), Failed> {
     let database = open(&dir.path().join("events.db"))?;
     let began = Instant::now();
     let sending = tokio::spawn(send(connection.client.clone(), flights.clone(), all, arguments.rate));
-    let (database, seen_again) = consume(&connection.client, database, all).await?;
-    let took = began.elapsed();
-    let sent_in = sending.await??;
+    let storing = async {
+        let stored = consume(&connection.client, database, all).await?;
+        Ok::<_, Failed>((stored, began.elapsed()))
+    };
+    // What was not sent never comes: the first that fails ends both.
+    let (sent_in, ((database, seen_again), took)) = tokio::try_join!(joined(sending), storing)?;
     let (expected, stored) = (totals_of(flights.iter().cycle().take(all)), totals_in(&database)?);
     let per_second = |time: Duration| all as f64 / time.as_secs_f64();
     say(&format!("sent           {all:>8}  {:.0} a second", per_second(sent_in)));
@@ -87,6 +90,27 @@ async fn send(client: Client, flights: Arc<Vec<String>>, all: usize, rate: u32) 
         }
         Ok::<_, Failed>(())
     });
+    let began = Instant::now();
+    let handed = hand_over(&producer, &flights, all, rate, handed_over).await;
+    // A send that failed is why the next ones cannot be handed over.
+    confirming.await??;
+    handed?;
+    Ok(began.elapsed())
+}
+
+/// What became of a task, also when it panicked.
+async fn joined<T>(task: JoinHandle<Result<T, Failed>>) -> Result<T, Failed> {
+    task.await?
+}
+
+/// Gives the events to the producer at the rate, and their answers to who waits for them.
+async fn hand_over(
+    producer: &Producer,
+    flights: &[String],
+    all: usize,
+    rate: u32,
+    handed_over: mpsc::UnboundedSender<Pending>,
+) -> Result<(), Failed> {
     let (began, mut next) = (Instant::now(), 0);
     while next < all {
         let due = (began.elapsed().as_secs_f64() * f64::from(rate)) as usize + 1;
@@ -97,9 +121,7 @@ async fn send(client: Client, flights: Arc<Vec<String>>, all: usize, rate: u32) 
         next = due;
         sleep(TICK).await;
     }
-    drop(handed_over);
-    confirming.await??;
-    Ok(began.elapsed())
+    Ok(())
 }
 
 /// Stores events until all are there; gives the database back, and how many came again.

@@ -92,8 +92,7 @@ pub async fn run(arguments: Arguments) -> Result<(), Failed> {
         let consumer =
             consumer.retry(RetryPolicy::new(Duration::from_millis(50), Duration::from_millis(500)));
         let counters = consumer.counters();
-        let once =
-            Idempotent::new(open(&file).await?).key(|job| String::from_utf8_lossy(&job.body).into_owned());
+        let once = Idempotent::new(open(&file).await?).key(name_of);
         let running = consumer.run(confirm(once, Arc::clone(&provider), Arc::clone(&fate)));
         if life < DEATHS {
             // Dropped in the middle, with all its handlers.
@@ -120,6 +119,11 @@ pub async fn run(arguments: Arguments) -> Result<(), Failed> {
     Ok(())
 }
 
+/// Names the mail of a message: different bodies have different names, whatever is in them.
+fn name_of(job: &Job) -> String {
+    job.body.escape_ascii().to_string()
+}
+
 /// The handler, which dies at any of its points.
 fn confirm(
     once: Idempotent<RedbStore>,
@@ -132,7 +136,7 @@ fn confirm(
             let (provider, fate) = (Arc::clone(&provider), Arc::clone(&fate));
             async move {
                 fate.tempt();
-                provider.send(&String::from_utf8_lossy(&job.body)).await;
+                provider.send(&name_of(&job)).await;
                 fate.tempt();
                 Ok(())
             }

@@ -54,17 +54,35 @@ async fn holds_the_contract<S: Store>(store: S) {
     let taken = claim(&store, &operation("b", "n", 2)).await;
     assert_eq!(store.finish(taken, Bytes::new()).await.unwrap(), Finished::Recorded);
     assert_eq!(result_of(&store, &operation("b", "m", 3)).await.unwrap(), "");
-    // A result is forgotten when its time is over.
+    // A result is kept from its record on, also when its effect took longer than that, and forgotten when its time is over.
     let short = Times { keep_for: SHORT, ..TIMES };
     let Begun::Claimed(kept_shortly) = store.begin(&operation("c", "m", 1), short).await.unwrap() else {
         panic!("it is free");
     };
-    store.finish(kept_shortly, Bytes::from("old")).await.unwrap();
+    sleep(SHORT * 2).await;
+    assert_eq!(store.finish(kept_shortly, Bytes::from("old")).await.unwrap(), Finished::Recorded);
+    assert_eq!(result_of(&store, &operation("c", "n", 1)).await.unwrap(), "old");
     sleep(SHORT * 2).await;
     let renewed = claim(&store, &operation("c", "n", 1)).await;
     assert_eq!(store.finish(renewed, Bytes::from("new")).await.unwrap(), Finished::Recorded);
     assert_eq!(result_of(&store, &operation("c", "m", 1)).await.unwrap(), "new");
+    gives_away_what_is_silent(&store).await;
     one_of_many_runs(store).await;
+}
+
+/// Another message gets an operation whose holder says nothing for longer than it may, though its claim was not dropped.
+async fn gives_away_what_is_silent<S: Store>(store: &S) {
+    let impatient = Times { claim_for: Duration::from_secs(1), ..TIMES };
+    let Begun::Claimed(silent) = store.begin(&operation("d", "m", 1), impatient).await.unwrap() else {
+        panic!("it is free");
+    };
+    sleep(Duration::from_secs(3)).await;
+    let other = claim(store, &operation("d", "n", 1)).await;
+    assert_eq!(store.finish(other, Bytes::from("other")).await.unwrap(), Finished::Recorded);
+    // An error, or what the other recorded.
+    let finished = store.finish(silent, Bytes::from("silent")).await;
+    assert!(!matches!(finished, Ok(Finished::Recorded)), "{finished:?}");
+    assert_eq!(result_of(store, &operation("d", "m", 2)).await.unwrap(), "other");
 }
 
 /// Many messages ask for one operation at once: one effect, and one result for all.
@@ -178,6 +196,29 @@ async fn postgres_holds_the_contract() {
     store.finish(claim, Bytes::new()).await.unwrap();
     sleep(SHORT * 2).await;
     assert_eq!(store.remove_expired(100).await.unwrap(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn postgres_takes_any_key_and_leaves_the_patience_of_the_session() {
+    let Some(server) = Server::postgres() else { return };
+    let options = postgres(&server).await.connect_options();
+    let pool = PgPoolOptions::new().max_connections(1).connect_with((*options).clone()).await.unwrap();
+    let store = PostgresStore::new(pool.clone());
+    store.create_table().await.unwrap();
+    let (long, longer) = ("k".repeat(10_000), "k".repeat(10_001));
+    for (number, key) in ["a\0b", "a\0c", long.as_str(), longer.as_str()].into_iter().enumerate() {
+        let result = number.to_string();
+        let held = claim(&store, &operation(key, "m", 1)).await;
+        assert_eq!(store.finish(held, Bytes::from(result.clone())).await.unwrap(), Finished::Recorded);
+        assert_eq!(result_of(&store, &operation(key, "n", 1)).await.unwrap(), result);
+    }
+    sqlx::query("set lock_timeout to '7s'").execute(&pool).await.unwrap();
+    let mut held = claim(&store, &operation("b", "m", 1)).await;
+    let patience: String = sqlx::query_scalar("select current_setting('lock_timeout')")
+        .fetch_one(held.connection())
+        .await
+        .unwrap();
+    assert_eq!(patience, "7s");
 }
 
 /// A generator that gives the same in every run.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   begin:   get ─▶ rule ─▶ replace what was found by the claim      ── lost the race ─▶ get again
-//!   finish:  replace the claim by the result                         ── the claim is gone ─▶ superseded
+//!   finish:  replace the claim by the result                         ── another's is there ─▶ superseded
 //! ```
 
 use std::error::Error;
@@ -10,13 +10,17 @@ use std::future::Future;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use tokio::time::{Instant, sleep};
 
 use super::rule::{Record, Unreadable, Verdict, judge};
 use super::store::{Begun, Finished, Operation, Store, Times};
 
 /// Races that are lost before others are let go first.
 const RACES_MAX: u32 = 16;
-const AFTER_RACES: Duration = Duration::from_secs(1);
+/// How long a result is tried to be recorded: without its record the effect would be repeated.
+const FINISH_TIME_MAX: Duration = Duration::from_secs(30);
+const FINISH_PAUSE_MIN: Duration = Duration::from_millis(50);
+const FINISH_PAUSE_MAX: Duration = Duration::from_secs(3);
 
 /// Values under keys, replaced one at a time and on a condition.
 ///
@@ -167,6 +171,26 @@ impl<T: Table> Conditional<T> {
     ) -> Result<bool, ConditionalError<T::Error>> {
         self.table.replace(key, expected, next, keep_for).await.map_err(ConditionalError::Table)
     }
+
+    /// Puts a result in the place of its claim, or of nothing: a claim that was forgotten is nobody else's. May be repeated.
+    async fn record(&self, claim: &Claim, done: &Bytes) -> Result<Finished, ConditionalError<T::Error>> {
+        if self.replace(&claim.key, Some(&claim.written), Some(done), claim.keep_for).await? {
+            return Ok(Finished::Recorded);
+        }
+        let mut found = self.read(&claim.key).await?;
+        if found.is_none() {
+            if self.replace(&claim.key, None, Some(done), claim.keep_for).await? {
+                return Ok(Finished::Recorded);
+            }
+            found = self.read(&claim.key).await?;
+        }
+        Ok(match found {
+            // The answer to an earlier try was lost.
+            Some((_, bytes)) if bytes == *done => Finished::Recorded,
+            Some((record, _)) => record.result().cloned().map_or(Finished::Superseded, Finished::Earlier),
+            None => Finished::Superseded,
+        })
+    }
 }
 
 impl<T: Table> Store for Conditional<T> {
@@ -181,29 +205,34 @@ impl<T: Table> Store for Conditional<T> {
             match judge(found.as_ref().map(|(record, _)| record), operation, now_ms) {
                 Verdict::Done(result) => return Ok(Begun::Done(result)),
                 Verdict::Superseded => return Ok(Begun::Superseded),
-                Verdict::Busy(left) => return Ok(Begun::Busy(left)),
+                Verdict::Busy(left) => return Ok(Begun::Busy(Some(left))),
                 Verdict::Claim => {}
             }
             let record = Record::claim(operation, now_ms.saturating_add(claim_ms));
             let written = record.to_bytes();
             let expected = found.as_ref().map(|(_, bytes)| bytes);
-            if self.replace(&operation.key, expected, Some(&written), times.keep_for).await? {
+            let lasts = times.keep_for.max(times.claim_for);
+            if self.replace(&operation.key, expected, Some(&written), lasts).await? {
                 let (key, keep_for) = (operation.key.clone(), times.keep_for);
                 return Ok(Begun::Claimed(Claim { key, record, written, keep_for }));
             }
         }
-        Ok(Begun::Busy(AFTER_RACES))
+        Ok(Begun::Busy(None))
     }
 
     async fn finish(&self, claim: Claim, result: Bytes) -> Result<Finished, Self::Error> {
-        let Claim { key, record, written, keep_for } = claim;
-        let done = record.with_result(result).to_bytes();
-        if self.replace(&key, Some(&written), Some(&done), keep_for).await? {
-            return Ok(Finished::Recorded);
+        let done = claim.record.clone().with_result(result).to_bytes();
+        let (began, mut pause) = (Instant::now(), FINISH_PAUSE_MIN);
+        loop {
+            match self.record(&claim, &done).await {
+                Err(ConditionalError::Table(error)) if began.elapsed() < FINISH_TIME_MAX => {
+                    tracing::warn!(key = claim.key, %error, "a result was not recorded: trying again");
+                }
+                finished => return finished,
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(FINISH_PAUSE_MAX);
         }
-        let found = self.read(&key).await?;
-        let earlier = found.and_then(|(record, _)| record.result().cloned());
-        Ok(earlier.map_or(Finished::Superseded, Finished::Earlier))
     }
 
     async fn abandon(&self, claim: Claim) -> Result<(), Self::Error> {
@@ -215,4 +244,86 @@ impl<T: Table> Store for Conditional<T> {
 pub(super) fn wall_ms() -> u64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+    use crate::idempotency::{Idempotent, MemoryTable};
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("a hiccup")]
+    struct Hiccup;
+
+    /// After its first write, the claim, it fails twice: once before it has written, and once after.
+    #[derive(Default)]
+    struct Hiccups {
+        table: MemoryTable,
+        writes: AtomicU32,
+    }
+
+    impl Table for Hiccups {
+        type Error = Hiccup;
+
+        async fn get(&self, key: &str) -> Result<Option<Bytes>, Hiccup> {
+            Ok(self.table.get(key).await.unwrap())
+        }
+
+        async fn replace(
+            &self,
+            key: &str,
+            expected: Option<&Bytes>,
+            next: Option<&Bytes>,
+            keep_for: Duration,
+        ) -> Result<bool, Hiccup> {
+            let before = self.writes.fetch_add(1, Ordering::SeqCst);
+            if before == 1 {
+                return Err(Hiccup);
+            }
+            let replaced = self.table.replace(key, expected, next, keep_for).await.unwrap();
+            if before == 2 { Err(Hiccup) } else { Ok(replaced) }
+        }
+    }
+
+    fn operation(message: &str, fencing_token: u64) -> Operation {
+        Operation { key: "k".into(), message: message.into(), fencing_token }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_hiccup_of_the_table_after_an_effect_does_not_repeat_it() {
+        let once = Idempotent::new(Conditional::new(Hiccups::default()));
+        let effects = Arc::new(AtomicU32::new(0));
+        for fencing_token in [1, 2] {
+            let (operation, effects) = (operation("m", fencing_token), Arc::clone(&effects));
+            let applied = once.apply(&operation, move |_| {
+                Box::pin(async move {
+                    effects.fetch_add(1, Ordering::SeqCst);
+                    Ok(Bytes::from("done"))
+                })
+            });
+            assert_eq!(applied.await.unwrap(), "done");
+        }
+        assert_eq!(effects.load(Ordering::SeqCst), 1);
+        assert_eq!(once.store().table().writes.load(Ordering::SeqCst), 4);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_claim_outlasts_the_time_of_records_and_a_result_its_claim() {
+        let store = Conditional::new(MemoryTable::default());
+        let times = Times { keep_for: SECOND, claim_for: SECOND * 5 };
+        let Begun::Claimed(claim) = store.begin(&operation("m", 1), times).await.unwrap() else {
+            panic!("it is free");
+        };
+        tokio::time::advance(SECOND * 4).await;
+        assert!(matches!(store.begin(&operation("n", 1), times).await.unwrap(), Begun::Busy(Some(_))));
+        tokio::time::advance(SECOND * 4).await;
+        assert_eq!(store.finish(claim, Bytes::from("late")).await.unwrap(), Finished::Recorded);
+        let again = store.begin(&operation("n", 1), times).await.unwrap();
+        assert!(matches!(again, Begun::Done(result) if result == "late"));
+    }
 }

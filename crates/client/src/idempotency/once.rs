@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
 
-use super::store::{Begun, Finished, Operation, Store, Times};
+use super::store::{Begun, Finished, Operation, Store, Times, name_of};
 use crate::{Failure, Job};
 
 /// Longer than any message lives: 14 days of retention, and a day.
@@ -28,7 +29,7 @@ type Key = dyn Fn(&Job) -> String + Send + Sync;
 /// use leasehold_client::idempotency::{Idempotent, MemoryStore};
 ///
 /// let once = Idempotent::new(MemoryStore::default())
-///     .key(|job: &Job| format!("order {}", String::from_utf8_lossy(&job.body)))
+///     .key(|job: &Job| format!("order {}", job.body.escape_ascii()))
 ///     .keep_for(Duration::from_secs(30 * 24 * 60 * 60))
 ///     .claim_for(Duration::from_secs(60));
 /// let handler = once.handler(|job| async move {
@@ -58,15 +59,16 @@ impl<S> Clone for Idempotent<S> {
 }
 
 impl<S: Store> Idempotent<S> {
-    /// Remembers in that store. An operation is named by its queue and message id unless [`Idempotent::key`] says otherwise.
+    /// Remembers in that store. An operation is named by its queue, its message's id and when that was sent, unless [`Idempotent::key`]
+    /// says otherwise: the same in a cluster that was restored from a backup, and another in a new one.
     pub fn new(store: S) -> Self {
-        let key = |job: &Job| Operation::new(String::new(), job).message;
+        let key = |job: &Job| name_of(job.queue(), job);
         let times = Times { keep_for: KEEP_FOR, claim_for: CLAIM_FOR };
         Self { store: Arc::new(store), key: Arc::new(key), times }
     }
 
-    /// How the operation of a message is named: messages with the same name have one effect together. Names of different
-    /// handlers that share a store have to differ.
+    /// How the operation of a message is named: messages with the same name have one effect together, so what asks for different
+    /// effects needs different names. Names of different handlers that share a store have to differ.
     #[must_use]
     pub fn key(mut self, key: impl Fn(&Job) -> String + Send + Sync + 'static) -> Self {
         self.key = Arc::new(key);
@@ -82,7 +84,8 @@ impl<S: Store> Idempotent<S> {
     }
 
     /// How long another message for the same operation waits for a handler that says nothing; 5 min unless told. Longer than a handler
-    /// may take, or both run. Deliveries of one message do not wait: they are ordered by their fencing tokens.
+    /// may take, or both run. Deliveries of one message do not wait: they are ordered by their fencing tokens. In a `PostgresStore` it is
+    /// how long an effect may leave its transaction idle, before the server rolls it back.
     #[must_use]
     pub fn claim_for(mut self, time: Duration) -> Self {
         self.times.claim_for = time;
@@ -121,7 +124,10 @@ impl<S: Store> Idempotent<S> {
             Box::pin(async move {
                 let operation = once.operation(&job);
                 let applied = once.apply(&operation, move |claim| {
-                    Box::pin(async move { handler(job, claim).await.map(|()| Bytes::new()) })
+                    Box::pin(async move {
+                        in_time(job.cancelled(), job.deadline())?;
+                        handler(job, claim).await.map(|()| Bytes::new())
+                    })
                 });
                 applied.await.map(drop)
             })
@@ -146,14 +152,14 @@ impl<S: Store> Idempotent<S> {
 
     /// Waits a moment for another message that is at the operation.
     async fn begin(&self, operation: &Operation) -> Result<Begun<S::Claim>, S::Error> {
-        let (mut waited, mut pause) = (Duration::ZERO, BUSY_PAUSE_MIN);
+        let (began, mut pause) = (Instant::now(), BUSY_PAUSE_MIN);
         loop {
             let begun = self.store.begin(operation, self.times).await?;
-            if !matches!(begun, Begun::Busy(_)) || waited >= BUSY_WAIT_MAX {
+            if !matches!(begun, Begun::Busy(_)) || began.elapsed() >= BUSY_WAIT_MAX {
                 return Ok(begun);
             }
             sleep(pause).await;
-            (waited, pause) = (waited + pause, pause * 2);
+            pause *= 2;
         }
     }
 
@@ -194,12 +200,7 @@ impl<S: Store> Idempotent<S> {
             Begun::Claimed(claim) => claim,
             Begun::Done(result) => return Ok(result),
             Begun::Superseded => return Err(superseded()),
-            Begun::Busy(left) => {
-                let left_ms = left.as_millis();
-                return Err(Failure::retry(format!(
-                    "another message is at operation {key:?}, for {left_ms} ms at most"
-                )));
-            }
+            Begun::Busy(left) => return Err(busy(key, left)),
         };
         let result = match effect(&mut claim).await {
             Ok(result) => result,
@@ -218,8 +219,79 @@ impl<S: Store> Idempotent<S> {
     }
 }
 
+/// An effect does not begin for a message that another delivery may have, or that nobody waits for any more: the claim may have
+/// taken its time.
+fn in_time(cancelled: &CancellationToken, deadline: Instant) -> Result<(), Failure> {
+    if cancelled.is_cancelled() || deadline <= Instant::now() {
+        return Err(Failure::retry("there was no time left for the effect"));
+    }
+    Ok(())
+}
+
+/// Comes again when the other message is silent for too long, where that is known.
+fn busy(key: &str, left: Option<Duration>) -> Failure {
+    let why = format!("another message is at operation {key:?}");
+    match left {
+        Some(left) => Failure::retry_after(left, format!("{why}, for {} ms at most", left.as_millis())),
+        None => Failure::retry(why),
+    }
+}
+
 impl<S: std::fmt::Debug> std::fmt::Debug for Idempotent<S> {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.debug_struct("Idempotent").field("store", &self.store).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use super::*;
+
+    /// Takes long to say that somebody else has it, and for how long.
+    struct SlowlyBusy(Option<Duration>);
+
+    impl Store for SlowlyBusy {
+        type Error = Infallible;
+        type Claim = ();
+
+        async fn begin(&self, _: &Operation, _: Times) -> Result<Begun<()>, Infallible> {
+            sleep(BUSY_WAIT_MAX).await;
+            Ok(Begun::Busy(self.0))
+        }
+
+        async fn finish(&self, _: (), _: Bytes) -> Result<Finished, Infallible> {
+            Ok(Finished::Recorded)
+        }
+
+        async fn abandon(&self, _: ()) -> Result<(), Infallible> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_busy_operation_is_given_back_soon_and_for_as_long_as_the_store_knows() {
+        let (why, left) = ("another message is at operation \"k\"", Duration::from_secs(60));
+        for (left, expected) in [
+            (None, Failure::retry(why)),
+            (Some(left), Failure::retry_after(left, format!("{why}, for 60000 ms at most"))),
+        ] {
+            let (once, began) = (Idempotent::new(SlowlyBusy(left)), Instant::now());
+            let operation = Operation { key: "k".into(), message: "m".into(), fencing_token: 1 };
+            let given_back = once.apply(&operation, |_| Box::pin(async { Ok(Bytes::new()) })).await;
+            assert_eq!(given_back, Err(expected));
+            assert!(began.elapsed() < BUSY_WAIT_MAX * 2, "{:?}", began.elapsed());
+        }
+    }
+
+    #[tokio::test]
+    async fn no_effect_begins_without_a_lease() {
+        let (now, later) = (Instant::now(), Instant::now() + Duration::from_secs(60));
+        let cancelled = CancellationToken::new();
+        assert_eq!(in_time(&cancelled, later), Ok(()));
+        assert!(in_time(&cancelled, now).is_err());
+        cancelled.cancel();
+        assert!(in_time(&cancelled, later).is_err());
     }
 }

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! A crash at any point before the commit rolls both back. A handler that lost its lease and goes on holds the row: the next
-//! delivery waits for it, and then finds its result or its rollback.
+//! delivery waits for it, and then finds its result or its rollback. One that leaves its transaction idle for longer than
+//! `claim_for`, because its machine died or it waits for something else, is rolled back by the server.
 
 use std::time::Duration;
 
@@ -19,13 +20,19 @@ use super::store::{Begun, Finished, Operation, Store, Times};
 
 /// How long a second one for the same operation waits for the first before its message is given back.
 const LOCK_WAIT: &str = "2s";
-const BUSY_PAUSE: Duration = Duration::from_secs(1);
 /// Of PostgreSQL: the lock was not to be had in time.
 const LOCK_NOT_AVAILABLE: &str = "55P03";
 /// Rows that vanish between two statements before others are let go first.
 const RACES_MAX: u32 = 16;
+/// A longer key is kept as its hash: an index takes some 2,700 bytes.
+const KEY_BYTES_MAX: usize = 1_024;
+/// The longest that the server can be told to wait for a transaction.
+const IDLE_MS_MAX: u128 = i32::MAX as u128;
+/// A hundred years, which can still be added to a timestamp.
+const KEEP_S_MAX: f64 = 100.0 * 365.0 * 24.0 * 60.0 * 60.0;
 
-/// A store in the table `leasehold_operations`.
+/// A store in the table `leasehold_operations`. A key that PostgreSQL cannot store, with a `\0` or of more than 1,024 bytes, is
+/// kept as its SHA-256.
 ///
 /// ```no_run
 /// use leasehold_client::Failure;
@@ -67,7 +74,9 @@ pub struct PostgresStore {
 #[derive(Debug)]
 pub struct PostgresClaim {
     transaction: Transaction<'static, Postgres>,
+    /// As it is stored.
     key: String,
+    keep_for: Duration,
 }
 
 impl PostgresClaim {
@@ -142,34 +151,69 @@ impl PostgresStore {
     async fn claim_or_result(
         &self,
         operation: &Operation,
-        keep_for: Duration,
+        times: Times,
     ) -> Result<Begun<PostgresClaim>, sqlx::Error> {
         for _ in 0..RACES_MAX {
             let mut transaction = self.pool.begin().await?;
-            sqlx::query("select set_config('lock_timeout', $1, true)")
-                .bind(LOCK_WAIT)
-                .execute(&mut *transaction)
-                .await?;
-            if insert(&mut transaction, operation, keep_for).await? {
+            let patience = bound(&mut transaction, times.claim_for).await?;
+            let key = stored_key(&mut transaction, &operation.key).await?;
+            if insert(&mut transaction, &key, operation, times.keep_for).await? {
                 // The effect has the patience of the session.
-                sqlx::query("set local lock_timeout to default").execute(&mut *transaction).await?;
-                return Ok(Begun::Claimed(PostgresClaim { transaction, key: operation.key.clone() }));
+                sqlx::query("select set_config('lock_timeout', $1, true)")
+                    .bind(patience)
+                    .execute(&mut *transaction)
+                    .await?;
+                let keep_for = times.keep_for;
+                return Ok(Begun::Claimed(PostgresClaim { transaction, key, keep_for }));
             }
             let found: Option<PgRow> = sqlx::query("select result from leasehold_operations where key = $1")
-                .bind(&operation.key)
+                .bind(key)
                 .fetch_optional(&mut *transaction)
                 .await?;
             if let Some(row) = found {
                 return Ok(Begun::Done(row.try_get::<Vec<u8>, _>(0)?.into()));
             }
         }
-        Ok(Begun::Busy(BUSY_PAUSE))
+        Ok(Begun::Busy(None))
     }
+}
+
+/// Bounds how long the transaction waits for another one, and how long it may be idle. Returns the bound of the first that the
+/// session had, read before it is changed.
+async fn bound(
+    transaction: &mut Transaction<'static, Postgres>,
+    claim_for: Duration,
+) -> Result<String, sqlx::Error> {
+    sqlx::query_scalar(
+        "with before as materialized (select current_setting('lock_timeout') as patience)
+         select patience, set_config('lock_timeout', $1, true),
+                set_config('idle_in_transaction_session_timeout', $2, true)
+         from before",
+    )
+    .bind(LOCK_WAIT)
+    .bind(claim_for.as_millis().clamp(1, IDLE_MS_MAX).to_string())
+    .fetch_one(&mut **transaction)
+    .await
+}
+
+/// The key itself where PostgreSQL can store it.
+async fn stored_key(
+    transaction: &mut Transaction<'static, Postgres>,
+    key: &str,
+) -> Result<String, sqlx::Error> {
+    if key.len() <= KEY_BYTES_MAX && !key.contains('\0') {
+        return Ok(key.to_owned());
+    }
+    sqlx::query_scalar("select 'sha256:' || encode(sha256($1), 'hex')")
+        .bind(key.as_bytes())
+        .fetch_one(&mut **transaction)
+        .await
 }
 
 /// True when the row was missing or its time was over.
 async fn insert(
     transaction: &mut Transaction<'static, Postgres>,
+    key: &str,
     operation: &Operation,
     keep_for: Duration,
 ) -> Result<bool, sqlx::Error> {
@@ -181,38 +225,45 @@ async fn insert(
                  result = excluded.result, expires_at = excluded.expires_at
              where known.expires_at <= now()",
     )
-    .bind(&operation.key)
+    .bind(key)
     .bind(&operation.message)
     .bind(operation.fencing_token.cast_signed())
-    .bind(keep_for.as_secs_f64().min(KEEP_S_MAX))
+    .bind(seconds(keep_for))
     .execute(&mut **transaction)
     .await?;
     Ok(inserted.rows_affected() == 1)
 }
 
-/// A hundred years, which can still be added to a timestamp.
-const KEEP_S_MAX: f64 = 100.0 * 365.0 * 24.0 * 60.0 * 60.0;
+fn seconds(keep_for: Duration) -> f64 {
+    keep_for.as_secs_f64().min(KEEP_S_MAX)
+}
 
 impl Store for PostgresStore {
     type Error = sqlx::Error;
     type Claim = PostgresClaim;
 
     async fn begin(&self, operation: &Operation, times: Times) -> Result<Begun<PostgresClaim>, sqlx::Error> {
-        match self.claim_or_result(operation, times.keep_for).await {
+        match self.claim_or_result(operation, times).await {
             Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some(LOCK_NOT_AVAILABLE) => {
-                Ok(Begun::Busy(BUSY_PAUSE))
+                Ok(Begun::Busy(None))
             }
             begun => begun,
         }
     }
 
     async fn finish(&self, claim: PostgresClaim, result: Bytes) -> Result<Finished, sqlx::Error> {
-        let PostgresClaim { mut transaction, key } = claim;
-        sqlx::query("update leasehold_operations set result = $2 where key = $1")
-            .bind(key)
-            .bind(result.as_ref())
-            .execute(&mut *transaction)
-            .await?;
+        let PostgresClaim { mut transaction, key, keep_for } = claim;
+        // Its time runs from now on: the effect may have taken longer than results are kept.
+        sqlx::query(
+            "update leasehold_operations
+             set result = $2, expires_at = clock_timestamp() + $3 * interval '1 second'
+             where key = $1",
+        )
+        .bind(key)
+        .bind(result.as_ref())
+        .bind(seconds(keep_for))
+        .execute(&mut *transaction)
+        .await?;
         transaction.commit().await?;
         Ok(Finished::Recorded)
     }

@@ -1,7 +1,7 @@
 //! Records in a file of this machine, with `redb`: every write is synced before it counts.
 
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ::redb::{Database, ReadableDatabase, ReadableTable, Table as Rows, TableDefinition, TableError};
@@ -17,7 +17,7 @@ const ENDS: TableDefinition<'_, (u64, &str), ()> = TableDefinition::new("leaseho
 const EXPIRED_MAX: usize = 16;
 
 /// A store in a file that one process has open. Writes take turns, with a sync each: some hundred operations a second on a
-/// usual disk.
+/// usual disk. After an error of the disk the file is opened again, and repaired where that is needed.
 ///
 /// ```no_run
 /// use leasehold_client::idempotency::{Idempotent, redb::RedbStore};
@@ -42,7 +42,14 @@ pub type RedbStore = Conditional<RedbTable>;
 /// ```
 #[derive(Debug, Clone)]
 pub struct RedbTable {
-    database: Arc<Database>,
+    file: Arc<File>,
+}
+
+/// The file, open unless it failed.
+#[derive(Debug)]
+struct File {
+    path: PathBuf,
+    database: Mutex<Option<Arc<Database>>>,
 }
 
 /// Why the file could not say.
@@ -62,8 +69,42 @@ impl RedbStore {
     /// # Errors
     /// When it is open elsewhere, is not such a file, or cannot be read or written.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, RedbError> {
-        let database = Database::create(path).map_err(::redb::Error::from)?;
-        Ok(Self::new(RedbTable { database: Arc::new(database) }))
+        // The folder of the process may be another one when the file is opened again.
+        let path = std::path::absolute(path).map_err(::redb::Error::from)?;
+        let database = Database::create(&path).map_err(::redb::Error::from)?;
+        let file = File { path, database: Mutex::new(Some(Arc::new(database))) };
+        Ok(Self::new(RedbTable { file: Arc::new(file) }))
+    }
+}
+
+impl File {
+    /// `redb` refuses everything after an error of the disk, until the file is opened anew: the next call does that.
+    fn run<T>(&self, work: impl FnOnce(&Database) -> Result<T, ::redb::Error>) -> Result<T, ::redb::Error> {
+        let database = self.opened()?;
+        let done = work(&database);
+        if let Err(::redb::Error::Io(_) | ::redb::Error::PreviousIo) = &done {
+            self.close(&database);
+        }
+        done
+    }
+
+    fn opened(&self) -> Result<Arc<Database>, ::redb::Error> {
+        let mut database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(open) = &*database {
+            return Ok(Arc::clone(open));
+        }
+        // A file that is gone is not made anew: it would have forgotten everything.
+        let open = Arc::new(Database::open(&self.path)?);
+        *database = Some(Arc::clone(&open));
+        Ok(open)
+    }
+
+    /// Those who still work with it end with errors; another one may have been opened meanwhile.
+    fn close(&self, failed: &Arc<Database>) {
+        let mut database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        if database.as_ref().is_some_and(|open| Arc::ptr_eq(open, failed)) {
+            *database = None;
+        }
     }
 }
 
@@ -72,8 +113,8 @@ impl RedbTable {
         &self,
         work: impl FnOnce(&Database) -> Result<T, ::redb::Error> + Send + 'static,
     ) -> Result<T, RedbError> {
-        let database = Arc::clone(&self.database);
-        let done = tokio::task::spawn_blocking(move || work(&database)).await;
+        let file = Arc::clone(&self.file);
+        let done = tokio::task::spawn_blocking(move || file.run(work)).await;
         Ok(done.map_err(|error| RedbError::Unfinished(error.to_string()))??)
     }
 }
@@ -157,4 +198,24 @@ fn remove_expired(values: &mut Values<'_>, ends: &mut Ends<'_>) -> Result<(), ::
         remove(values, ends, &key)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn after_an_error_of_the_disk_the_file_is_opened_again() {
+        let name = format!("leasehold-redb-{}-{}", std::process::id(), wall_ms());
+        let path = std::env::temp_dir().join(name);
+        let store = RedbStore::open(&path).unwrap();
+        let (table, value) = (store.table(), Bytes::from("done"));
+        assert!(table.replace("k", None, Some(&value), Duration::from_secs(60)).await.unwrap());
+        let failed = table.blocking(|_| Err::<(), _>(::redb::Error::PreviousIo)).await;
+        assert!(failed.is_err());
+        assert!(table.file.database.lock().unwrap().is_none());
+        assert_eq!(table.get("k").await.unwrap(), Some(value));
+        drop(store);
+        std::fs::remove_file(path).unwrap();
+    }
 }

@@ -2,12 +2,12 @@
 
 use std::error::Error;
 use std::future::Future;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
 
-use crate::Job;
 use crate::message::IdText;
+use crate::{Job, Message};
 
 /// Who asks for an operation.
 ///
@@ -16,7 +16,7 @@ use crate::message::IdText;
 /// use leasehold_client::idempotency::Operation;
 ///
 /// fn of_order(job: &Job) -> Operation {
-///     Operation::new(format!("order {}", String::from_utf8_lossy(&job.body)), job)
+///     Operation::new(format!("order {}", job.body.escape_ascii()), job)
 /// }
 /// # let _ = of_order;
 /// ```
@@ -35,9 +35,15 @@ impl Operation {
     /// The operation of that name, for the message of a job.
     #[must_use]
     pub fn new(key: String, job: &Job) -> Self {
-        let message = format!("{}/{}", job.queue(), IdText(job.id));
-        Self { key, message, fencing_token: job.fencing_token }
+        Self { key, message: name_of(job.queue(), job), fencing_token: job.fencing_token }
     }
+}
+
+/// The name of a message, the same at each of its deliveries. Each new cluster counts its messages from 1: the time of sending
+/// tells them from those of an older one that are on record. A restored cluster keeps it, so records hold there.
+pub(super) fn name_of(queue: &str, message: &Message) -> String {
+    let sent_ms = message.sent_at.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+    format!("{queue}/{}@{sent_ms}", IdText(message.id))
 }
 
 /// How long things are remembered.
@@ -58,8 +64,8 @@ pub enum Begun<C> {
     Done(Bytes),
     /// A later delivery of the same message has it.
     Superseded,
-    /// Another message has it, for at most so long.
-    Busy(Duration),
+    /// Another message has it, for at most so long where the store knows that.
+    Busy(Option<Duration>),
 }
 
 /// What a store says to who has run the effect.
@@ -113,4 +119,35 @@ pub trait Store: Send + Sync + 'static {
 
     /// The effect failed: others may try at once.
     fn abandon(&self, claim: Self::Claim) -> impl Future<Output = Result<(), Self::Error>> + Send;
+}
+
+#[cfg(test)]
+mod tests {
+    use leasehold_proto::v1;
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::MessageId;
+    use crate::idempotency::{Idempotent, MemoryStore};
+
+    fn delivery(sent_wall_ms: u64, fencing_token: u64) -> Operation {
+        let id = Some(MessageId { partition: 2, sequence: 17 });
+        let wire = v1::Delivery { id, sent_wall_ms, fencing_token, ..v1::Delivery::default() };
+        let message = name_of("q", &Message::from_wire(wire, Instant::now()));
+        Operation { key: message.clone(), message, fencing_token }
+    }
+
+    #[tokio::test]
+    async fn messages_of_two_clusters_with_one_id_have_two_effects_and_deliveries_of_one_have_one() {
+        let once = Idempotent::new(MemoryStore::default());
+        let mut results = Vec::new();
+        let deliveries = [delivery(1_000, 3), delivery(2_000, 3), delivery(1_000, 4)];
+        for (at, operation) in deliveries.iter().enumerate() {
+            let effect = Bytes::from(at.to_string());
+            let applied = once.apply(operation, |_| Box::pin(async { Ok(effect) })).await;
+            results.push(applied.unwrap());
+        }
+        assert_eq!(results, ["0", "1", "0"]);
+        assert_eq!(delivery(1_000, 3).key, "q/2-17@1000");
+    }
 }

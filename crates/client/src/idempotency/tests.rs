@@ -1,6 +1,6 @@
 //! Property: under crashes and redeliveries at every step an effect that shares a transaction with its record is applied exactly
-//! once; one apart from its record is applied at least once, never begins after the record, and twice only after a crash between
-//! the two.
+//! once; one apart from its record is applied at least once, not by a delivery that claims it after the record, and twice only when
+//! a handler dies, or is overtaken, between its claim and its record.
 //!
 //! A seeded scheduler delivers messages again and again, as a broker does whose leases end too early, advances one of the running
 //! handlers by one await point, or lets it crash there. A failure names its seed.
@@ -102,7 +102,7 @@ impl Store for Transactional {
                 return Ok(Begun::Done(result.clone()));
             }
             if !world.locked.insert(operation.key.clone()) {
-                return Ok(Begun::Busy(Duration::ZERO));
+                return Ok(Begun::Busy(None));
             }
         }
         let open = Open { world: Arc::clone(&self.0), key: operation.key.clone(), effects: 0 };
