@@ -234,7 +234,7 @@ pub struct ReceiveOptions {
     pub wait: Duration,
     /// Who receives, for `why`; at most 64 bytes.
     pub consumer: String,
-    /// The same attempt id within 5 minutes returns the same messages, while their leases are untouched.
+    /// The same attempt id within 5 minutes returns the same messages while their leases are untouched; these count anew from then.
     pub attempt_id: Option<String>,
     /// Bodies in all; 0 means 4 MiB. At least one message is returned whatever its size.
     pub bytes_max: u64,

@@ -9,6 +9,9 @@ pub const STAMP_STEP_MS_MAX: u64 = 10 * 60 * 1000;
 pub const WALL_CATCH_UP_MAX: u64 = 1000;
 /// The longest single step of wall time, in milliseconds, once a partition has seen its first entry.
 pub const WALL_STEP_MS_MAX: u64 = 60 * 60 * 1000;
+/// How far the stamp of an entry may be ahead of the wall time that is believed, for the messages it brings: longer than a partition
+/// is quiet. An absurd clock lets them live so much too long.
+pub const WALL_LEAD_MS_MAX: u64 = 366 * 24 * 60 * 60 * 1000;
 /// The latest first wall time that is believed (the year 2286).
 pub const WALL_MS_MAX: u64 = 10_000_000_000_000;
 
@@ -32,6 +35,8 @@ pub const DEDUP_WINDOW_MS_MAX: u64 = 24 * 60 * 60 * 1000;
 pub const ATTEMPT_WINDOW_MS: u64 = 5 * 60 * 1000;
 /// Receive attempts remembered in a partition; beyond it the oldest are forgotten early.
 pub const ATTEMPTS_MAX: usize = 16_384;
+/// Receipts of remembered attempts in a partition, 24 bytes each; beyond it the oldest attempts are forgotten early.
+pub const ATTEMPT_RECEIPTS_MAX: usize = 1_000_000;
 /// How long forgetting may lag behind a window's end, so that many ends share one expiry entry.
 pub const WINDOW_SLACK_MS: u64 = 30_000;
 
@@ -58,6 +63,8 @@ pub const SETTLE_ITEMS_MAX: usize = 10_000;
 
 /// Garbage swept by every command after a purge or a deletion.
 pub const SWEEP_MAX: u32 = 256;
+/// Garbage swept by the commands of one entry.
+pub const SWEEP_ENTRY_MAX: u32 = 4096;
 /// Items ended by one expiry command.
 pub const EXPIRE_MAX: u32 = 4096;
 /// Outbox items confirmed, or returned, by one command.
@@ -110,6 +117,8 @@ const _: () = {
     assert!(BODY_BYTES_MAX + ATTRIBUTES_BYTES_MAX + 1024 < BATCH_BYTES_MAX);
     assert!(BATCH_BYTES_MAX < u32::MAX as usize);
     assert!((RECEIVE_MESSAGES_MAX as usize) <= SETTLE_ITEMS_MAX);
+    assert!((RECEIVE_MESSAGES_MAX as usize) < ATTEMPT_RECEIPTS_MAX);
+    assert!(SWEEP_MAX <= SWEEP_ENTRY_MAX);
     assert!(SESSION_IDLE_MS_MAX > STAMP_STEP_MS_MAX);
     assert!(HEADROOM_WINDOW_MS >= STAMP_STEP_MS_MAX);
     assert!(STORM_MESSAGES_MIN * 2 <= OUTCOMES_MAX);

@@ -14,7 +14,8 @@ use crate::effects::{Applied, ApplyError, Effects, History};
 use crate::garbage::Garbage;
 use crate::ids::{QueueId, Receipt};
 use crate::limits::{
-    MACHINE_VERSION_MAX, STAMP_STEP_MS_MAX, SWEEP_MAX, WALL_CATCH_UP_MAX, WALL_MS_MAX, WALL_STEP_MS_MAX,
+    MACHINE_VERSION_MAX, STAMP_STEP_MS_MAX, SWEEP_ENTRY_MAX, SWEEP_MAX, WALL_CATCH_UP_MAX, WALL_LEAD_MS_MAX,
+    WALL_MS_MAX, WALL_STEP_MS_MAX,
 };
 use crate::message::Message;
 use crate::notes::Notes;
@@ -80,6 +81,8 @@ impl Default for Partition {
 #[derive(Clone, Copy)]
 pub(crate) struct At<'a> {
     pub log_index: u64,
+    /// When its messages are sent and received: [`Partition::wall_time_ms`] may be far behind after a quiet time.
+    pub wall_ms: u64,
     /// Where the contents of its messages lie, in their order.
     pub spans: &'a [Span],
 }
@@ -117,11 +120,13 @@ impl Partition {
         assert!(log_index > self.applied_index, "entry {log_index} after {}", self.applied_index);
         self.applied_index = log_index;
         self.advance_clocks(batch.log_time_ms, batch.wall_time_ms);
+        let wall_ms = self.sent_wall_ms(batch.wall_time_ms);
         let mut notes = Notes::new(history, self.store.log_time_ms, self.store.wall_time_ms);
+        let mut sweep_left = SWEEP_ENTRY_MAX;
         let requests = batch.requests.iter();
         let replies = requests.map(|(request, spans)| {
-            let reply = self.execute_once(request, At { log_index, spans }, &mut notes);
-            self.garbage.sweep(&mut self.store, SWEEP_MAX, &mut notes);
+            let reply = self.execute_once(request, At { log_index, wall_ms, spans }, &mut notes);
+            sweep_left -= self.garbage.sweep(&mut self.store, sweep_left.min(SWEEP_MAX), &mut notes);
             reply
         });
         let replies = replies.collect();
@@ -144,6 +149,13 @@ impl Partition {
             }
         };
         store.wall_time_ms = store.wall_time_ms.max(wall_time_ms.min(wall_max));
+    }
+
+    /// When the messages of an entry were sent. Wall time catches up slowly, so a message that was sent by it after a quiet week would
+    /// be a week old within minutes, and over: it is sent by the stamp itself.
+    fn sent_wall_ms(&self, stamp_ms: u64) -> u64 {
+        let believed_ms = self.store.wall_time_ms;
+        stamp_ms.clamp(believed_ms, believed_ms.saturating_add(WALL_LEAD_MS_MAX))
     }
 
     fn execute_once(&mut self, request: &Request<'_>, at: At<'_>, notes: &mut Notes) -> Reply {
@@ -172,7 +184,7 @@ impl Partition {
             Command::Transfer { queue, source, messages } => {
                 self.transfer(*queue, *source, messages, at, notes)
             }
-            Command::Receive { .. } => self.receive(command, notes),
+            Command::Receive { .. } => self.receive(command, at, notes),
             Command::Ack { queue, receipts } => self.ack(*queue, receipts, notes),
             Command::Extend { queue, items } => self.extend(*queue, items, notes),
             Command::Release { queue, items } => self.release(*queue, items, notes),

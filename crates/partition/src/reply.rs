@@ -198,7 +198,7 @@ pub struct RedriveProgress {
     pub state: RedriveState,
     /// Messages moved to the outbox.
     pub moved: u64,
-    /// Messages passed over because they have no origin.
+    /// Messages passed over because they have no origin, and those that came back because their target exists no more.
     pub kept: u64,
     /// Messages that were ready at the start: about how many there are to move.
     pub total: u64,

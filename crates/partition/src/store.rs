@@ -111,6 +111,16 @@ impl Store {
         Receipt { slot, sequence: self.messages[slot].sequence, grant }
     }
 
+    /// Lets a lease end at another time, because its holder extends it or asks for it again. O(log deadlines).
+    pub fn move_lease(&mut self, side: u32, deadline_ms: u64, lease_ms: u32, is_extended: bool) {
+        let record = &mut self.sides[side];
+        record.extended = is_extended;
+        record.lease_ms = lease_ms;
+        let old_ms = std::mem::replace(&mut record.deadline_ms, deadline_ms);
+        self.leases.remove(&mut self.sides, old_ms, side);
+        self.leases.insert(&mut self.sides, deadline_ms, side);
+    }
+
     /// Takes a message off the times to live.
     pub fn disarm_expiry(&mut self, slot: u32) {
         let Some(side) = slot_or_none(self.messages[slot].side) else { return };

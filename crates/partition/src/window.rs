@@ -10,9 +10,15 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::ids::QueueId;
+use crate::ids::{QueueId, Receipt};
 use crate::limits::NAME_BYTES_MAX;
 use crate::wire::{DecodeError, Reader, Wire, wire_struct};
+
+/// What is remembered of an id.
+pub(crate) trait Value {
+    /// How many things it keeps.
+    fn count(&self) -> usize;
+}
 
 #[derive(Debug)]
 struct Remembered<V> {
@@ -37,15 +43,22 @@ pub(crate) struct Window<V> {
     entries: BTreeMap<Arc<[u8]>, Remembered<V>>,
     order: BTreeMap<(u64, u64), Arc<[u8]>>,
     next_number: u64,
+    /// What all values keep.
+    values: usize,
 }
 
-impl<V> Window<V> {
+impl<V: Value> Window<V> {
     pub fn new() -> Self {
-        Self { entries: BTreeMap::new(), order: BTreeMap::new(), next_number: 0 }
+        Self { entries: BTreeMap::new(), order: BTreeMap::new(), next_number: 0, values: 0 }
     }
 
     pub fn len(&self) -> usize {
         self.order.len()
+    }
+
+    /// How many things the values keep. O(1).
+    pub fn values(&self) -> usize {
+        self.values
     }
 
     /// What is remembered of an id, if its window is open at `now_ms`.
@@ -59,9 +72,11 @@ impl<V> Window<V> {
         let key: Arc<[u8]> = Key::new(queue, id).bytes().into();
         let number = self.next_number;
         self.next_number += 1;
+        self.values += value.count();
         let entry = Remembered { until_ms, number, value };
         if let Some(old) = self.entries.insert(key.clone(), entry) {
             self.order.remove(&(old.until_ms, old.number));
+            self.values -= old.value.count();
         }
         self.order.insert((until_ms, number), key);
     }
@@ -72,20 +87,26 @@ impl<V> Window<V> {
 
     /// Forgets the id whose window ends first.
     pub fn forget_first(&mut self) {
-        if let Some((_, key)) = self.order.pop_first() {
-            self.entries.remove(&key);
+        let Some((_, key)) = self.order.pop_first() else { return };
+        if let Some(entry) = self.entries.remove(&key) {
+            self.values -= entry.value.count();
         }
     }
 
     pub fn check_invariants(&self) {
         assert_eq!(self.entries.len(), self.order.len(), "each remembered id is in the order once");
+        assert_eq!(count(&self.entries), self.values, "what the values keep is counted");
         for (key, entry) in &self.entries {
             assert_eq!(self.order.get(&(entry.until_ms, entry.number)), Some(key), "the order knows the id");
         }
     }
 }
 
-impl<'a, V: Wire<'a>> Wire<'a> for Window<V> {
+fn count<V: Value>(entries: &BTreeMap<Arc<[u8]>, Remembered<V>>) -> usize {
+    entries.values().map(|entry| entry.value.count()).sum()
+}
+
+impl<'a, V: Wire<'a> + Value> Wire<'a> for Window<V> {
     fn put(&self, out: &mut Vec<u8>) {
         self.entries.put(out);
         self.next_number.put(out);
@@ -95,7 +116,8 @@ impl<'a, V: Wire<'a>> Wire<'a> for Window<V> {
         let place =
             |(key, entry): (&Arc<[u8]>, &Remembered<V>)| ((entry.until_ms, entry.number), key.clone());
         let order = entries.iter().map(place).collect();
-        Ok(Self { entries, order, next_number: Wire::take(reader)? })
+        let values = count(&entries);
+        Ok(Self { entries, order, next_number: Wire::take(reader)?, values })
     }
 }
 
@@ -125,3 +147,16 @@ pub(crate) struct Sent {
     pub sequence: u64,
 }
 wire_struct!(Sent { sequence });
+
+impl Value for Sent {
+    fn count(&self) -> usize {
+        1
+    }
+}
+
+/// What an attempt was granted.
+impl Value for Vec<Receipt> {
+    fn count(&self) -> usize {
+        self.len()
+    }
+}

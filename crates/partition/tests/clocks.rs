@@ -59,6 +59,57 @@ fn wall_time_catches_up_at_a_bounded_rate() {
     assert!(log_time_ms - log_start_ms < 5 * 60 * 1000, "caught up after {} ms", log_time_ms - log_start_ms);
 }
 
+/// A message that ends a quiet week lives as long as any other, although wall time takes minutes to catch up.
+#[test]
+fn what_is_sent_after_a_quiet_time_is_not_old_by_it() {
+    const DAY_MS: u64 = 24 * 60 * 60 * 1000;
+    let mut rig = Rig::new();
+    rig.configure(1, Settings { retention_ms: 4 * DAY_MS, ..Settings::default() });
+    rig.send(1, &[b"before"]);
+    rig.now_ms += limits::STAMP_STEP_MS_MAX;
+    rig.wall_ms += 7 * DAY_MS;
+    let (after, mortal) = (Content::of_body(b"after"), Content::of_body(b"mortal"));
+    let messages = vec![
+        NewMessage { content: after, ..NewMessage::default() },
+        NewMessage { content: mortal, expiry_ms: Some(DAY_MS), ..NewMessage::default() },
+    ];
+    rig.apply(Command::Send { queue: QueueId(1), messages });
+    let sent_wall_ms = rig.wall_ms;
+    let catch_up = |rig: &mut Rig| {
+        while rig.partition.wall_time_ms() < rig.wall_ms {
+            rig.pass(1_000);
+            rig.expire();
+        }
+    };
+    catch_up(&mut rig);
+    let received = rig.receive(1, 10, 0);
+    assert_eq!(received.len(), 2);
+    for delivery in received {
+        assert_eq!(delivery.sent_wall_ms, sent_wall_ms);
+        assert!(delivery.first_received_wall_ms >= sent_wall_ms);
+    }
+    rig.expire();
+    rig.wall_ms = sent_wall_ms + DAY_MS;
+    catch_up(&mut rig);
+    assert_eq!(rig.receive(1, 10, 0).len(), 1);
+    rig.expire();
+    rig.wall_ms = sent_wall_ms + 4 * DAY_MS;
+    catch_up(&mut rig);
+    assert_eq!(rig.receive(1, 10, 0).len(), 0);
+}
+
+/// What is received before wall time has caught up was not received before it was sent.
+#[test]
+fn nothing_is_received_before_it_is_sent() {
+    let mut rig = Rig::new();
+    rig.configure(1, Settings::default());
+    rig.pass(1_000);
+    rig.wall_ms += limits::RETENTION_MS_MAX;
+    rig.send(1, &[b"x"]);
+    let delivery = rig.receive(1, 1, 1_000).remove(0);
+    assert_eq!((delivery.sent_wall_ms, delivery.first_received_wall_ms), (rig.wall_ms, rig.wall_ms));
+}
+
 /// The first wall time is believed, but for one that could never be caught up with.
 #[test]
 fn the_first_wall_time_is_bounded() {

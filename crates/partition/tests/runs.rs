@@ -180,7 +180,7 @@ fn random_happenings_cannot_tell_runs_from_single_messages() {
 
 /// A receipt that was never given out says the same of a folded message as of one with a record.
 #[test]
-fn a_receipt_of_a_message_that_was_never_granted_is_stale() {
+fn a_receipt_of_a_message_that_was_never_granted_is_of_none() {
     let mut rig = Rig::new();
     rig.configure(QUEUE, Settings::default());
     rig.configure(OTHER, Settings::default());
@@ -194,8 +194,8 @@ fn a_receipt_of_a_message_that_was_never_granted_is_stale() {
             Reply::Settled { outcomes } => outcomes[0],
             other => panic!("{other:?}"),
         };
-        assert_eq!(ack(QueueId(QUEUE), receipt), Outcome::Stale);
-        assert_eq!(ack(QueueId(OTHER), receipt), Outcome::Invalid);
+        assert_eq!(ack(QueueId(QUEUE), receipt), Outcome::Gone);
+        assert_eq!(ack(QueueId(OTHER), receipt), Outcome::Gone);
         assert_eq!(ack(QueueId(QUEUE), older), Outcome::Gone);
     }
     rig.apply(Command::Purge { queue: QueueId(QUEUE) });

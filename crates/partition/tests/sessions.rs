@@ -47,6 +47,45 @@ fn the_idlest_session_makes_room() {
     assert!(matches!(rig.apply_as(id(1, 1, 0), send(b"x")), Reply::Sent { .. }), "forgotten");
 }
 
+/// Attempts are bounded by what they were granted as well, whoever holds it now.
+#[test]
+fn the_oldest_attempt_makes_room() {
+    let mut rig = Rig::new();
+    rig.check = rig::Check::Never;
+    rig.configure(1, Settings::default());
+    rig.configure(2, Settings::default());
+    rig.send(1, &[b"held"]);
+    rig.send(2, &vec![b"x" as &[u8]; limits::RECEIVE_MESSAGES_MAX as usize]);
+    let first = attempt(&mut rig, 1, b"first").remove(0).receipt;
+    let rounds = limits::ATTEMPT_RECEIPTS_MAX / limits::RECEIVE_MESSAGES_MAX as usize;
+    for round in 1..=rounds {
+        let deliveries = attempt(&mut rig, 2, &round.to_le_bytes());
+        let receipts = deliveries.iter().map(|delivery| delivery.receipt).collect();
+        rig.apply(Command::GiveBack { queue: QueueId(2), receipts });
+        rig.log.clear();
+        if round + 1 == rounds {
+            assert_eq!(attempt(&mut rig, 1, b"first")[0].receipt, first, "remembered");
+        }
+    }
+    assert_eq!(attempt(&mut rig, 1, b"first"), Vec::new(), "forgotten");
+    rig.partition.check_invariants();
+}
+
+fn attempt(rig: &mut Rig, queue: u64, attempt: &[u8]) -> Vec<Delivery> {
+    let command = Command::Receive {
+        queue: QueueId(queue),
+        messages_max: limits::RECEIVE_MESSAGES_MAX,
+        bytes_max: u64::MAX,
+        lease_ms: None,
+        attempt: Some(attempt),
+        consumer: b"worker",
+    };
+    match rig.apply(command) {
+        Reply::Received { deliveries } => deliveries,
+        other => panic!("{other:?}"),
+    }
+}
+
 /// Any mixture of new and repeated requests: a repeated one has its first reply, and leaves the counters alone. A receive that
 /// got nothing is not done yet, and the next request of its name is a new one.
 #[test]

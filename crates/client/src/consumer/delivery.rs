@@ -201,8 +201,8 @@ impl Delivery {
         self.settle(Settle::Reject(shortened(why.into()), delay))
     }
 
-    /// Gives the message back that nobody has worked on: it is ready again at once, and nothing has failed. On its way when this
-    /// returns, as [`Delivery::ack`].
+    /// Gives the message back that nobody has worked on: it is ready again at once, nothing has failed, and the receive does not
+    /// count for the receive limit. On its way when this returns, as [`Delivery::ack`].
     ///
     /// # Errors
     /// As [`Delivery::ack`].

@@ -62,7 +62,8 @@ pub fn lag_ms(delivery: &Delivery, now_ms: u64) -> u64 {
 }
 
 /// Whether leases can be promised in full at `now_ms`. A request that is repeated gets the grants of its first try: they may be old,
-/// or over and somebody else's; and a new leader would not know how late an answer left.
+/// or over and somebody else's; and a new leader would not know how late an answer left. An attempt that is repeated has leases that
+/// count anew.
 pub fn may_promise(state: &Partition, deliveries: &[Delivery], now_ms: u64) -> bool {
     deliveries.iter().all(|delivery| {
         state.holds_lease(&delivery.receipt) && lag_ms(delivery, now_ms) <= INHERITED_GRACE_MS
@@ -142,6 +143,30 @@ mod tests {
         apply(&mut state, 2_600, None, Command::Release { queue: QUEUE, items });
         let again = receive(&mut state, 2_700);
         assert!(!may_promise(&state, &again, 2_700), "it was given back");
+    }
+
+    /// However long after its first try.
+    #[test]
+    fn a_repeated_attempt_promises_the_same_leases() {
+        let mut state = Partition::new();
+        let settings = Settings::default();
+        apply(&mut state, 1_000, None, Command::Configure { queue: QUEUE, settings, revision: 1 });
+        let messages = vec![NewMessage { content: Content::of_body(b"x"), ..NewMessage::default() }];
+        apply(&mut state, 1_000, None, Command::Send { queue: QUEUE, messages });
+        let mut attempt = |now_ms| {
+            let (lease_ms, attempt) = (Some(60_000), Some(b"a".as_slice()));
+            let (queue, consumer) = (QUEUE, b"".as_slice());
+            let command =
+                Command::Receive { queue, messages_max: 1, bytes_max: 1, lease_ms, attempt, consumer };
+            let Reply::Received { deliveries } = apply(&mut state, now_ms, None, command) else {
+                panic!("a receive is answered as one");
+            };
+            assert!(may_promise(&state, &deliveries, now_ms + 300));
+            deliveries[0]
+        };
+        let (first, again) = (attempt(2_000), attempt(2_000 + 2 * INHERITED_GRACE_MS));
+        assert_eq!((first.receipt, first.receive_count), (again.receipt, again.receive_count));
+        assert_eq!(again.deadline_log_ms, first.deadline_log_ms + 2 * INHERITED_GRACE_MS);
     }
 
     #[test]

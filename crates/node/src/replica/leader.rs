@@ -11,6 +11,7 @@
 //! One task owns all of it, for one leadership: when the term ends, everything here is dropped and everybody is told. Invariant:
 //! nothing in here is needed for correctness after a crash; the state machine knows every lease.
 
+mod configuring;
 mod due;
 mod timers;
 mod waking;
@@ -20,22 +21,22 @@ use std::sync::Arc;
 
 use leasehold_partition::{
     BatchBuilder, Command, Deadline, Delivery, Effects, QueueId, Refusal, Reply, Request as PartitionRequest,
-    ShardView,
 };
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
-use super::failures::{behind, invalid, propose_failure, receive_refused, stopping};
+use super::failures::{invalid, propose_failure, receive_refused, stopping};
 use super::grace::{Grace, lag_ms, may_promise};
 use super::log_clock::{LogClock, wall_ms};
 use super::request::{CommandCall, Granted, Receive, ReceiveOptions, ReplySender, Request};
 use super::waiters::Waiters;
-use super::{Shared, WantedShard, refusal};
+use super::{Shared, refusal};
 use crate::failure::Failure;
 use crate::give_way::give_way;
 use crate::headroom;
 use crate::limits::{ENTRY_BYTES_MAX, ENTRY_COMMANDS_MAX};
 use crate::raft::{Applied, Payload, Proposal, ProposeError, Role};
+use configuring::Existence;
 use due::{Filled, is_due};
 use leasehold_proto::v1::Reason;
 use waking::{Coming, name_of};
@@ -64,13 +65,6 @@ struct InFlight {
     stamp_ms: u64,
     pending: Vec<Pending>,
     coming: Coming,
-}
-
-/// What the catalogue says of a queue.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Existence {
-    Known,
-    Deleted,
 }
 
 /// What is known while the commands of an applied entry are answered.
@@ -244,52 +238,6 @@ impl Leadership {
         let floor_ms = u64::from(state.shard(queue)?.settings.lease_ms);
         let measured = headroom::sum(&state.headroom(queue));
         u32::try_from(headroom::lease_ms(floor_ms, ceiling_ms, &measured)).ok()
-    }
-
-    /// The shard is created, or brought up to date, right before the first command that needs it.
-    ///
-    /// # Errors
-    /// When this node's copy of the catalogue is too old to know: it is worth trying again.
-    fn ensure_configured(&mut self, queue: QueueId) -> Result<Existence, Failure> {
-        let wanted = self.shared.queues.shard_of(queue, self.shared.id);
-        let is_current =
-            |wanted: &WantedShard| self.configured.get(&queue).is_some_and(|seen| *seen >= wanted.changed);
-        if wanted.as_ref().is_some_and(is_current) {
-            return Ok(Existence::Known);
-        }
-        let (shard, revision_min) = {
-            let state = self.shared.machine.read();
-            (state.shard(queue), state.revision_min())
-        };
-        let known = shard.as_ref().map(|shard| shard.revision);
-        let Some(wanted) = wanted else {
-            // A queue that is gone is the state machine's to refuse; one that is not there yet was made a moment ago.
-            return match self.shared.queues.is_deleted(queue) {
-                true => Ok(Existence::Deleted),
-                false if known.is_none() => Err(behind()),
-                false => Ok(Existence::Known),
-            };
-        };
-        if known.is_none() && wanted.revision < revision_min {
-            return Err(behind());
-        }
-        self.configured.insert(queue, wanted.changed);
-        if known.is_none_or(|revision| revision < wanted.changed) {
-            self.add_configuration(queue, shard.as_ref(), &wanted);
-        }
-        Ok(Existence::Known)
-    }
-
-    /// What makes a shard be what the catalogue wants, of what it is not. Queues with nothing special have the settings alone.
-    fn add_configuration(&mut self, queue: QueueId, known: Option<&ShardView>, wanted: &WantedShard) {
-        let WantedShard { settings, retry_budget: budget, isolation, revision, .. } = *wanted;
-        self.add_own(&Command::Configure { queue, settings, revision });
-        if budget != known.and_then(|shard| shard.damping?.budget) {
-            self.add_own(&Command::SetRetryBudget { queue, budget, revision });
-        }
-        if isolation != known.map(|shard| shard.suspects.isolation).unwrap_or_default() {
-            self.add_own(&Command::SetIsolation { queue, isolation, revision });
-        }
     }
 
     fn add_encoded(&mut self, call: CommandCall, reply: ReplySender<Reply>) {

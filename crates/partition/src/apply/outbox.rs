@@ -21,6 +21,7 @@ use crate::reply::{Refusal, Reply};
 use crate::settings::Kind;
 use crate::shard::Shard;
 use crate::store::Store;
+use crate::view::OutboxReason;
 
 impl Partition {
     /// O(items removed * log targets).
@@ -91,6 +92,10 @@ fn return_one(shard: &mut Shard, store: &mut Store, slot: u32, notes: &mut Notes
     let retained_to_ms =
         store.sent_wall_ms(&store.messages[slot]).saturating_add(shard.settings.retention_ms);
     store.arm_expiry(slot, retained_to_ms);
+    let was_redriven = store.side(slot).is_some_and(|side| side.reason == OutboxReason::Redrive);
+    if was_redriven && shard.settings.kind == Kind::Standard {
+        return keep_redriven(shard, store, slot, notes);
+    }
     if let Some(group) = slot_or_none(store.messages[slot].group) {
         let name = store.groups[group].name.clone();
         shard.join_group(store, slot, &name);
@@ -102,4 +107,20 @@ fn return_one(shard: &mut Shard, store: &mut Store, slot: u32, notes: &mut Notes
     }
     shard.enter_ready(store, slot, Lane::Returned, notes);
     shard.refresh_group_of(store, slot, notes);
+}
+
+/// Puts a message whose redrive did not succeed behind the others, as one that stays: at its old place the redrive would take it
+/// again and again, and others never.
+fn keep_redriven(shard: &mut Shard, store: &mut Store, slot: u32, notes: &mut Notes) {
+    shard.leave_tenant(store, slot);
+    shard.enter_ready(store, slot, Lane::Fresh, notes);
+    if shard.redrive_is_running()
+        && let Some(redrive) = &mut shard.usage.redrive
+    {
+        let progress = &mut redrive.progress;
+        // What an earlier redrive moved is not among those of this one.
+        let counted = progress.moved.min(1);
+        progress.moved -= counted;
+        progress.kept += counted;
+    }
 }

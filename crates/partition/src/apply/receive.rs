@@ -6,11 +6,11 @@ use crate::command::Command;
 use crate::effects::EventKind;
 use crate::headroom::version_of;
 use crate::ids::{QueueId, Receipt};
-use crate::limits::{ATTEMPT_WINDOW_MS, ATTEMPTS_MAX};
+use crate::limits::{ATTEMPT_RECEIPTS_MAX, ATTEMPT_WINDOW_MS, ATTEMPTS_MAX, LEASE_MS_MAX};
 use crate::list;
 use crate::message::{Order, holds};
 use crate::notes::Notes;
-use crate::partition::{Partition, owns};
+use crate::partition::{At, Partition, owns};
 use crate::reply::{Delivery, Refusal, Reply};
 use crate::settings::Kind;
 use crate::shard::Shard;
@@ -23,6 +23,8 @@ struct Budget {
     messages: u32,
     bytes: u64,
     lease_ms: u32,
+    /// When it is received.
+    wall_ms: u64,
     consumer: Arc<[u8]>,
     /// The version of the consumer, in `Usage::headroom`.
     version: u32,
@@ -40,15 +42,21 @@ impl Budget {
 
 impl Partition {
     /// O(messages granted * log deadlines), whatever waits and whatever is in flight.
-    pub(crate) fn receive(&mut self, command: &Command<'_>, notes: &mut Notes) -> Result<Reply, Refusal> {
+    pub(crate) fn receive(
+        &mut self,
+        command: &Command<'_>,
+        at: At<'_>,
+        notes: &mut Notes,
+    ) -> Result<Reply, Refusal> {
         let Command::Receive { queue, messages_max, bytes_max, lease_ms, attempt, consumer } = command else {
             unreachable!("execute hands over receives only");
         };
         let shard = self.shards.get_mut(queue).ok_or(Refusal::UnknownQueue)?;
         let now_ms = self.store.log_time_ms;
         let known = attempt.and_then(|attempt| self.attempts.get(*queue, attempt, now_ms));
-        if let Some(deliveries) = known.and_then(|receipts| same_again(&self.store, shard, receipts)) {
-            return Ok(Reply::Received { deliveries });
+        if let Some(receipts) = known.filter(|receipts| are_untouched(shard, &self.store, receipts)) {
+            let again = receipts.iter().map(|receipt| grant_again(&mut self.store, receipt.slot, *lease_ms));
+            return Ok(Reply::Received { deliveries: again.collect() });
         }
         let lease_ms = lease_ms.unwrap_or(shard.settings.lease_ms);
         let version = version_of(consumer).filter(|_| shard.has_ready());
@@ -58,7 +66,8 @@ impl Partition {
             suspects.holder_of(consumer)
         });
         let (messages, bytes, consumer) = (*messages_max, *bytes_max, Arc::from(*consumer));
-        let mut budget = Budget { messages, bytes, lease_ms, consumer, version, holder };
+        let wall_ms = at.wall_ms;
+        let mut budget = Budget { messages, bytes, lease_ms, wall_ms, consumer, version, holder };
         let at_cap = shard.counters.leased >= u64::from(shard.settings.in_flight_max);
         let deliveries = match shard.settings.kind {
             _ if at_cap => Vec::new(),
@@ -86,22 +95,36 @@ impl Partition {
         let receipts = deliveries.iter().map(|delivery| delivery.receipt).collect();
         let until_ms = self.store.log_time_ms.saturating_add(ATTEMPT_WINDOW_MS);
         self.attempts.insert(queue, attempt, until_ms, receipts);
-        if self.attempts.len() > ATTEMPTS_MAX {
+        while self.attempts.len() > ATTEMPTS_MAX || self.attempts.values() > ATTEMPT_RECEIPTS_MAX {
             self.attempts.forget_first();
         }
     }
 }
 
-/// The deliveries of an earlier attempt, while every one of its leases is as it was granted.
-fn same_again(store: &Store, shard: &Shard, receipts: &[Receipt]) -> Option<Vec<Delivery>> {
-    let again = receipts.iter().map(|receipt| {
-        let message = store.messages.get(receipt.slot)?;
-        let side = store.side(receipt.slot)?;
+/// Whether every lease of an earlier attempt is as it was granted.
+fn are_untouched(shard: &Shard, store: &Store, receipts: &[Receipt]) -> bool {
+    receipts.iter().all(|receipt| {
+        let Some(message) = store.messages.get(receipt.slot) else { return false };
+        let Some(side) = store.side_of(message) else { return false };
         let untouched = holds(message, side, receipt) && !side.extended;
         let ours = message.queue == shard.queue && owns(shard, message);
-        (untouched && ours && side.deadline_ms > store.log_time_ms).then(|| delivery(store, receipt.slot))
-    });
-    again.collect()
+        untouched && ours && side.deadline_ms > store.log_time_ms
+    })
+}
+
+/// The delivery of an earlier attempt: the same lease, which counts from now, and is as long as it is asked for now or was before.
+/// Its end is bounded from the grant, as that of an extension is. O(log deadlines).
+///
+/// Source: `ReceiveMessage` in the Amazon SQS API reference: a retry of an attempt resets the visibility timeout.
+fn grant_again(store: &mut Store, slot: u32, lease_ms: Option<u32>) -> Delivery {
+    let now_ms = store.log_time_ms;
+    let side = store.side_slot(slot);
+    let record = &store.sides[side];
+    let wanted_ms = now_ms.saturating_add(u64::from(lease_ms.unwrap_or(record.lease_ms)));
+    let deadline_ms = wanted_ms.min(record.granted_ms.saturating_add(u64::from(LEASE_MS_MAX)));
+    let lease_ms = u32::try_from(deadline_ms.saturating_sub(now_ms)).unwrap_or(LEASE_MS_MAX);
+    store.move_lease(side, deadline_ms, lease_ms, false);
+    delivery(store, slot)
 }
 
 fn receive_standard(
@@ -180,7 +203,9 @@ fn grant(
     notes: &mut Notes,
 ) -> Delivery {
     shard.leave_state(store, slot, notes);
-    let (now_ms, wall_ms) = (store.log_time_ms, store.wall_time_ms);
+    // The clock may be behind the one by which the message was sent.
+    let wall_ms = budget.wall_ms.max(store.sent_wall_ms(&store.messages[slot]));
+    let now_ms = store.log_time_ms;
     let grant = store.next_grant;
     store.next_grant += 1;
     let side = store.side_mut(slot);

@@ -1,7 +1,9 @@
 //! Sending the messages of a dead-letter queue back, through its own outbox.
 //!
 //! The leader paces the steps by `rate_per_s`; each takes the ready messages in order. A message without an origin, when the
-//! redrive goes to origins, moves behind the others; each message ready at the start is looked at once, so it ends.
+//! redrive goes to origins, moves behind the others, and so does one that comes back because its target exists no more: each message
+//! ready at the start is looked at once. In a FIFO queue a message that stays keeps its place, and its group moves behind: what is
+//! behind it in its group stays too, and one that comes back is looked at again. It ends after as many looks as there were messages.
 
 use crate::effects::EventKind;
 use crate::ids::QueueId;

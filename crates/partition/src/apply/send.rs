@@ -32,7 +32,7 @@ impl Partition {
         }
         let numbered = messages.iter().zip(at.spans);
         let outcomes = numbered.map(|(message, span)| {
-            let sent = self.send_one(queue, message, at.log_index, *span, notes);
+            let sent = self.send_one(queue, message, at, *span, notes);
             sent.unwrap_or_else(|reason| SendOutcome::Refused { reason })
         });
         let outcomes = outcomes.collect();
@@ -44,7 +44,7 @@ impl Partition {
         &mut self,
         queue: QueueId,
         message: &NewMessage<'_>,
-        log_index: u64,
+        at: At<'_>,
         span: Span,
         notes: &mut Notes,
     ) -> Result<SendOutcome, Refusal> {
@@ -62,8 +62,9 @@ impl Partition {
         has_room(shard, span)?;
         let delay_ms = message.delay_ms.unwrap_or(shard.settings.delay_ms);
         let group = message.content.group.unwrap_or_default();
-        let slot = add(shard, &mut self.store, log_index, span, group, notes);
-        start(shard, &mut self.store, slot, delay_ms, message.expiry_ms, notes);
+        let slot = add(shard, &mut self.store, at, span, group, notes);
+        arm_expiry(&mut self.store, slot, message.expiry_ms, at);
+        start(shard, &mut self.store, slot, delay_ms, notes);
         let key = self.store.messages[slot].key(slot);
         if let Some(id) = dedup_id {
             let until_ms = now_ms.saturating_add(shard.settings.dedup_window_ms);
@@ -95,7 +96,7 @@ impl Partition {
                 refused = Some(reason);
                 break;
             }
-            arrive(shard, &mut self.store, at.log_index, *span, &item.message, notes);
+            arrive(shard, &mut self.store, at, *span, &item.message, notes);
             through_number = item.number;
         }
         if through_number > 0 {
@@ -109,17 +110,18 @@ impl Partition {
 fn arrive(
     shard: &mut Shard,
     store: &mut Store,
-    log_index: u64,
+    at: At<'_>,
     span: Span,
     message: &NewMessage<'_>,
     notes: &mut Notes,
 ) {
     let group = message.content.group.unwrap_or_default();
-    let slot = add(shard, store, log_index, span, group, notes);
+    let slot = add(shard, store, at, span, group, notes);
     if message.content.origin.is_some() {
         store.side_mut(slot).origin = message.content.origin;
     }
-    start(shard, store, slot, message.delay_ms.unwrap_or(0), message.expiry_ms, notes);
+    arm_expiry(store, slot, message.expiry_ms, at);
+    start(shard, store, slot, message.delay_ms.unwrap_or(0), notes);
     shard.usage.totals.arrived += 1;
     notes.event(shard.queue, store.messages[slot].sequence, || EventKind::Arrived);
 }
@@ -142,14 +144,7 @@ fn has_room(shard: &Shard, span: Span) -> Result<(), Refusal> {
 }
 
 /// Makes a message's record, in no state's list yet.
-fn add(
-    shard: &mut Shard,
-    store: &mut Store,
-    log_index: u64,
-    span: Span,
-    group: &[u8],
-    notes: &mut Notes,
-) -> u32 {
+fn add(shard: &mut Shard, store: &mut Store, at: At<'_>, span: Span, group: &[u8], notes: &mut Notes) -> u32 {
     let sequence = store.next_sequence;
     store.next_sequence += 1;
     let slot = store.messages.insert(Message {
@@ -157,7 +152,7 @@ fn add(
         queue: shard.queue,
         offset: span.offset,
         len: span.len,
-        entry: store.entries.open(log_index, store.wall_time_ms, sequence),
+        entry: store.entries.open(at.log_index, at.wall_ms, sequence),
         order: Links::OFF,
         age: Links::OFF,
         sibling: Links::OFF,
@@ -182,19 +177,15 @@ fn add(
     slot
 }
 
-/// Puts a new message into its first state.
-fn start(
-    shard: &mut Shard,
-    store: &mut Store,
-    slot: u32,
-    delay_ms: u32,
-    expiry_ms: Option<u64>,
-    notes: &mut Notes,
-) {
+/// A time to live of its own begins when the message is sent.
+fn arm_expiry(store: &mut Store, slot: u32, expiry_ms: Option<u64>, at: At<'_>) {
     if let Some(expiry_ms) = expiry_ms {
-        let expiry_wall_ms = store.wall_time_ms.saturating_add(expiry_ms).max(1);
-        store.arm_expiry(slot, expiry_wall_ms);
+        store.arm_expiry(slot, at.wall_ms.saturating_add(expiry_ms).max(1));
     }
+}
+
+/// Puts a new message into its first state.
+fn start(shard: &mut Shard, store: &mut Store, slot: u32, delay_ms: u32, notes: &mut Notes) {
     if delay_ms > 0 {
         shard.enter_delayed(store, slot, Lane::Fresh, delay_ms);
     } else {

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use crate::arena::NONE;
 use crate::effects::EventKind;
 use crate::ids::{QueueId, Receipt};
 use crate::lanes::Lane;
@@ -128,7 +129,9 @@ fn judge(
     if !issued {
         return Outcome::Invalid;
     }
-    let found = store.messages.at(receipt.slot).filter(|message| message.sequence == receipt.sequence);
+    // Who was never granted has no side record, and may be folded: no receipt is its.
+    let found = store.messages.get(receipt.slot).copied();
+    let found = found.filter(|message| message.side != NONE && message.sequence == receipt.sequence);
     let Some(message) = found else { return Outcome::Gone };
     if message.queue != shard.queue {
         return Outcome::Invalid;
@@ -185,15 +188,10 @@ fn extend_one(
 ) -> Outcome {
     let deadline_ms = store.log_time_ms.saturating_add(u64::from(lease_ms));
     let side = store.messages[receipt.slot].side;
-    let record = &mut store.sides[side];
-    if deadline_ms > record.granted_ms.saturating_add(u64::from(LEASE_MS_MAX)) {
+    if deadline_ms > store.sides[side].granted_ms.saturating_add(u64::from(LEASE_MS_MAX)) {
         return Outcome::LeaseTooLong;
     }
-    let old_ms = std::mem::replace(&mut record.deadline_ms, deadline_ms);
-    record.lease_ms = lease_ms;
-    record.extended = true;
-    store.leases.remove(&mut store.sides, old_ms, side);
-    store.leases.insert(&mut store.sides, deadline_ms, side);
+    store.move_lease(side, deadline_ms, lease_ms, true);
     shard.usage.totals.extended += 1;
     let measure = shard.measure(store, receipt.slot);
     measure.extended = measure.extended.saturating_add(1);
@@ -272,6 +270,11 @@ pub(crate) fn end_lease(shard: &mut Shard, store: &mut Store, slot: u32, end: En
         End::GivenBack | End::Lost { .. } => shard.mood(),
     };
     let company = shard.company_after(store, slot, end);
+    if matches!(end, End::GivenBack) {
+        // The receive counts as one, and not for the limit: nothing has failed.
+        let side = store.side_mut(slot);
+        side.excused = side.excused.saturating_add(1);
+    }
     let overdue = store.messages[slot].aged == Aged::Overdue;
     let limit = shard.limit_met(store, slot);
     let dead_letter = limit.filter(|_| mood == Mood::Calm || overdue);

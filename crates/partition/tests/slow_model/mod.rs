@@ -557,6 +557,7 @@ impl Model {
     /// Nobody has worked on it.
     pub fn give_back(&mut self, at: usize) {
         let Item { queue, overdue, .. } = self.items[at];
+        self.items[at].excused += 1;
         let storm = self.queues[&queue].damped.storm;
         match self.limit_met(at).filter(|_| overdue || !storm) {
             Some(dead) => self.kill(at, dead),
@@ -736,7 +737,13 @@ impl Model {
             (item.order, item.expiry_stamp) = (self.front, expiry_stamp);
             let ends = [item.expiry_wall_ms, retained_to_ms];
             item.expiry_wall_ms = ends.into_iter().filter(|end| *end > 0).min().unwrap();
-            self.ready(at, 1);
+            // What its outbox holds was redriven.
+            if queue == DEAD {
+                self.items[at].group = NO_GROUP;
+                self.ready(at, 0);
+            } else {
+                self.ready(at, 1);
+            }
             self.refresh_turns(queue);
         }
     }
