@@ -108,6 +108,9 @@ pub enum Op {
     DeadLetter {
         row: u64,
         message: MessageId,
+        /// How often it was received before it died, as it says itself; 0 when it does not. Old histories do not have this.
+        #[serde(default)]
+        receive_count: Option<u32>,
     },
     /// The end: what the queue still held when everything was healed and drained, as its counters say.
     Remaining {

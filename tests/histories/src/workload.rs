@@ -56,9 +56,9 @@ impl Workload {
     }
 }
 
-/// The message group of a row.
+/// The message group of a row. Three in a row are of one group, so that a batch has several of it.
 pub fn group_of(row: u64) -> u64 {
-    row % GROUPS
+    row / 3 % GROUPS
 }
 
 pub fn delay_of(row: u64) -> Duration {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use leasehold::processes::{NODES, Place, Processes};
 use leasehold::replicas::{Comparison, compare};
 use leasehold_client::v1::{QueueCounters, QueueSettings};
-use leasehold_histories::checkers::{self, Verdict, progress};
+use leasehold_histories::checkers::{self, Verdict, Violations, progress};
 use leasehold_histories::history::{History, Op, Recorder};
 use leasehold_histories::random::Random;
 use leasehold_histories::workload::{LEASE, Workload};
@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use crate::faults::{Fault, Overlap, Planned, Scene, inject, schedule};
-use crate::machine::Machines;
+use crate::machine::{Loss, Machines};
 use crate::network::{self, Network};
 use crate::workers::{
     REPEATED_QUEUE, Stage, consumer, lessee, list_queues, owner, read_dead_letters, repeater, sender,
@@ -123,14 +123,18 @@ async fn run_in(plan: &Plan, dir: &Path, network: Option<&Network>) -> Result<(H
         noticed: 0,
         full_before: 0,
         out_of_memory: 0,
+        lost: Loss::default(),
+        in_force: 0,
     };
-    inject(&mut scene, &planned).await?;
-    let (noticed, out_of_memory) = (scene.noticed, scene.out_of_memory);
+    inject(&mut scene, &planned, Duration::from_secs(plan.time_limit)).await?;
+    let (noticed, out_of_memory, lost) = (scene.noticed, scene.out_of_memory, scene.lost);
     await_progress(&stage).await;
     stage.is_over.store(true, Ordering::Relaxed);
     drain(&stage).await?;
     stage.is_drained.store(true, Ordering::Relaxed);
-    while workers.join_next().await.is_some() {}
+    while let Some(ended) = workers.join_next().await {
+        ended.map_err(|error| format!("a worker did not end: {error}"))?;
+    }
     if plan.workload == Workload::DeadLetter {
         read_dead_letters(&stage).await.map_err(|error| error.to_string())?;
     }
@@ -147,7 +151,29 @@ async fn run_in(plan: &Plan, dir: &Path, network: Option<&Network>) -> Result<(H
     }
     verdict.counts.insert("refused_for_length", stage.full.load(Ordering::Relaxed));
     verdict.counts.insert("out_of_memory", out_of_memory);
+    if machines.is_some() {
+        verdict.counts.insert("lost_writes", lost.changes as u64);
+        verdict.counts.insert("lost_names", lost.names as u64);
+    }
+    if !plan.faults.iter().any(|fault| fault.is_of_memory()) {
+        verdict.violations.insert("panic", panics_of_all(&processes)?);
+    }
     Ok((history, verdict))
+}
+
+/// What the nodes said of panics, in all their lives.
+fn panics_of_all(processes: &Processes) -> Result<Violations, String> {
+    let mut found = Violations::new();
+    for (at, node) in processes.nodes.iter().enumerate() {
+        let words = std::fs::read(processes.log_path(at)).map_err(|error| error.to_string())?;
+        found.extend(panics(&node.name, &String::from_utf8_lossy(&words)));
+    }
+    Ok(found)
+}
+
+fn panics(name: &str, words: &str) -> Violations {
+    let said = words.lines().filter(|line| line.contains("panicked at"));
+    said.map(|line| format!("{name}: {line}")).collect()
 }
 
 impl Plan {
@@ -341,4 +367,16 @@ fn keep(plan: &Plan, history: &History, verdict: &mut Verdict, dir: tempfile::Te
     history.save(&path).map_err(|error| error.to_string())?;
     verdict.history = Some(path.display().to_string());
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_of_a_node_is_found_and_what_it_says_otherwise_is_not() {
+        let panicked = "thread 'main' panicked at crates/node/src/node.rs:7:9:\nthe index is 3\n";
+        assert_eq!(panics("n2", panicked).len(), 1);
+        assert!(panics("n2", "ready\nno leader is known\n").is_empty());
+    }
 }

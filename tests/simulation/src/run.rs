@@ -112,6 +112,8 @@ fn phases(plan: &Plan, world: &mut World, faults: &mut Faults) -> Result<(), Str
     }
     // The states are compared once more.
     world.run_until(500_000, faults, |_| false);
+    let equal = u64::from(plan.partitions);
+    world.stage.ops().push(Op::Replicas { equal, busy: Vec::new(), diverged: Vec::new() });
     Ok(())
 }
 

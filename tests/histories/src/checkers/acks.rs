@@ -1,4 +1,5 @@
-//! An ack is final: once it was answered as done, nobody is given the message in answer to a later question (I3).
+//! An ack is final (I3): once it was answered as done, nobody is given the message in answer to a later question, and its grant is the
+//! last one whatever the times say: after a later one the ack would have been refused, and after the ack there is none.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +17,7 @@ pub fn check(lives: &BTreeMap<MessageId, Life<'_>>) -> Violations {
         for (acked, ended_us) in &done {
             for op in &life.grants {
                 let Op::Grant { grant, began_us: asked_us, .. } = op else { continue };
-                if asked_us > ended_us {
+                if grant > acked || asked_us > ended_us {
                     violations.push(format!(
                         "{message:?}: acked under grant {acked}, and given again as grant {grant}"
                     ));
@@ -44,11 +45,14 @@ mod tests {
     fn one_ack_ends_a_life() {
         assert_eq!(found(vec![grant(1, 1, 100), ack(1, 200, Outcome::Done)]), 0);
         assert_eq!(found(vec![grant(1, 1, 100), ack(1, 200, Outcome::NotDone), grant(1, 2, 300)]), 0);
+        assert_eq!(found(vec![grant(1, 1, 100), ack(1, 200, Outcome::Unknown), grant(1, 2, 150)]), 0);
+        assert_eq!(found(vec![grant(1, 1, 100), grant(1, 2, 150), ack(2, 200, Outcome::Done)]), 0);
     }
 
     #[test]
     fn each_violation_is_found() {
         assert_eq!(found(vec![grant(1, 1, 100), ack(1, 200, Outcome::Done), grant(1, 2, 300)]), 1);
+        assert_eq!(found(vec![grant(1, 1, 100), ack(1, 200, Outcome::Done), grant(1, 2, 150)]), 1);
         let twice = vec![grant(1, 1, 100), ack(1, 200, Outcome::Done), ack(1, 300, Outcome::Done)];
         assert_eq!(found(twice), 1);
     }

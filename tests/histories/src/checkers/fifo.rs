@@ -3,13 +3,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::Violations;
+use super::{Life, Violations};
 use crate::history::{History, MessageId, Op, Outcome};
 use crate::workload::group_of;
 
-pub fn check(history: &History) -> Violations {
+pub fn check(history: &History, lives: &BTreeMap<MessageId, Life<'_>>) -> Violations {
     let mut violations = order_of_sends(history);
-    violations.extend(order_of_grants(history));
+    violations.extend(order_of_grants(history, lives));
     violations
 }
 
@@ -18,21 +18,39 @@ struct Kept {
     message: MessageId,
     began_us: u64,
     ended_us: u64,
+    is_answered: bool,
+}
+
+/// What was sent and kept, by its group. A send without an answer was kept when its row was delivered, which names its message.
+fn kept(history: &History) -> BTreeMap<u64, Vec<Kept>> {
+    let given = history.ops.iter().filter_map(|op| match op {
+        Op::Grant { row, message, .. } => Some((*row, *message)),
+        _ => None,
+    });
+    let given = given.collect::<BTreeMap<_, _>>();
+    let mut groups: BTreeMap<u64, Vec<Kept>> = BTreeMap::new();
+    for op in &history.ops {
+        let Op::Send { row, began_us, ended_us, outcome, message } = op else { continue };
+        let is_answered = *outcome == Outcome::Done;
+        let message = match outcome {
+            Outcome::Done => *message,
+            Outcome::Unknown => given.get(row).copied(),
+            Outcome::NotDone => None,
+        };
+        if let Some(message) = message {
+            let kept = Kept { row: *row, message, began_us: *began_us, ended_us: *ended_us, is_answered };
+            groups.entry(group_of(*row)).or_default().push(kept);
+        }
+    }
+    groups
 }
 
 /// A send that began after another one had been answered is behind it; so are the later ones of a batch.
 fn order_of_sends(history: &History) -> Violations {
-    let mut groups: BTreeMap<u64, Vec<Kept>> = BTreeMap::new();
-    for op in &history.ops {
-        if let Op::Send { row, began_us, ended_us, outcome: Outcome::Done, message: Some(message) } = op {
-            let kept = Kept { row: *row, message: *message, began_us: *began_us, ended_us: *ended_us };
-            groups.entry(group_of(*row)).or_default().push(kept);
-        }
-    }
     let mut violations = Violations::new();
-    for (group, mut sends) in groups {
+    for (group, mut sends) in kept(history) {
         sends.sort_by_key(|sent| (sent.began_us, sent.row));
-        let mut by_end = (0..sends.len()).collect::<Vec<_>>();
+        let mut by_end = (0..sends.len()).filter(|at| sends[*at].is_answered).collect::<Vec<_>>();
         by_end.sort_by_key(|at| sends[*at].ended_us);
         let mut answered = by_end.into_iter().peekable();
         let mut last_answered: Option<&Kept> = None;
@@ -44,8 +62,9 @@ fn order_of_sends(history: &History) -> Violations {
                 }
             }
             let in_batch = at.checked_sub(1).map(|before| &sends[before]);
-            let in_batch = in_batch
-                .filter(|before| before.began_us == sent.began_us && before.ended_us == sent.ended_us);
+            let in_batch = in_batch.filter(|before| {
+                before.is_answered && before.began_us == sent.began_us && before.ended_us == sent.ended_us
+            });
             for before in last_answered.into_iter().chain(in_batch) {
                 if before.message > sent.message {
                     violations.push(format!(
@@ -68,23 +87,17 @@ struct Given {
 }
 
 /// What a receive brings of a group is in order, and nothing of the group that was given before it and is not done is left behind.
-fn order_of_grants(history: &History) -> Violations {
+fn order_of_grants(history: &History, lives: &BTreeMap<MessageId, Life<'_>>) -> Violations {
     let mut groups: BTreeMap<u64, Vec<Given>> = BTreeMap::new();
-    let mut acked_us: BTreeMap<MessageId, u64> = BTreeMap::new();
     for op in &history.ops {
-        match op {
-            Op::Grant { row, message, grant, began_us, ended_us, .. } => {
-                let asked_us = (*began_us, *ended_us);
-                let given = Given { row: *row, message: *message, grant: *grant, asked_us };
-                groups.entry(group_of(*row)).or_default().push(given);
-            }
-            Op::Ack { message, began_us, outcome, .. } if *outcome != Outcome::NotDone => {
-                let first_us = acked_us.entry(*message).or_insert(*began_us);
-                *first_us = (*first_us).min(*began_us);
-            }
-            _ => {}
+        if let Op::Grant { row, message, grant, began_us, ended_us, .. } = op {
+            let asked_us = (*began_us, *ended_us);
+            let given = Given { row: *row, message: *message, grant: *grant, asked_us };
+            groups.entry(group_of(*row)).or_default().push(given);
         }
     }
+    let acked_us = lives.iter().filter_map(|(message, life)| Some((*message, life.acked_us()?)));
+    let acked_us = acked_us.collect::<BTreeMap<_, _>>();
     let mut violations = Violations::new();
     for (group, mut grants) in groups {
         grants.sort_by_key(|given| given.grant);
@@ -119,15 +132,20 @@ fn order_of_grants(history: &History) -> Violations {
 
 #[cfg(test)]
 mod tests {
+    use super::super::lives;
     use super::super::story::history;
     use super::*;
 
     /// Rows of one group.
-    const ROWS: [u64; 3] = [0, 64, 128];
+    const ROWS: [u64; 3] = [0, 1, 192];
 
     fn send(at: usize, sequence: u64, began_us: u64) -> Op {
         let (outcome, message) = (Outcome::Done, Some((0, sequence)));
         Op::Send { row: ROWS[at], began_us, ended_us: began_us + 10, outcome, message }
+    }
+
+    fn send_in_vain(at: usize, outcome: Outcome, began_us: u64) -> Op {
+        Op::Send { row: ROWS[at], began_us, ended_us: began_us + 10, outcome, message: None }
     }
 
     /// A message of the receive that began then.
@@ -152,8 +170,20 @@ mod tests {
         Op::Ack { message, grant: 0, began_us, ended_us: began_us + 5, outcome: Outcome::Done }
     }
 
+    /// Without an answer.
+    fn perhaps_acked(at: usize, grant: u64, began_us: u64) -> Op {
+        let message = (0, at as u64);
+        Op::Ack { message, grant, began_us, ended_us: began_us + 5, outcome: Outcome::Unknown }
+    }
+
     fn found(ops: Vec<Op>) -> usize {
-        check(&history(ops)).len()
+        let history = history(ops);
+        check(&history, &lives(&history)).len()
+    }
+
+    #[test]
+    fn the_rows_of_these_stories_are_of_one_group() {
+        assert!(ROWS.iter().all(|row| group_of(*row) == group_of(ROWS[0])));
     }
 
     #[test]
@@ -176,5 +206,29 @@ mod tests {
         assert_eq!(found(vec![given_in(0, 1, 100), given_in(1, 2, 100), given(1, 3)]), 1);
         assert_eq!(found(vec![given_in(1, 1, 100), given_in(0, 2, 100)]), 1);
         assert_eq!(found(vec![given(1, 1), acked(1, 150), given(0, 2)]), 1);
+    }
+
+    #[test]
+    fn a_send_without_an_answer_is_behind_those_before_it_when_it_is_delivered() {
+        // Both are acked, so that nothing but their places is judged.
+        let delivered = |sends: [Op; 2]| {
+            let grants = [given(0, 1), acked(0, 150), given(1, 2), acked(1, 250)];
+            found(sends.into_iter().chain(grants).collect())
+        };
+        assert_eq!(delivered([send(0, 0, 0), send_in_vain(1, Outcome::Unknown, 20)]), 0);
+        assert_eq!(delivered([send(0, 2, 0), send_in_vain(1, Outcome::Unknown, 20)]), 1);
+        assert_eq!(delivered([send(0, 2, 0), send_in_vain(1, Outcome::Unknown, 0)]), 1, "of one batch");
+        assert_eq!(delivered([send(0, 2, 0), send_in_vain(1, Outcome::Unknown, 5)]), 0);
+        assert_eq!(delivered([send(0, 2, 0), send_in_vain(1, Outcome::NotDone, 20)]), 0);
+        // Nobody knows when the first one came to its place.
+        assert_eq!(delivered([send_in_vain(1, Outcome::Unknown, 0), send(0, 0, 20)]), 0);
+        assert_eq!(found(vec![send(0, 2, 0), send_in_vain(1, Outcome::Unknown, 20)]), 0);
+    }
+
+    #[test]
+    fn an_ack_without_an_answer_lets_the_next_one_go_until_the_message_is_given_again() {
+        let perhaps = || vec![given(0, 1), perhaps_acked(0, 1, 150), given(1, 2)];
+        assert_eq!(found(perhaps()), 0);
+        assert_eq!(found([perhaps(), vec![given(0, 3)]].concat()), 1);
     }
 }

@@ -15,6 +15,7 @@ mod receipts;
 mod repeats;
 mod replicas;
 mod told;
+mod whole;
 
 use std::collections::BTreeMap;
 
@@ -67,6 +68,29 @@ pub struct Life<'a> {
     pub settlements: Vec<&'a Op>,
 }
 
+impl Life<'_> {
+    /// When the first ack was asked for that ended it, or may have. One without an answer did not if the message was granted once
+    /// more: under the older grant it was refused, or never came.
+    pub fn acked_us(&self) -> Option<u64> {
+        let last = self.grants.iter().filter_map(|op| token(op)).max();
+        let acked = self.settlements.iter().filter_map(|op| match op {
+            Op::Ack { began_us, outcome: Outcome::Done, .. } => Some(*began_us),
+            Op::Ack { grant, began_us, outcome: Outcome::Unknown, .. } => {
+                last.is_none_or(|last| last <= *grant).then_some(*began_us)
+            }
+            _ => None,
+        });
+        acked.min()
+    }
+}
+
+fn token(op: &Op) -> Option<u64> {
+    match op {
+        Op::Grant { grant, .. } => Some(*grant),
+        _ => None,
+    }
+}
+
 /// The lives of all messages.
 pub fn lives(history: &History) -> BTreeMap<MessageId, Life<'_>> {
     let mut lives: BTreeMap<MessageId, Life<'_>> = BTreeMap::new();
@@ -80,10 +104,7 @@ pub fn lives(history: &History) -> BTreeMap<MessageId, Life<'_>> {
         }
     }
     for life in lives.values_mut() {
-        life.grants.sort_by_key(|op| match op {
-            Op::Grant { grant, .. } => *grant,
-            _ => 0,
-        });
+        life.grants.sort_by_key(|op| token(op));
     }
     lives
 }
@@ -92,7 +113,8 @@ pub fn lives(history: &History) -> BTreeMap<MessageId, Life<'_>> {
 pub fn check(history: &History) -> Verdict {
     let mut verdict = Verdict::default();
     let lives = lives(history);
-    verdict.violations.insert("lost or unexpected", queue::check(history, &mut verdict.counts));
+    verdict.violations.insert("not a whole history", whole::check(history));
+    verdict.violations.insert("lost or unexpected", queue::check(history, &lives, &mut verdict.counts));
     verdict.violations.insert("lease shortened", leases::check(&lives));
     verdict.violations.insert("fencing", fencing::check(&lives));
     verdict.violations.insert("late receipt", receipts::check(&lives));
@@ -103,7 +125,7 @@ pub fn check(history: &History) -> Verdict {
         .insert("another answer to the same request", repeats::check(history, &mut verdict.counts));
     verdict.violations.insert("replicas differ", replicas::check(history));
     match history.workload() {
-        Workload::Fifo => drop(verdict.violations.insert("order of a group", fifo::check(history))),
+        Workload::Fifo => drop(verdict.violations.insert("order of a group", fifo::check(history, &lives))),
         Workload::Delays => {
             let violations = delays::check(history, &mut verdict.counts);
             verdict.violations.insert("delay cut short", violations);

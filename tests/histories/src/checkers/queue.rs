@@ -3,14 +3,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::Violations;
+use super::{Life, Violations};
 use crate::history::{History, MessageId, Op, Outcome};
 
-pub fn check(history: &History, counts: &mut BTreeMap<&'static str, u64>) -> Violations {
+pub fn check(
+    history: &History,
+    lives: &BTreeMap<MessageId, Life<'_>>,
+    counts: &mut BTreeMap<&'static str, u64>,
+) -> Violations {
     let mut violations = Violations::new();
     let mut sent: BTreeMap<u64, (Outcome, Option<MessageId>)> = BTreeMap::new();
     let mut delivered: BTreeMap<u64, BTreeSet<MessageId>> = BTreeMap::new();
-    let mut settled: BTreeSet<MessageId> = BTreeSet::new();
     let mut dead: BTreeSet<u64> = BTreeSet::new();
     for op in &history.ops {
         match op {
@@ -27,9 +30,6 @@ pub fn check(history: &History, counts: &mut BTreeMap<&'static str, u64>) -> Vio
             }
             Op::DeadLetter { row, .. } => drop(dead.insert(*row)),
             Op::Grant { row, message, .. } => drop(delivered.entry(*row).or_default().insert(*message)),
-            Op::Ack { message, outcome, .. } if *outcome != Outcome::NotDone => {
-                settled.insert(*message);
-            }
             // The counters of an empty queue are zero, also that of its bytes (I16).
             Op::Remaining { messages, bytes } if *messages > 0 || *bytes > 0 => {
                 let what = format!("{messages} messages and {bytes} bytes");
@@ -38,6 +38,7 @@ pub fn check(history: &History, counts: &mut BTreeMap<&'static str, u64>) -> Vio
             _ => {}
         }
     }
+    let is_acked = |message: &MessageId| lives.get(message).is_some_and(|life| life.acked_us().is_some());
     let (mut recovered, mut duplicated) = (0, 0);
     for (row, (outcome, message)) in &sent {
         let messages = delivered.get(row);
@@ -56,8 +57,12 @@ pub fn check(history: &History, counts: &mut BTreeMap<&'static str, u64>) -> Vio
             duplicated += 1;
             violations.push(format!("row {row} was sent once and is several messages: {messages:?}"));
         }
-        let is_settled =
-            messages.is_some_and(|messages| messages.iter().any(|message| settled.contains(message)));
+        if let (Outcome::Done, Some(message), Some(messages)) = (outcome, message, messages)
+            && !messages.contains(message)
+        {
+            violations.push(format!("row {row} was sent as {message:?} and delivered as {messages:?}"));
+        }
+        let is_settled = messages.is_some_and(|messages| messages.iter().any(is_acked));
         if *outcome == Outcome::Done && messages.is_some() && !is_settled && !dead.contains(row) {
             violations.push(format!("row {row} was delivered, is gone, and nobody settled it"));
         }
@@ -74,11 +79,22 @@ pub fn check(history: &History, counts: &mut BTreeMap<&'static str, u64>) -> Vio
 
 #[cfg(test)]
 mod tests {
+    use super::super::lives;
     use super::super::story::{ack, grant, history, send};
     use super::*;
 
     fn found(ops: Vec<Op>) -> usize {
-        check(&history(ops), &mut BTreeMap::new()).len()
+        let history = history(ops);
+        check(&history, &lives(&history), &mut BTreeMap::new()).len()
+    }
+
+    /// A grant of another message.
+    fn grant_of(row: u64, message: MessageId, token: u64) -> Op {
+        let mut granted = grant(row, token, 300);
+        if let Op::Grant { message: of, .. } = &mut granted {
+            *of = message;
+        }
+        granted
     }
 
     #[test]
@@ -95,11 +111,23 @@ mod tests {
         assert_eq!(found(vec![send(1, Outcome::Done), grant(1, 1, 100)]), 1, "gone without a settlement");
         assert_eq!(found(vec![Op::Remaining { messages: 3, bytes: 9 }]), 1, "left");
         assert_eq!(found(vec![Op::Remaining { messages: 0, bytes: 9 }]), 1, "bytes of nothing");
-        let mut second = grant(1, 2, 300);
-        if let Op::Grant { message, .. } = &mut second {
-            *message = (0, 9);
-        }
+        let second = grant_of(1, (0, 9), 2);
         let twice = vec![send(1, Outcome::Done), grant(1, 1, 100), second, ack(1, 200, Outcome::Done)];
         assert_eq!(found(twice), 1, "duplicated");
+        // What was answered for one row is what another was delivered as.
+        let other =
+            Op::Ack { message: (0, 9), grant: 2, began_us: 400, ended_us: 410, outcome: Outcome::Done };
+        let swapped = vec![send(1, Outcome::Done), grant_of(1, (0, 9), 2), other];
+        assert_eq!(found(swapped), 1, "another id");
+    }
+
+    #[test]
+    fn an_ack_without_an_answer_settles_until_the_message_is_granted_again() {
+        let perhaps = || vec![send(1, Outcome::Done), grant(1, 1, 100), ack(1, 200, Outcome::Unknown)];
+        assert_eq!(found(perhaps()), 0);
+        let again = [perhaps(), vec![grant(1, 2, 300)]].concat();
+        assert_eq!(found(again.clone()), 1);
+        assert_eq!(found([again.clone(), vec![ack(2, 400, Outcome::Unknown)]].concat()), 0);
+        assert_eq!(found([again, vec![ack(2, 400, Outcome::Done)]].concat()), 0);
     }
 }

@@ -14,7 +14,7 @@ use leasehold_histories::random::Random;
 
 use super::Scene;
 use super::data::{failed, is_refusal, replace, restart_damaged, until};
-use super::process::signal;
+use super::process::{pause, signal};
 use super::schedule::Planned;
 use crate::damage::{damage_in_use, log_files};
 
@@ -32,7 +32,7 @@ pub async fn begin(scene: &mut Scene<'_>, planned: &Planned) -> Result<String, S
     let (node, nodes) = (planned.node, scene.processes.nodes.len());
     let behind = (node + 1 + (planned.choice % (nodes as u64 - 1)) as usize) % nodes;
     scene.stage.is_held_back.store(true, Ordering::Relaxed);
-    signal(scene.processes, behind, "STOP")?;
+    pause(scene, behind)?;
     let filled = fill_segments(scene, node).await;
     let words_begin = words(scene, node)?.len();
     let damaged = filled.and_then(|()| {

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 
 use leasehold_histories::random::Random;
 
-use super::process::restart;
+use super::process::{assert_running, kill, restart};
 use super::schedule::Planned;
 use super::{Scene, corruption};
 use crate::damage::damage;
@@ -53,7 +53,7 @@ pub async fn begin(scene: &mut Scene<'_>, fault: Fault, planned: &Planned) -> Re
     let node = planned.node;
     let what = match fault {
         Fault::Corrupt => {
-            scene.processes.kill(node).await.map_err(failed)?;
+            kill(scene, node).await?;
             let data_dir = scene.processes.data_dir(node);
             let damaged = damage(&data_dir, &mut Random::new(planned.choice, 0)).map_err(failed)?;
             let answer = restart_damaged(scene, node).await.map_err(|error| format!("{damaged}: {error}"))?;
@@ -61,13 +61,16 @@ pub async fn begin(scene: &mut Scene<'_>, fault: Fault, planned: &Planned) -> Re
         }
         Fault::CorruptRunning => corruption::begin(scene, planned).await?,
         Fault::DiskLow => {
-            scene.processes.kill(node).await.map_err(failed)?;
+            kill(scene, node).await?;
             scene.processes.restart_with(node, &[MORE_THAN_IS_FREE]).await.map_err(failed)?;
             MORE_THAN_IS_FREE.to_owned()
         }
-        Fault::Replace => "to be removed, emptied and added".to_owned(),
+        Fault::Replace => {
+            assert_running(scene, node)?;
+            "to be removed, emptied and added".to_owned()
+        }
         Fault::Wipe => {
-            scene.processes.kill(node).await.map_err(failed)?;
+            kill(scene, node).await?;
             empty(scene, node)?;
             restart(scene, node).await?;
             assert_outside(scene, node).await?;
@@ -75,10 +78,12 @@ pub async fn begin(scene: &mut Scene<'_>, fault: Fault, planned: &Planned) -> Re
         }
         Fault::Restore => return restore(scene).await,
         Fault::Descriptors => {
+            assert_running(scene, node)?;
             let open = limit_to_what_is_used(scene, node, Resource::Nofile)?;
             format!("not more than {open} descriptors")
         }
         Fault::Memory => {
+            assert_running(scene, node)?;
             let bytes = limit_to_what_is_used(scene, node, Resource::Data)?;
             format!("not more than {bytes} bytes of memory")
         }
@@ -110,7 +115,7 @@ pub async fn end(scene: &mut Scene<'_>, fault: Fault, planned: &Planned) -> Resu
         }
         Fault::Descriptors => restart(scene, planned.node).await,
         Fault::DiskLow => {
-            scene.processes.kill(planned.node).await.map_err(failed)?;
+            kill(scene, planned.node).await?;
             restart(scene, planned.node).await
         }
     }
@@ -216,7 +221,7 @@ async fn restore(scene: &mut Scene<'_>) -> Result<String, String> {
     let taken = backup::take(&scene.processes.client().map_err(failed)?, &folder).await.map_err(failed)?;
     let nodes = scene.processes.nodes.len();
     for node in 0..nodes {
-        scene.processes.kill(node).await.map_err(failed)?;
+        kill(scene, node).await?;
     }
     for node in 0..nodes {
         empty(scene, node)?;

@@ -5,7 +5,7 @@ use leasehold::processes::ProcessError;
 use leasehold_histories::random::Random;
 
 use super::Scene;
-use super::process::{restart, signal};
+use super::process::{kill, pause, restart, signal};
 use super::schedule::Planned;
 use crate::machine::Machines;
 
@@ -49,11 +49,11 @@ pub async fn begin(scene: &mut Scene<'_>, fault: Fault, planned: &Planned) -> Re
             }
         }
         Fault::PausePower => {
-            signal(scene.processes, planned.node, "STOP")?;
+            pause(scene, planned.node)?;
             tokio::time::sleep(planned.lasts / 3).await;
             let [loser, holder] = others(planned.node);
             what = format!("{what}; {}", lose_power(scene, loser, planned).await?);
-            signal(scene.processes, holder, "STOP")?;
+            pause(scene, holder)?;
             signal(scene.processes, planned.node, "CONT")?;
             restart(scene, loser).await?;
         }
@@ -64,7 +64,7 @@ pub async fn begin(scene: &mut Scene<'_>, fault: Fault, planned: &Planned) -> Re
         }
         Fault::WriteError => control.fail_writes(1).map_err(|error| error.to_string())?,
         Fault::ReadError => {
-            scene.processes.kill(planned.node).await.map_err(failed)?;
+            kill(scene, planned.node).await?;
             let count = 1 + (planned.choice % 8) as u32;
             control.fail_reads(count).map_err(|error| error.to_string())?;
             let answer = match restart(scene, planned.node).await {
@@ -131,7 +131,9 @@ fn others(node: usize) -> [usize; 2] {
 }
 
 async fn lose_power(scene: &mut Scene<'_>, node: usize, planned: &Planned) -> Result<String, String> {
-    scene.processes.kill(node).await.map_err(failed)?;
+    kill(scene, node).await?;
     let loss = machines(scene)?.of(node).lose_power(&mut Random::new(planned.choice, node as u64))?;
+    scene.lost.changes += loss.changes;
+    scene.lost.names += loss.names;
     Ok(format!("node {} lost {} writes and {} names", node + 1, loss.changes, loss.names))
 }

@@ -22,7 +22,7 @@ use tokio::time::sleep;
 
 pub use schedule::{Overlap, Planned, schedule};
 
-use crate::machine::Machines;
+use crate::machine::{Loss, Machines};
 use crate::network::Network;
 use crate::workers::Stage;
 use corruption::Damaged;
@@ -92,6 +92,11 @@ impl Fault {
         matches!(self, Self::Data(data::Fault::CorruptRunning))
     }
 
+    /// Whether a node may find no memory, which it may say in any words.
+    pub fn is_of_memory(self) -> bool {
+        matches!(self, Self::Data(data::Fault::Memory))
+    }
+
     /// Whether it means something with so many nodes.
     pub fn is_possible_with(self, nodes: usize) -> bool {
         match self {
@@ -139,6 +144,10 @@ pub struct Scene<'a> {
     pub full_before: u64,
     /// How many nodes ended by themselves for want of memory.
     pub out_of_memory: u64,
+    /// What nodes lost with their power.
+    pub lost: Loss,
+    /// How many faults are in force beside the one that begins or ends.
+    pub in_force: usize,
 }
 
 impl Scene<'_> {
@@ -156,11 +165,11 @@ impl Scene<'_> {
     }
 }
 
-/// Carries a schedule out; afterwards every node runs and every packet arrives.
+/// Carries a schedule out, for at least so long; afterwards every node runs and every packet arrives.
 ///
 /// # Errors
-/// When a process cannot be started again: the node refuses its own data.
-pub async fn inject(scene: &mut Scene<'_>, schedule: &[Planned]) -> Result<(), String> {
+/// When a process ended by itself, or cannot be started again: the node refuses its own data.
+pub async fn inject(scene: &mut Scene<'_>, schedule: &[Planned], time_limit: Duration) -> Result<(), String> {
     let mut passed = Duration::ZERO;
     for (at, number, moment) in steps(schedule) {
         // The time between two steps is kept, whatever the first of them took.
@@ -173,14 +182,17 @@ pub async fn inject(scene: &mut Scene<'_>, schedule: &[Planned]) -> Result<(), S
                 let at_us = recorder.now_us();
                 let what = begin(scene, planned).await?;
                 recorder.add(Op::Fault { number, at_us, fault: planned.fault.name(), what });
+                scene.in_force += 1;
             }
             Moment::End => {
+                scene.in_force -= 1;
                 end(scene, planned).await?;
                 recorder.add(Op::FaultEnded { number, at_us: recorder.now_us() });
             }
         }
     }
-    sleep(schedule.last().map_or(Duration::ZERO, |planned| planned.pause)).await;
+    let calm = schedule.last().map_or(Duration::ZERO, |planned| planned.pause);
+    sleep(calm.max(time_limit.saturating_sub(passed))).await;
     Ok(())
 }
 

@@ -5,9 +5,12 @@ use std::sync::PoisonError;
 use std::time::Duration;
 
 use leasehold::processes::{ProcessError, Processes};
+use leasehold_client::Client;
+use leasehold_client::v1::StatusResponse;
 use tokio::time::sleep;
 
 use super::Scene;
+use super::data::until;
 use super::schedule::Planned;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -38,25 +41,27 @@ fn failed(error: ProcessError) -> String {
 }
 
 pub async fn begin(scene: &mut Scene<'_>, fault: Fault, planned: &Planned) -> Result<String, String> {
-    let processes = &mut *scene.processes;
+    let nodes = scene.processes.nodes.len();
     match fault {
-        Fault::Kill => processes.kill(planned.node).await.map_err(failed)?,
-        Fault::Pause | Fault::PauseKill => signal(processes, planned.node, "STOP")?,
+        Fault::Kill => kill(scene, planned.node).await?,
+        Fault::Pause | Fault::PauseKill => pause(scene, planned.node)?,
         Fault::KillAll => {
-            for node in 0..processes.nodes.len() {
-                processes.kill(node).await.map_err(failed)?;
+            for node in 0..nodes {
+                kill(scene, node).await?;
             }
         }
-        Fault::Transfer => transfer(scene, planned).await,
+        Fault::Transfer => return transfer(scene, planned).await,
         Fault::RollingRestart => {
-            for step in 0..processes.nodes.len() {
-                let node = (planned.node + step) % scene.processes.nodes.len();
+            for step in 0..nodes {
+                let node = (planned.node + step) % nodes;
+                assert_running(scene, node)?;
                 scene.processes.stop_node(node).await.map_err(failed)?;
                 restart(scene, node).await?;
             }
         }
         Fault::Starve => {
-            let pid = pid(processes, planned.node)?;
+            assert_running(scene, planned.node)?;
+            let pid = pid(scene.processes, planned.node)?;
             scene.repeat(planned, starve(pid));
         }
     }
@@ -68,7 +73,7 @@ pub async fn end(scene: &mut Scene<'_>, fault: Fault, planned: &Planned) -> Resu
         Fault::Kill => restart(scene, planned.node).await,
         Fault::Pause => signal(scene.processes, planned.node, "CONT"),
         Fault::PauseKill => {
-            scene.processes.kill(planned.node).await.map_err(failed)?;
+            kill(scene, planned.node).await?;
             restart(scene, planned.node).await
         }
         Fault::KillAll => {
@@ -92,12 +97,58 @@ pub async fn restart(scene: &mut Scene<'_>, node: usize) -> Result<(), String> {
     Ok(())
 }
 
-async fn transfer(scene: &Scene<'_>, planned: &Planned) {
-    let partition = scene.stage.partitions[planned.choice as usize % scene.stage.partitions.len()];
-    if let Ok(client) = scene.stage.client() {
-        // It may be the leader already, or away.
-        let _ = client.transfer_leader(partition, &scene.processes.nodes[planned.node].name).await;
+/// Nobody but the harness ends a node, unless a fault in force says otherwise.
+///
+/// # Errors
+/// When the node ended by itself.
+pub fn assert_running(scene: &mut Scene<'_>, node: usize) -> Result<(), String> {
+    if scene.processes.is_running(node).map_err(failed)? {
+        return Ok(());
     }
+    Err(format!("node {} ended by itself: see {}", node + 1, scene.processes.log_path(node).display()))
+}
+
+/// Kills a node that runs.
+pub async fn kill(scene: &mut Scene<'_>, node: usize) -> Result<(), String> {
+    assert_running(scene, node)?;
+    scene.processes.kill(node).await.map_err(failed)
+}
+
+/// Stops a node that runs, until it is told to go on.
+pub fn pause(scene: &mut Scene<'_>, node: usize) -> Result<(), String> {
+    assert_running(scene, node)?;
+    signal(scene.processes, node, "STOP")
+}
+
+/// Has the leader of a partition hand over to another node. Under another fault that may not be possible.
+async fn transfer(scene: &Scene<'_>, planned: &Planned) -> Result<String, String> {
+    let partition = scene.stage.partitions[planned.choice as usize % scene.stage.partitions.len()];
+    let client = scene.stage.client().map_err(|error| error.to_string())?;
+    let what = format!("partition {partition}");
+    if scene.in_force == 0 {
+        let asked = format!("{what} gets another leader");
+        until(&asked, async || hand_over(&client, partition, planned.node).await).await?;
+        return Ok(what);
+    }
+    match hand_over(&client, partition, planned.node).await {
+        Ok(_) => Ok(what),
+        Err(error) => Ok(format!("{what}, in vain under another fault: {error}")),
+    }
+}
+
+async fn hand_over(client: &Client, partition: u32, choice: usize) -> Result<bool, String> {
+    let status = client.cluster_status().await.map_err(|error| error.to_string())?;
+    let target = follower(&status, partition, choice).ok_or("no leader is known")?;
+    client.transfer_leader(partition, &target).await.map_err(|error| error.to_string())?;
+    Ok(true)
+}
+
+/// One of the nodes that follow the leader of a partition; `None` while there is no leader.
+fn follower(status: &StatusResponse, partition: u32, choice: usize) -> Option<String> {
+    let of = status.partitions.iter().find(|of| of.partition == partition && of.leader != 0)?;
+    let followers = of.replicas.iter().filter(|replica| **replica != of.leader).collect::<Vec<_>>();
+    let chosen = **followers.get(choice % followers.len().max(1))?;
+    status.nodes.iter().find(|node| node.id == chosen).map(|node| node.name.clone())
 }
 
 async fn starve(pid: u32) {
@@ -122,5 +173,32 @@ fn send_signal(pid: u32, signal: &str) -> Result<(), String> {
     match sent {
         Ok(status) if status.success() => Ok(()),
         _ => Err(format!("cannot send {signal} to {pid}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use leasehold_client::v1::{NodeStatus, PartitionStatus};
+
+    use super::*;
+
+    #[test]
+    fn who_gets_the_leadership_does_not_have_it() {
+        let node = |id: u64| NodeStatus { id, name: format!("n{id}"), ..NodeStatus::default() };
+        let led_by = |leader: u64| StatusResponse {
+            nodes: (1..=3).map(node).collect(),
+            partitions: vec![PartitionStatus {
+                partition: 7,
+                leader,
+                replicas: vec![1, 2, 3],
+                ..PartitionStatus::default()
+            }],
+            ..StatusResponse::default()
+        };
+        for choice in 0..3 {
+            assert!(follower(&led_by(2), 7, choice).is_some_and(|name| name != "n2"));
+        }
+        assert_eq!(follower(&led_by(0), 7, 0), None);
+        assert_eq!(follower(&led_by(2), 8, 0), None);
     }
 }

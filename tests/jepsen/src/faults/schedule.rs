@@ -39,7 +39,8 @@ pub enum Overlap {
     Two,
 }
 
-/// The faults of a run, in the order in which they begin. Each kind comes once before any comes again.
+/// The faults of a run, in the order in which they begin. Each kind comes once before any comes again, and once if the time is too
+/// short for all of them.
 pub fn schedule(
     faults: &[Fault],
     seed: u64,
@@ -51,7 +52,7 @@ pub fn schedule(
     let mut planned: Vec<Planned> = Vec::new();
     let mut calm_at = WARM_UP;
     let mut awaited = Vec::new();
-    while calm_at < time_limit && !faults.is_empty() {
+    while !faults.is_empty() && (calm_at < time_limit || planned.len() < faults.len()) {
         if awaited.is_empty() {
             awaited.extend_from_slice(faults);
         }
@@ -169,6 +170,16 @@ mod tests {
                 assert!(FAULTS.iter().all(|fault| round.iter().any(|planned| planned.fault == *fault)));
             }
         }
+    }
+
+    #[test]
+    fn every_kind_comes_once_however_short_the_time_is() {
+        for overlap in [Overlap::One, Overlap::Two] {
+            let planned = schedule(&FAULTS, 3, 3, Duration::from_secs(1), overlap);
+            assert_eq!(planned.len(), FAULTS.len());
+            assert!(FAULTS.iter().all(|fault| planned.iter().any(|planned| planned.fault == *fault)));
+        }
+        assert!(schedule(&[], 3, 3, Duration::from_secs(1), Overlap::One).is_empty());
     }
 
     #[test]

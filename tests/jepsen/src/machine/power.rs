@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use leasehold_histories::random::Random;
 
-use super::journal::{self, Change, ChangeKind, NameChange, NameKind, Unsynced};
+use super::journal::{self, Change, ChangeKind, NameChange, NameKind};
 
 /// What was lost.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -31,11 +31,10 @@ enum Extent {
 /// Takes back what no sync covered, and forgets the journal.
 pub fn lose(data_dir: &Path, journal_dir: &Path, random: &mut Random) -> io::Result<Loss> {
     let journal_path = journal_dir.join("journal");
-    let unsynced = match fs::read(&journal_path) {
-        Ok(bytes) => journal::read(&bytes)?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Unsynced::default(),
-        Err(error) => return Err(error),
-    };
+    // Every process begins one: without it the shim was not loaded, and nothing is known of what was synced.
+    let read = fs::read(&journal_path);
+    let read = read.map_err(|error| io::Error::new(error.kind(), format!("no journal: {error}")))?;
+    let unsynced = journal::read(&read)?;
     let extent = match random.below(3) {
         0 => Extent::Everything,
         1 => Extent::Pieces { bytes: 512 },

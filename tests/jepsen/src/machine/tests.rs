@@ -129,3 +129,15 @@ fn without_faults_nothing_is_lost() {
     assert_eq!(fs::read_to_string(data_dir.join("file")).unwrap(), "kept\n");
     assert_eq!(loss.changes, 0);
 }
+
+#[test]
+fn a_process_without_the_shim_is_found_when_it_loses_power() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(machines) = Machines::make(dir.path(), 1).unwrap() else {
+        eprintln!("skipped: there is no C compiler");
+        return;
+    };
+    fs::create_dir(dir.path().join("n1")).unwrap();
+    let lost = machines.of(0).lose_power(&mut Random::new(1, 0));
+    assert!(lost.is_err_and(|error| error.contains("no journal")));
+}

@@ -130,7 +130,8 @@ pub async fn read_dead_letters(stage: &Stage) -> Result<(), Error> {
         let messages = client.receive(DEAD_LETTER_QUEUE, options).await?;
         for message in &messages {
             let message_id = (message.id.partition, message.id.sequence);
-            stage.recorder.add(Op::DeadLetter { row: row_of(message), message: message_id });
+            let receive_count = Some(message.origin.as_ref().map_or(0, |origin| origin.receive_count));
+            stage.recorder.add(Op::DeadLetter { row: row_of(message), message: message_id, receive_count });
         }
         let receipts = messages.iter().map(|message| message.receipt.clone()).collect::<Vec<_>>();
         if !receipts.is_empty() {

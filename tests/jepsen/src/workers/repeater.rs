@@ -98,11 +98,21 @@ impl Repeater {
     }
 }
 
+/// Nothing, when a message was refused for a passing reason.
 fn sent(answer: &SendResponse) -> Option<Vec<String>> {
-    let is_done = |sent: &v1::SendOutcome| sent.outcome() == v1::Outcome::Done;
-    let all_done = answer.outcomes.iter().all(is_done);
-    let id = |sent: &v1::SendOutcome| sent.id.map(|id| format!("{}-{}", id.partition, id.sequence));
-    all_done.then(|| answer.outcomes.iter().filter_map(id).collect())
+    let told = |sent: &v1::SendOutcome| match sent.outcome() {
+        v1::Outcome::Done => sent.id.map(|id| format!("{}-{}", id.partition, id.sequence)),
+        outcome => refused(outcome, sent.reason()),
+    };
+    answer.outcomes.iter().map(told).collect()
+}
+
+/// A refusal that is remembered with the request. All others pass, or come from a node that did not get as far as to ask.
+fn refused(outcome: v1::Outcome, reason: v1::Reason) -> Option<String> {
+    use v1::Reason::{MessageGone, QueueFull, ReceiptForged, ReceiptStale};
+    let is_remembered = outcome == v1::Outcome::NotDone
+        && matches!(reason, MessageGone | QueueFull | ReceiptForged | ReceiptStale);
+    is_remembered.then(|| format!("{reason:?}"))
 }
 
 /// That nothing was there is not remembered.
@@ -114,9 +124,41 @@ fn received(answer: &ReceiveResponse) -> Option<Vec<String>> {
     (!answer.deliveries.is_empty()).then(|| answer.deliveries.iter().map(grant).collect())
 }
 
-/// A refusal for a passing reason is not remembered.
+/// Nothing, when a receipt was refused for a passing reason. The session is young and its next request has not been made, so that an
+/// ack that was done once is done, and not of a message that is gone.
 fn acked(answer: &SettleResponse) -> Option<Vec<String>> {
-    let is_done = |settled: &v1::SettleOutcome| settled.outcome() == v1::Outcome::Done;
-    let all_done = !answer.outcomes.is_empty() && answer.outcomes.iter().all(is_done);
-    all_done.then(|| answer.outcomes.iter().map(|settled| format!("{:?}", settled.outcome())).collect())
+    let told = |settled: &v1::SettleOutcome| match settled.outcome() {
+        v1::Outcome::Done => Some("Done".to_owned()),
+        outcome => refused(outcome, settled.reason()),
+    };
+    let told = answer.outcomes.iter().map(told).collect::<Option<Vec<_>>>();
+    told.filter(|told| !told.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settled(outcome: v1::Outcome, reason: v1::Reason) -> Option<Vec<String>> {
+        let done = v1::SettleOutcome::default();
+        let other = v1::SettleOutcome { outcome: outcome as i32, reason: reason as i32, ..done.clone() };
+        acked(&SettleResponse { outcomes: vec![done, other] })
+    }
+
+    #[test]
+    fn an_ack_that_is_done_once_and_gone_the_next_time_is_another_answer() {
+        let done = settled(v1::Outcome::Done, v1::Reason::None);
+        assert_eq!(done, Some(vec!["Done".to_owned(), "Done".to_owned()]));
+        let gone = settled(v1::Outcome::NotDone, v1::Reason::MessageGone);
+        assert!(gone.is_some() && gone != done, "{gone:?}");
+    }
+
+    #[test]
+    fn what_passes_and_what_nobody_knows_is_not_judged() {
+        for reason in [v1::Reason::Busy, v1::Reason::NoLeader, v1::Reason::Stopping, v1::Reason::TimedOut] {
+            assert_eq!(settled(v1::Outcome::NotDone, reason), None);
+        }
+        assert_eq!(settled(v1::Outcome::Unknown, v1::Reason::MessageGone), None);
+        assert_eq!(acked(&SettleResponse::default()), None);
+    }
 }

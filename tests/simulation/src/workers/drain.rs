@@ -61,7 +61,9 @@ async fn read_dead_letters(stage: &Stage, client: &mut Client) {
         let deliveries = received.map(|received| received.deliveries).unwrap_or_default();
         for delivery in &deliveries {
             let id = delivery.id.unwrap_or_default();
-            stage.add(Op::DeadLetter { row: row_of(delivery), message: (id.partition, id.sequence) });
+            let message = (id.partition, id.sequence);
+            let receive_count = Some(delivery.origin.as_ref().map_or(0, |origin| origin.receive_count));
+            stage.add(Op::DeadLetter { row: row_of(delivery), message, receive_count });
         }
         let receipts = deliveries.into_iter().map(|delivery| delivery.receipt).collect::<Vec<_>>();
         if !receipts.is_empty() {
