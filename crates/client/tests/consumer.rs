@@ -247,6 +247,44 @@ async fn a_message_whose_lease_was_lost_while_it_waited_is_not_handed_out() {
     assert_eq!(consumer.next().await.unwrap().unwrap().body, "good");
 }
 
+/// It comes again, and they after it.
+#[tokio::test]
+async fn what_is_behind_a_message_of_its_group_that_was_lost_while_it_waited_goes_back() {
+    let node = Node::start().await;
+    node.shared.describe(&node.address, QueueKind::Fifo, LONG);
+    node.shared.state().stale.insert(b"a1".to_vec());
+    let mut consumer = node.client().queue("q").consumer().start();
+    node.shared.offer_groups(&[("a1", Some("a")), ("b1", Some("b")), ("a2", Some("a"))], SHORT);
+    eventually("its lease is refused", || !node.shared.reaches("a1").is_empty()).await;
+    tokio::time::sleep(SHORT * 2).await;
+    assert_eq!(consumer.next().await.unwrap().unwrap().body, "b1");
+    eventually("it goes back", || node.shared.released().contains_key(b"a2".as_ref())).await;
+}
+
+/// Whatever became of it: it comes again, or may.
+#[tokio::test]
+async fn what_is_behind_a_message_of_its_group_that_is_not_done_is_not_handed_out() {
+    for how in ["release", "give back", "drop", "refused ack"] {
+        let node = Node::start().await;
+        node.shared.describe(&node.address, QueueKind::Fifo, LONG);
+        let mut consumer = node.client().queue("q").consumer().start();
+        node.shared.offer_groups(&[("a1", Some("a")), ("a2", Some("a")), ("b1", Some("b"))], LONG);
+        let first = consumer.next().await.unwrap().unwrap();
+        assert_eq!(first.body, "a1");
+        match how {
+            "release" => first.release(Duration::ZERO).await.unwrap(),
+            "give back" => first.give_back().await.unwrap(),
+            "drop" => drop(first),
+            _ => {
+                node.shared.state().stale.insert(b"a1".to_vec());
+                first.ack().await.unwrap_err();
+            }
+        }
+        assert_eq!(consumer.next().await.unwrap().unwrap().body, "b1", "{how}");
+        eventually("it goes back", || node.shared.released().contains_key(b"a2".as_ref())).await;
+    }
+}
+
 #[tokio::test]
 async fn a_rejected_message_goes_with_its_reason_or_is_released() {
     let node = Node::start().await;

@@ -65,6 +65,25 @@ pub enum Op {
         #[serde(default)]
         delay_us: u64,
     },
+    /// Never again: to the dead-letter queue.
+    Reject {
+        message: MessageId,
+        grant: u64,
+        began_us: u64,
+        ended_us: u64,
+        outcome: Outcome,
+    },
+    /// A consumer of the client crate worked on a message until `until_us`, and believed that it held its lease until `held_us`, which
+    /// is not after that. Each life of a consumer has a number.
+    Handled {
+        row: u64,
+        message: MessageId,
+        grant: u64,
+        consumer: u64,
+        began_us: u64,
+        held_us: u64,
+        until_us: u64,
+    },
     /// A lease was made to end so long after this.
     Extend {
         message: MessageId,

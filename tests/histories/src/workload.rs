@@ -11,6 +11,12 @@ pub const RECEIVES_MAX: u32 = 3;
 
 const GROUPS: u64 = 64;
 
+/// Producers and consumers of the workload of streams.
+pub const PRODUCERS: u64 = 4;
+pub const CONSUMERS: u64 = 6;
+/// Few, so that several messages of one wait for each other.
+const STREAM_GROUPS: u64 = 16;
+
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Workload {
@@ -29,6 +35,8 @@ pub enum Workload {
     Leases,
     /// One standard queue, and many others that are made, filled, deleted and made again.
     Queues,
+    /// Producers and consumers of the client crate, on a standard queue and on one with 16 message groups.
+    Streams,
 }
 
 impl Workload {
@@ -46,8 +54,13 @@ impl Workload {
             Self::Leases => 100,
             Self::Delays | Self::Deduplication => 20,
             Self::DeadLetter => 50,
-            Self::Fifo => 300,
+            Self::Fifo | Self::Streams => 300,
         }
+    }
+
+    /// Whether the simulation can run it: it has clients of its own, and none of the client crate.
+    pub fn is_simulated(self) -> bool {
+        self != Self::Streams
     }
 
     /// How many of a hundred batches that were sent are sent again.
@@ -63,4 +76,56 @@ pub fn group_of(row: u64) -> u64 {
 
 pub fn delay_of(row: u64) -> Duration {
     if row.is_multiple_of(3) { Duration::from_millis(row * 7_919 % 3_000) } else { Duration::ZERO }
+}
+
+/// A row of the workload of streams: a message in the life of a producer, which are numbered together.
+pub fn row_of_stream(life: u64, place: u64) -> u64 {
+    (life << 32) | place
+}
+
+/// The life of a producer that sent a row.
+pub fn life_of(row: u64) -> u64 {
+    row >> 32
+}
+
+/// The number of the life that a producer lives after so many others.
+pub fn life_of_producer(producer: u64, lived: u64) -> u64 {
+    lived * PRODUCERS + producer
+}
+
+fn producer_of(life: u64) -> u64 {
+    life % PRODUCERS
+}
+
+/// Whether a life sends to the queue with message groups.
+pub fn is_ordered(life: u64) -> bool {
+    producer_of(life).is_multiple_of(2)
+}
+
+/// Whether a life has one batch under way at a time.
+pub fn is_one_by_one(life: u64) -> bool {
+    (producer_of(life) / 2).is_multiple_of(2)
+}
+
+/// The message group of a row of the workload of streams. Three in a row are of one.
+pub fn stream_group_of(row: u64) -> Option<u64> {
+    is_ordered(life_of(row)).then_some((row & u64::from(u32::MAX)) / 3 % STREAM_GROUPS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_of_a_stream_says_who_sent_it_and_how() {
+        for (producer, lived) in [(0, 0), (1, 3), (2, 7), (3, 1)] {
+            let life = life_of_producer(producer, lived);
+            let row = row_of_stream(life, 50);
+            assert_eq!((life_of(row), producer_of(life)), (life, producer));
+            assert_eq!(is_ordered(life), producer == 0 || producer == 2);
+            assert_eq!(is_one_by_one(life), producer < 2);
+            assert_eq!(stream_group_of(row), is_ordered(life).then_some(0));
+        }
+        assert_eq!(stream_group_of(u64::MAX), None, "a body that nobody sent is of no group");
+    }
 }

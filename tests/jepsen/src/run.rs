@@ -3,16 +3,16 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use leasehold::processes::{NODES, Place, Processes};
 use leasehold::replicas::{Comparison, compare};
-use leasehold_client::v1::{QueueCounters, QueueSettings};
+use leasehold_client::v1::QueueCounters;
 use leasehold_histories::checkers::{self, Verdict, Violations, progress};
 use leasehold_histories::history::{History, Op, Recorder};
 use leasehold_histories::random::Random;
-use leasehold_histories::workload::{LEASE, Workload};
+use leasehold_histories::workload::{CONSUMERS, LEASE, PRODUCERS, Workload};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
@@ -20,9 +20,9 @@ use crate::faults::{Fault, Overlap, Planned, Scene, inject, schedule};
 use crate::machine::{Loss, Machines};
 use crate::network::{self, Network};
 use crate::workers::{
-    REPEATED_QUEUE, Stage, consumer, lessee, list_queues, owner, read_dead_letters, repeater, sender,
+    REPEATED_QUEUE, Stage, consumer, lessee, list_queues, owner, read_dead_letters, repeater, sender, streams,
 };
-use crate::workload::{Bodies, DEAD_LETTER_QUEUE, QUEUE, settings};
+use crate::workload::{Bodies, QUEUE, queues, settings};
 
 #[derive(Debug, Clone, clap::Args)]
 pub struct Plan {
@@ -135,8 +135,8 @@ async fn run_in(plan: &Plan, dir: &Path, network: Option<&Network>) -> Result<(H
     while let Some(ended) = workers.join_next().await {
         ended.map_err(|error| format!("a worker did not end: {error}"))?;
     }
-    if plan.workload == Workload::DeadLetter {
-        read_dead_letters(&stage).await.map_err(|error| error.to_string())?;
+    for queue in queues(plan.workload).dead {
+        read_dead_letters(&stage, queue).await.map_err(|error| error.to_string())?;
     }
     list_queues(&stage).await.map_err(|error| format!("queues cannot be listed: {error}"))?;
     compare_replicas(&stage).await.map_err(|error| format!("replicas cannot be compared: {error}"))?;
@@ -148,6 +148,10 @@ async fn run_in(plan: &Plan, dir: &Path, network: Option<&Network>) -> Result<(H
     verdict.counts.extend(network.map(Network::counts).into_iter().flatten());
     if plan.faults.iter().any(|fault| fault.is_of_reads()) {
         verdict.counts.insert("damage_noticed", noticed);
+    }
+    if plan.workload == Workload::Streams {
+        let endless = std::mem::take(&mut *stage.endless.lock().unwrap_or_else(PoisonError::into_inner));
+        verdict.violations.insert("no end", endless);
     }
     verdict.counts.insert("refused_for_length", stage.full.load(Ordering::Relaxed));
     verdict.counts.insert("out_of_memory", out_of_memory);
@@ -245,14 +249,10 @@ async fn start_nodes(
 /// Makes the queue, and what all workers share.
 async fn set_up(plan: &Plan, processes: &Processes) -> Result<Stage, String> {
     let client = processes.client().map_err(|error| error.to_string())?;
-    if plan.workload == Workload::DeadLetter {
-        let created = client.create_queue(DEAD_LETTER_QUEUE, QueueSettings::default(), plan.partitions).await;
+    for (queue, settings) in queues(plan.workload).made {
+        let created = client.create_queue(queue, settings, plan.partitions).await;
         created.map_err(|error| error.to_string())?;
     }
-    client
-        .create_queue(QUEUE, settings(plan.workload), plan.partitions)
-        .await
-        .map_err(|error| error.to_string())?;
     client
         .create_queue(REPEATED_QUEUE, settings(Workload::Queue), 1)
         .await
@@ -269,6 +269,7 @@ async fn set_up(plan: &Plan, processes: &Processes) -> Result<Stage, String> {
         rows: AtomicU64::new(0),
         full: AtomicU64::new(0),
         queues: Mutex::default(),
+        endless: Mutex::default(),
         calls: tokio::sync::RwLock::default(),
         is_held_back: AtomicBool::new(false),
         is_over: AtomicBool::new(false),
@@ -278,6 +279,16 @@ async fn set_up(plan: &Plan, processes: &Processes) -> Result<Stage, String> {
 
 fn start_workers(plan: &Plan, stage: &Arc<Stage>) -> JoinSet<()> {
     let mut workers = JoinSet::new();
+    workers.spawn(repeater(stage.clone(), Random::new(plan.seed, 2_000)));
+    if plan.workload == Workload::Streams {
+        for number in 0..PRODUCERS {
+            workers.spawn(streams::producer(stage.clone(), number, Random::new(plan.seed, number)));
+        }
+        for number in 0..CONSUMERS {
+            workers.spawn(streams::consumer(stage.clone(), number, plan.seed));
+        }
+        return workers;
+    }
     for number in 0..plan.senders {
         workers.spawn(sender(stage.clone(), Random::new(plan.seed, number)));
     }
@@ -293,7 +304,6 @@ fn start_workers(plan: &Plan, stage: &Arc<Stage>) -> JoinSet<()> {
             _ => workers.spawn(consumer(stage.clone(), random)),
         };
     }
-    workers.spawn(repeater(stage.clone(), Random::new(plan.seed, 2_000)));
     let owners = if plan.workload == Workload::Queues { OWNERS } else { 0 };
     for number in 0..owners {
         workers.spawn(owner(stage.clone(), number, Random::new(plan.seed, 3_000 + number)));
@@ -315,6 +325,9 @@ async fn await_progress(stage: &Stage) {
     }
 }
 
+/// Messages and bytes.
+type Held = (u64, u64);
+
 /// Waits until everything has been worked off, and writes down what is left when that takes too long.
 async fn drain(stage: &Stage) -> Result<(), String> {
     let client = stage.client().map_err(|error| error.to_string())?;
@@ -325,8 +338,11 @@ async fn drain(stage: &Stage) -> Result<(), String> {
     let end = Instant::now() + DRAIN_PATIENCE;
     let mut empty_since = None;
     loop {
-        let described =
-            client.describe_queue(QUEUE).await.ok().and_then(|described| described.counters).map(held);
+        let mut described: Option<Held> = Some((0, 0));
+        for queue in queues(stage.workload).drained {
+            let of = client.describe_queue(queue).await.ok().and_then(|of| of.counters).map(held);
+            described = described.zip(of).map(|(all, of): (Held, Held)| (all.0 + of.0, all.1 + of.1));
+        }
         match described {
             // A send whose client gave up may still be on its way.
             Some((messages, bytes))

@@ -2,10 +2,15 @@
 
 use leasehold_client::NewMessage;
 use leasehold_client::v1::{QueueKind, QueueSettings};
-use leasehold_histories::workload::{LEASE, RECEIVES_MAX, Workload, delay_of, group_of};
+use leasehold_histories::workload::{LEASE, RECEIVES_MAX, Workload, delay_of, group_of, stream_group_of};
 
 pub const QUEUE: &str = "jepsen";
 pub const DEAD_LETTER_QUEUE: &str = "jepsen-dead";
+/// The queue with message groups of the workload of streams.
+pub const GROUPS_QUEUE: &str = "jepsen-groups";
+pub const DEAD_GROUPS_QUEUE: &str = "jepsen-groups-dead";
+/// The most there is: a message dies by a rejection.
+const STREAM_RECEIVES_MAX: u32 = 1_000;
 
 pub fn settings(workload: Workload) -> QueueSettings {
     let settings = QueueSettings { lease_ms: Some(LEASE.as_millis() as u64), ..QueueSettings::default() };
@@ -16,11 +21,45 @@ pub fn settings(workload: Workload) -> QueueSettings {
             receives_max: Some(RECEIVES_MAX),
             ..settings
         },
+        Workload::Streams => QueueSettings {
+            dead_letter_queue: Some(DEAD_LETTER_QUEUE.to_owned()),
+            receives_max: Some(STREAM_RECEIVES_MAX),
+            ..settings
+        },
         Workload::Queue
         | Workload::Delays
         | Workload::Deduplication
         | Workload::Leases
         | Workload::Queues => settings,
+    }
+}
+
+/// The queues of a workload that hold messages at its end, those for dead messages, and all with their settings in the order in which
+/// they can be made.
+pub struct Queues {
+    pub drained: &'static [&'static str],
+    pub dead: &'static [&'static str],
+    pub made: Vec<(&'static str, QueueSettings)>,
+}
+
+pub fn queues(workload: Workload) -> Queues {
+    let (own, dead) = ((QUEUE, settings(workload)), (DEAD_LETTER_QUEUE, QueueSettings::default()));
+    match workload {
+        Workload::DeadLetter => {
+            Queues { drained: &[QUEUE], dead: &[DEAD_LETTER_QUEUE], made: vec![dead, own] }
+        }
+        Workload::Streams => {
+            let kind = Some(QueueKind::Fifo as i32);
+            let fifo = QueueSettings { kind, ..QueueSettings::default() };
+            let dead_letter_queue = Some(DEAD_GROUPS_QUEUE.to_owned());
+            let groups = QueueSettings { kind, dead_letter_queue, ..settings(workload) };
+            Queues {
+                drained: &[QUEUE, GROUPS_QUEUE],
+                dead: &[DEAD_LETTER_QUEUE, DEAD_GROUPS_QUEUE],
+                made: vec![dead, own, (DEAD_GROUPS_QUEUE, fifo), (GROUPS_QUEUE, groups)],
+            }
+        }
+        _ => Queues { drained: &[QUEUE], dead: &[], made: vec![own] },
     }
 }
 
@@ -46,6 +85,10 @@ pub fn message(workload: Workload, row: u64, bodies: Bodies) -> NewMessage {
         Workload::Fifo => message.group(group_of(row).to_string()).deduplication_id(row.to_string()),
         Workload::Delays => message.delay(delay_of(row)),
         Workload::Deduplication => message.deduplication_id(row.to_string()),
+        Workload::Streams => match stream_group_of(row) {
+            Some(group) => message.group(group.to_string()),
+            None => message,
+        },
     }
 }
 

@@ -105,6 +105,15 @@ fn queues_are_what_was_decided() {
     assert!(told["counts"]["queues"].as_u64() > Some(10), "{told:#}");
 }
 
+/// Producers and consumers of the client crate, whose lives end in all ways.
+#[test]
+fn streams_keep_their_leases_and_the_order_of_groups() {
+    let told = assert_a_workload_keeps_its_promises("streams");
+    for what in ["handled", "dead", "outlived_lease", "kept_by_extension"] {
+        assert!(told["counts"][what].as_u64() > Some(0), "{what}: {told:#}");
+    }
+}
+
 /// A running node reads what was damaged under it, says so, and hands none of it to anybody.
 #[test]
 fn files_that_are_damaged_under_a_running_node_lose_nothing() {

@@ -34,7 +34,7 @@ use crate::trace::Telling;
 #[derive(Debug, Parser)]
 #[command(name = "leasehold-simulation", version, args_override_self = true)]
 struct Arguments {
-    /// Without it, all of them.
+    /// Without it, all of them but `streams`, which needs real processes.
     #[arg(long, value_enum, value_delimiter = ',')]
     workload: Vec<Workload>,
     /// One seed, or a range such as 1..100, without its end.
@@ -56,7 +56,13 @@ struct Arguments {
 fn main() -> ExitCode {
     let mut arguments = Arguments::parse();
     if arguments.workload.is_empty() {
-        arguments.workload = Workload::value_variants().to_vec();
+        let all = Workload::value_variants().iter().copied();
+        arguments.workload = all.filter(|workload| workload.is_simulated()).collect();
+    }
+    if let Some(real) = arguments.workload.iter().find(|workload| !workload.is_simulated()) {
+        let name = real.name();
+        eprintln!("the workload {name} needs real processes and real time: leasehold-jepsen runs it");
+        return ExitCode::from(2);
     }
     if arguments.plan.faults.is_empty() {
         arguments.plan.faults = Fault::value_variants().to_vec();

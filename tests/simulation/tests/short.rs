@@ -32,6 +32,14 @@ fn the_same_seed_goes_the_same_way_and_another_does_not() {
 }
 
 #[test]
+fn a_workload_that_needs_real_processes_is_refused() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_leasehold-simulation"));
+    let output = command.args(["--workload", "queue,streams"]).output().unwrap();
+    let words = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(2) && words.contains("leasehold-jepsen runs it"), "{words}");
+}
+
+#[test]
 fn who_looks_does_not_change_what_is_seen() {
     let silent = ["--workload", "queue", "--seeds", "2", "--seconds", "1"];
     let told = [&silent[..], &["--trace"]].concat();

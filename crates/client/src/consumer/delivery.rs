@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::groups::GroupGrant;
 use crate::{Error, Message, RetryPolicy};
 
 /// What deliveries and the consumer tell the hub.
@@ -90,12 +91,18 @@ pub struct Delivery {
 pub(crate) struct LeaseState {
     until: Mutex<Instant>,
     lost: CancellationToken,
+    /// Where order holds.
+    group_grant: Option<Arc<GroupGrant>>,
 }
 
 impl LeaseState {
     /// `lost` is cancelled when the lease is.
-    pub(crate) fn new(until: Instant, lost: CancellationToken) -> Arc<Self> {
-        Arc::new(Self { until: Mutex::new(until), lost })
+    pub(super) fn new(
+        until: Instant,
+        lost: CancellationToken,
+        group_grant: Option<Arc<GroupGrant>>,
+    ) -> Arc<Self> {
+        Arc::new(Self { until: Mutex::new(until), lost, group_grant })
     }
 
     /// When it ends, as far as is known; `None` when it is lost.
@@ -110,7 +117,15 @@ impl LeaseState {
 
     /// A lost lease stays lost.
     pub(crate) fn lose(&self) {
+        self.comes_again();
         self.lost.cancel();
+    }
+
+    /// The message is, or may be, not done: those behind it in its group must not be begun.
+    pub(crate) fn comes_again(&self) {
+        if let Some(group_grant) = &self.group_grant {
+            group_grant.give_up();
+        }
     }
 }
 
@@ -141,11 +156,18 @@ impl Delivery {
         &self.queue
     }
 
-    /// The message group within which order holds; none on a standard queue. Settle a message before the next of its group is handled;
-    /// when one is released, release those behind it too.
+    /// The message group within which order holds; none on a standard queue. Settle a message, and await that, before the next of its
+    /// group is taken: of one that comes again, or may, because it was released, lost, or its ack failed, a stream hands out nothing
+    /// that is behind it. Who takes several at a time has to release those that it has taken.
     #[must_use]
     pub fn ordered_group(&self) -> Option<&str> {
         self.message.group.as_deref().filter(|_| self.is_ordered)
+    }
+
+    /// Whether one before it in its group comes again, or its lease ended while it waited: it is not to be begun.
+    pub(crate) fn is_over(&self) -> bool {
+        self.lease.group_grant.as_ref().is_some_and(|group_grant| group_grant.is_given_up())
+            || self.lease_left().is_zero()
     }
 
     /// Somebody works on it from now on: the processing lease starts.
@@ -238,6 +260,9 @@ impl Delivery {
 
     fn tell(&self, how: Settle) -> Settling {
         let (reply, answer) = oneshot::channel();
+        if matches!(how, Settle::Release(_) | Settle::GiveBack) {
+            self.lease.comes_again();
+        }
         let _ = self.hub.send(Command::Settle { key: self.key, how, reply: Some(reply) });
         Settling { answer }
     }
@@ -264,6 +289,7 @@ impl Deref for Delivery {
 impl Drop for Delivery {
     fn drop(&mut self) {
         if !*self.is_settled.get_mut() {
+            self.lease.comes_again();
             let how =
                 if *self.is_touched.get_mut() { Settle::Release(Duration::ZERO) } else { Settle::GiveBack };
             let _ = self.hub.send(Command::Settle { key: self.key, how, reply: None });

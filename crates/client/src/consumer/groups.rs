@@ -4,6 +4,37 @@
 //! given back, those behind it have to go back too: it will come again, and they after it.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::Message;
+
+/// What one grant brought of a message group. Once one of it comes again, what is behind it is not for this consumer any more.
+#[derive(Debug, Default)]
+pub(super) struct GroupGrant {
+    comes_again: AtomicBool,
+}
+
+impl GroupGrant {
+    pub(super) fn give_up(&self) {
+        self.comes_again.store(true, Ordering::Release);
+    }
+
+    pub(super) fn is_given_up(&self) -> bool {
+        self.comes_again.load(Ordering::Acquire)
+    }
+}
+
+/// The grants that one response of a node brings, one for each group.
+#[derive(Debug, Default)]
+pub(super) struct GroupGrants(HashMap<String, Arc<GroupGrant>>);
+
+impl GroupGrants {
+    pub(super) fn of(&mut self, message: &Message) -> Option<Arc<GroupGrant>> {
+        let group = message.group.as_ref()?;
+        Some(Arc::clone(self.0.entry(group.clone()).or_default()))
+    }
+}
 
 /// What waits to be begun. `T` is a message, `K` names its group.
 #[derive(Debug)]

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Options;
 use super::delivery::{Command, Delivery, Settle};
+use super::groups::GroupGrants;
 use super::lanes::{LaneEvent, Lanes};
 use super::leases::{AskedBy, Extension, Leases, Reaches, WAITING_LEASE_MAX};
 use super::settles::{SettleItem, Settles};
@@ -185,13 +186,14 @@ impl Hub {
     }
 
     fn settle(&mut self, key: u64, how: Settle, reply: Option<oneshot::Sender<Result<(), Error>>>) {
-        let Some((receipt, home)) = self.leases.receipt(key) else { return };
+        let Some((receipt, home, lease)) = self.leases.receipt(key) else { return };
         match how {
-            Settle::Extend(_) if reply.is_some() => self.leases.holder_asks(key),
+            Settle::Extend(reach) if reply.is_some() => self.leases.holder_asks(key, reach),
             Settle::Extend(_) => {}
             _ => self.leases.forget(key),
         }
-        self.settles.push(SettleItem { key, receipt, how, reply, home, asked: Instant::now() });
+        let (lease, asked) = (Some(lease), Instant::now());
+        self.settles.push(SettleItem { key, receipt, how, reply, home, lease, asked });
     }
 
     fn begin(&mut self, key: u64) {
@@ -241,13 +243,15 @@ impl Hub {
         let (Some(outbox), Some(hub)) = (&self.outbox, self.commands.upgrade()) else {
             for message in messages {
                 let (receipt, how) = (message.receipt, Settle::GiveBack);
-                let asked = Instant::now();
-                self.settles.push(SettleItem { key: 0, receipt, how, reply: None, home: lane, asked });
+                let (lease, asked) = (None, Instant::now());
+                self.settles.push(SettleItem { key: 0, receipt, how, reply: None, home: lane, lease, asked });
             }
             return;
         };
+        let mut group_grants = GroupGrants::default();
         let held = messages.map(|message| {
-            let (key, lease) = self.leases.hold(&message, lane);
+            let group_grant = self.is_fifo.then(|| group_grants.of(&message)).flatten();
+            let (key, lease) = self.leases.hold(&message, lane, group_grant);
             Delivery::new(message, key, Arc::clone(&self.queue), self.is_fifo, lease, hub.clone())
         });
         let _ = outbox.send(Ok(held.collect()));
@@ -287,6 +291,10 @@ impl Hub {
 
     fn finish(&mut self, finished: Finished<SettleItem, ()>) {
         for (item, result) in finished {
+            if let (Some(lease), Settle::Ack | Settle::Reject(..), Err(_)) = (&item.lease, &item.how, &result)
+            {
+                lease.comes_again();
+            }
             match (&item.how, &result) {
                 (Settle::Extend(reach), _) => {
                     let by = if item.reply.is_some() { AskedBy::Holder } else { AskedBy::Hub };
@@ -295,8 +303,8 @@ impl Hub {
                 }
                 (Settle::Reject(_, delay), Err(error)) if error.reason == Reason::NoDeadLetterQueue => {
                     let (receipt, how) = (item.receipt, Settle::Release(*delay));
-                    let (home, asked) = (item.home, Instant::now());
-                    self.settles.push(SettleItem { key: 0, receipt, how, reply: None, home, asked });
+                    let (home, lease, asked) = (item.home, None, Instant::now());
+                    self.settles.push(SettleItem { key: 0, receipt, how, reply: None, home, lease, asked });
                 }
                 _ => {}
             }

@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::delivery::LeaseState;
+use super::groups::GroupGrant;
 use super::timings::Timings;
 use crate::{Error, Message};
 
@@ -95,6 +96,17 @@ pub(super) struct Due {
     pub(super) reach: Duration,
 }
 
+impl Held {
+    /// An extension that shortens the lease counts from when it is asked for, since its answer may be lost. Until the next one, a
+    /// lease whose extension was refused is believed to be as short.
+    fn ask(&mut self, reach: Duration) {
+        self.extending += 1;
+        if let Some(until) = self.state.until() {
+            self.state.set_until(until.min(Instant::now() + reach));
+        }
+    }
+}
+
 impl Leases {
     pub(super) fn new(keep_for: Duration, lost: CancellationToken) -> Self {
         Self {
@@ -127,11 +139,16 @@ impl Leases {
     }
 
     /// Holds the lease of a message that arrived.
-    pub(super) fn hold(&mut self, message: &Message, lane: u64) -> (u64, Arc<LeaseState>) {
+    pub(super) fn hold(
+        &mut self,
+        message: &Message,
+        lane: u64,
+        group_grant: Option<Arc<GroupGrant>>,
+    ) -> (u64, Arc<LeaseState>) {
         let (now, key) = (Instant::now(), self.next_key);
         self.next_key += 1;
         let lasts = message.lease_until.saturating_duration_since(now);
-        let state = LeaseState::new(message.lease_until, self.lost.child_token());
+        let state = LeaseState::new(message.lease_until, self.lost.child_token(), group_grant);
         let held = Held {
             receipt: message.receipt.clone(),
             lane,
@@ -167,20 +184,21 @@ impl Leases {
             self.look_again(key, now + half);
             return None;
         }
-        self.start_extension(key, until)
+        self.start_extension(key)
     }
 
-    fn start_extension(&mut self, key: u64, until: Instant) -> Option<Due> {
+    fn start_extension(&mut self, key: u64) -> Option<Due> {
         let held = self.held.get_mut(&key)?;
-        held.extending += 1;
         let reach = held.reach;
+        held.ask(reach);
+        let until = held.state.until()?;
         self.look_again(key, until);
         Some(Due { key, reach })
     }
 
-    /// The receipt and lane of a held message.
-    pub(super) fn receipt(&self, key: u64) -> Option<(Bytes, u64)> {
-        self.held.get(&key).map(|held| (held.receipt.clone(), held.lane))
+    /// The receipt, lane and lease of a held message.
+    pub(super) fn receipt(&self, key: u64) -> Option<(Bytes, u64, Arc<LeaseState>)> {
+        self.held.get(&key).map(|held| (held.receipt.clone(), held.lane, Arc::clone(&held.state)))
     }
 
     /// The message is settled.
@@ -224,17 +242,17 @@ impl Leases {
             return None;
         }
         if now < held.keep_until && held.extending == 0 {
-            return self.start_extension(key, until);
+            return self.start_extension(key);
         }
         self.look_again(key, until);
         None
     }
 
     /// The holder asks for an extension; it comes back with [`Leases::extended`] as the hub's do.
-    pub(super) fn holder_asks(&mut self, key: u64) {
+    pub(super) fn holder_asks(&mut self, key: u64, reach: Duration) {
         if let Some(held) = self.held.get_mut(&key) {
             held.is_short |= held.extending > 0;
-            held.extending += 1;
+            held.ask(reach);
         }
     }
 
@@ -310,7 +328,7 @@ mod tests {
 
     fn hold(leases: &mut Leases) -> (u64, Arc<LeaseState>) {
         let wire = v1::Delivery { lease_ms: 5_000, ..Default::default() };
-        leases.hold(&Message::from_wire(wire, Instant::now()), 1)
+        leases.hold(&Message::from_wire(wire, Instant::now()), 1, None)
     }
 
     #[tokio::test(start_paused = true)]
@@ -417,14 +435,14 @@ mod tests {
         assert!(leases.begin(key, began).is_some());
         leases.extended(key, by_hub(began, LEASE), &Ok(()));
         advance(LEASE / 4).await;
-        leases.holder_asks(key);
+        leases.holder_asks(key, LEASE * 1_440);
         let too_long = Error::not_done(Reason::LeaseTooLong, "");
         leases.extended(key, by_holder(Instant::now(), LEASE * 1_440), &Err(too_long));
         assert_eq!(state.until(), Some(began + LEASE), "it stays as it was");
         advance(LEASE / 2).await;
         assert_eq!(leases.take_due(Instant::now()), vec![Due { key, reach: LEASE }], "and is extended on");
         leases.extended(key, by_hub(Instant::now(), LEASE), &Ok(()));
-        leases.holder_asks(key);
+        leases.holder_asks(key, LEASE * 2);
         leases.extended(key, by_holder(Instant::now(), LEASE * 2), &Ok(()));
         advance(LEASE).await;
         assert_eq!(leases.take_due(Instant::now()), vec![Due { key, reach: LEASE * 2 }]);
@@ -442,12 +460,27 @@ mod tests {
         assert_eq!(leases.take_due(Instant::now()), vec![Due { key, reach: LEASE }]);
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn what_may_have_become_shorter_is_believed_to_be() {
+        let (mut leases, key, state) = held(LEASE * 10);
+        let began = Instant::now();
+        assert!(leases.begin(key, began).is_some());
+        leases.extended(key, by_hub(began, LEASE), &Ok(()));
+        leases.holder_asks(key, WAITING);
+        assert_eq!(state.until(), Some(began + WAITING), "before the answer");
+        leases.extended(key, by_holder(began, WAITING), &Err(Error::timed_out("")));
+        assert_eq!(state.until(), Some(began + WAITING), "without one");
+        assert_eq!(leases.take_due(began), vec![Due { key, reach: LEASE }]);
+        leases.extended(key, by_hub(began, LEASE), &Ok(()));
+        assert_eq!(state.until(), Some(began + LEASE));
+    }
+
     /// Either may be the last that the node did.
     #[tokio::test(start_paused = true)]
     async fn after_two_extensions_at_once_comes_another() {
         let (mut leases, key, _) = held(LEASE * 10);
         leases.begin(key, Instant::now());
-        leases.holder_asks(key);
+        leases.holder_asks(key, LEASE * 2);
         let asked = Instant::now();
         leases.extended(key, by_hub(asked, LEASE), &Ok(()));
         assert!(leases.take_due(asked).is_empty(), "none goes beside the holder's");

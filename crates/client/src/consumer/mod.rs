@@ -301,12 +301,14 @@ impl Stream for Consumer {
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
         loop {
-            // One whose lease was lost while it waited is another's already.
             while let Some(delivery) = this.arrived.pop_front() {
-                if !delivery.lease_left().is_zero() {
+                if !delivery.is_over() {
                     delivery.begin();
                     return Poll::Ready(Some(Ok(delivery)));
                 }
+                drop(delivery);
+                // They go back with it.
+                this.arrived.retain(|behind| !behind.is_over());
             }
             match ready!(this.poll_batch(context)) {
                 Some(Ok(batch)) => this.arrived.extend(batch),

@@ -9,7 +9,7 @@ use leasehold_proto::v1::{ExtendItem, PullSettle, PullSettled, RejectItem, Relea
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::delivery::Settle;
+use super::delivery::{LeaseState, Settle};
 use crate::client::Settings;
 use crate::message::millis;
 use crate::messages::settled;
@@ -48,6 +48,8 @@ pub(super) struct SettleItem {
     pub(super) reply: Option<oneshot::Sender<Result<(), Error>>>,
     /// The lane that the message came on.
     pub(super) home: u64,
+    /// Of a message that somebody holds, or held until now.
+    pub(super) lease: Option<Arc<LeaseState>>,
     pub(super) asked: Instant,
 }
 
@@ -201,7 +203,15 @@ mod tests {
     const SOON: Duration = Duration::from_secs(1);
 
     fn item(home: u64, how: Settle) -> SettleItem {
-        SettleItem { key: 0, receipt: Bytes::new(), how, reply: None, home, asked: Instant::now() }
+        SettleItem {
+            key: 0,
+            receipt: Bytes::new(),
+            how,
+            reply: None,
+            home,
+            lease: None,
+            asked: Instant::now(),
+        }
     }
 
     fn sent(settles: &mut Settles, now: Instant) -> Vec<(u64, PullSettle)> {

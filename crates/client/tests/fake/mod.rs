@@ -80,8 +80,9 @@ impl Shared {
 
     /// Makes messages ready, each perhaps of a group.
     pub fn offer_groups(&self, receipts: &[(&str, Option<&str>)], lease: Duration) {
+        let mut state = self.state();
         for (sequence, (receipt, group)) in (1_u64..).zip(receipts) {
-            self.state().to_push.push_back(Delivery {
+            state.to_push.push_back(Delivery {
                 group: group.map(str::to_owned),
                 receipt: receipt.as_bytes().to_vec().into(),
                 id: Some(MessageId { partition: 1, sequence }),
@@ -92,6 +93,7 @@ impl Shared {
                 ..Default::default()
             });
         }
+        drop(state);
         self.push.send_replace(());
     }
 

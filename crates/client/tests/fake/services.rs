@@ -47,13 +47,17 @@ impl Service {
         PullSettled { tag: settle.tag, outcomes, error: None }
     }
 
+    /// What is there goes together, as a grant does.
     async fn push(&self, credit: &mut u64, answers: &Sender<Result<PullResponse, Status>>) {
-        while *credit > 0 {
-            let Some(delivery) = self.shared.state().to_push.pop_front() else { return };
-            *credit -= 1;
-            self.shared.state().pushed += 1;
-            let kind =
-                pull_response::Kind::Deliveries(Deliveries { deliveries: vec![delivery], leased_ms: None });
+        let deliveries = {
+            let state = &mut *self.shared.state();
+            let count = state.to_push.len().min(usize::try_from(*credit).unwrap_or(usize::MAX));
+            state.pushed += count;
+            state.to_push.drain(..count).collect::<Vec<_>>()
+        };
+        if !deliveries.is_empty() {
+            *credit -= deliveries.len() as u64;
+            let kind = pull_response::Kind::Deliveries(Deliveries { deliveries, leased_ms: None });
             let _ = answers.send(Ok(PullResponse { kind: Some(kind) })).await;
         }
     }

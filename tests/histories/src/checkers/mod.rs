@@ -3,8 +3,11 @@
 mod acks;
 mod dead_letters;
 mod delays;
+mod extensions;
 mod fencing;
 mod fifo;
+mod groups;
+mod holders;
 mod leases;
 mod outages;
 mod overshoot;
@@ -12,6 +15,7 @@ pub mod progress;
 mod queue;
 mod queues;
 mod receipts;
+mod rejections;
 mod repeats;
 mod replicas;
 mod told;
@@ -97,9 +101,10 @@ pub fn lives(history: &History) -> BTreeMap<MessageId, Life<'_>> {
     for op in &history.ops {
         match op {
             Op::Grant { message, .. } => lives.entry(*message).or_default().grants.push(op),
-            Op::Ack { message, .. } | Op::Release { message, .. } | Op::Extend { message, .. } => {
-                lives.entry(*message).or_default().settlements.push(op);
-            }
+            Op::Ack { message, .. }
+            | Op::Release { message, .. }
+            | Op::Reject { message, .. }
+            | Op::Extend { message, .. } => lives.entry(*message).or_default().settlements.push(op),
             _ => {}
         }
     }
@@ -142,6 +147,7 @@ pub fn check(history: &History) -> Verdict {
             let violations = overshoot::check(history, &lives, &mut verdict.counts);
             verdict.violations.insert("late end of a lease", violations);
         }
+        Workload::Streams => check_streams(history, &lives, &mut verdict),
         Workload::Queue | Workload::Deduplication => {}
     }
     verdict.outages = outages::measure(history);
@@ -150,6 +156,7 @@ pub fn check(history: &History) -> Verdict {
             Op::Send { outcome, .. }
             | Op::Ack { outcome, .. }
             | Op::Release { outcome, .. }
+            | Op::Reject { outcome, .. }
             | Op::Extend { outcome, .. }
             | Op::Queue { outcome, .. } => *outcome == wanted,
             _ => false,
@@ -161,6 +168,20 @@ pub fn check(history: &History) -> Verdict {
     verdict.counts.insert("not_done", outcomes(Outcome::NotDone));
     verdict.counts.insert("unknown", outcomes(Outcome::Unknown));
     verdict
+}
+
+fn check_streams(history: &History, lives: &BTreeMap<MessageId, Life<'_>>, verdict: &mut Verdict) {
+    let holders = holders::check(history, lives);
+    let groups = groups::check(history, lives);
+    let rejections = rejections::check(history, &mut verdict.counts);
+    let extensions = extensions::check(history, lives, &mut verdict.counts);
+    let found = [
+        ("a second holder", holders),
+        ("order of a group", groups),
+        ("rejections", rejections),
+        ("leases not extended", extensions),
+    ];
+    verdict.violations.extend(found);
 }
 
 #[cfg(test)]
@@ -194,6 +215,10 @@ pub mod story {
 
     pub fn release(grant: u64, began_us: u64, delay_us: u64, outcome: Outcome) -> Op {
         Op::Release { message: MESSAGE, grant, began_us, ended_us: began_us + 5, outcome, delay_us }
+    }
+
+    pub fn reject(grant: u64, began_us: u64, outcome: Outcome) -> Op {
+        Op::Reject { message: MESSAGE, grant, began_us, ended_us: began_us + 5, outcome }
     }
 
     pub fn extend(grant: u64, began_us: u64, lease_us: u64, outcome: Outcome) -> Op {

@@ -56,7 +56,7 @@ fn gives_back(op: &Op, of: u64) -> bool {
 }
 
 /// Beginning and end of each.
-fn faults(history: &History) -> Vec<(u64, u64)> {
+pub fn faults(history: &History) -> Vec<(u64, u64)> {
     let mut begun = BTreeMap::new();
     let mut faults = Vec::new();
     for op in &history.ops {

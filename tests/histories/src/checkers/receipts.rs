@@ -28,6 +28,7 @@ fn done(op: &Op) -> Option<(&'static str, u64, u64)> {
     match op {
         Op::Ack { grant, began_us, outcome: Outcome::Done, .. } => Some(("ack", *grant, *began_us)),
         Op::Release { grant, began_us, outcome: Outcome::Done, .. } => Some(("release", *grant, *began_us)),
+        Op::Reject { grant, began_us, outcome: Outcome::Done, .. } => Some(("rejection", *grant, *began_us)),
         Op::Extend { grant, began_us, outcome: Outcome::Done, .. } => Some(("extension", *grant, *began_us)),
         _ => None,
     }
@@ -36,7 +37,7 @@ fn done(op: &Op) -> Option<(&'static str, u64, u64)> {
 #[cfg(test)]
 mod tests {
     use super::super::lives;
-    use super::super::story::{ack, extend, grant, history, release};
+    use super::super::story::{ack, extend, grant, history, reject, release};
     use super::*;
 
     fn found(late: Op) -> usize {
@@ -54,6 +55,7 @@ mod tests {
     fn whatever_a_late_receipt_does_is_found() {
         assert_eq!(found(ack(1, 400, Outcome::Done)), 1);
         assert_eq!(found(release(1, 400, 0, Outcome::Done)), 1);
+        assert_eq!(found(reject(1, 400, Outcome::Done)), 1);
         assert_eq!(found(extend(1, 400, 1_000, Outcome::Done)), 1);
     }
 }

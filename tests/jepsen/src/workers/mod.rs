@@ -4,6 +4,7 @@ mod consumer;
 mod lessee;
 mod owner;
 mod repeater;
+pub mod streams;
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -18,7 +19,7 @@ use leasehold_histories::workload::Workload;
 use tokio::sync::RwLock;
 use tokio::time::sleep;
 
-use crate::workload::{self, Bodies, DEAD_LETTER_QUEUE, QUEUE, message};
+use crate::workload::{self, Bodies, QUEUE, message};
 
 pub use consumer::consumer;
 pub use lessee::lessee;
@@ -42,6 +43,8 @@ pub struct Stage {
     pub full: AtomicU64,
     /// Queues that were asked to be made, by their names.
     pub queues: Mutex<BTreeSet<String>>,
+    /// What producers and consumers did not come to an end with.
+    pub endless: Mutex<Vec<String>>,
     /// Read for as long as a client waits for an answer; who writes it has all clients stand still.
     pub calls: RwLock<()>,
     /// While it is, nothing is received: what is sent stays on the disks.
@@ -119,15 +122,15 @@ async fn send(stage: &Stage, client: &Client, rows: std::ops::Range<u64>) -> boo
     is_known
 }
 
-/// Reads the dead-letter queue until it is empty, as it says itself.
+/// Reads a dead-letter queue until it is empty, as it says itself.
 ///
 /// # Errors
 /// When the queue cannot be read.
-pub async fn read_dead_letters(stage: &Stage) -> Result<(), Error> {
+pub async fn read_dead_letters(stage: &Stage, queue: &str) -> Result<(), Error> {
     let client = stage.client()?;
     loop {
         let options = ReceiveOptions { messages_max: 100, wait: RECEIVE_WAIT, ..ReceiveOptions::default() };
-        let messages = client.receive(DEAD_LETTER_QUEUE, options).await?;
+        let messages = client.receive(queue, options).await?;
         for message in &messages {
             let message_id = (message.id.partition, message.id.sequence);
             let receive_count = Some(message.origin.as_ref().map_or(0, |origin| origin.receive_count));
@@ -135,10 +138,10 @@ pub async fn read_dead_letters(stage: &Stage) -> Result<(), Error> {
         }
         let receipts = messages.iter().map(|message| message.receipt.clone()).collect::<Vec<_>>();
         if !receipts.is_empty() {
-            client.ack(DEAD_LETTER_QUEUE, &receipts).await?;
+            client.ack(queue, &receipts).await?;
             continue;
         }
-        let counters = client.describe_queue(DEAD_LETTER_QUEUE).await?.counters.unwrap_or_default();
+        let counters = client.describe_queue(queue).await?.counters.unwrap_or_default();
         if counters.ready + counters.leased == 0 {
             return Ok(());
         }

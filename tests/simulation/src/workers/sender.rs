@@ -39,7 +39,9 @@ fn message(workload: Workload, row: u64) -> NewMessage {
     let width = (row * 7_919 % 400) as usize;
     let message = NewMessage { body: format!("{row:<width$}").into(), ..NewMessage::default() };
     match workload {
-        Workload::Queue | Workload::DeadLetter | Workload::Leases | Workload::Queues => message,
+        Workload::Queue | Workload::DeadLetter | Workload::Leases | Workload::Queues | Workload::Streams => {
+            message
+        }
         Workload::Fifo => NewMessage {
             group: Some(group_of(row).to_string()),
             deduplication_id: Some(row.to_string()),
