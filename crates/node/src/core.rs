@@ -122,7 +122,8 @@ impl Core {
         }));
     }
 
-    /// Starts this node's replica of a partition from what the log holds.
+    /// Starts this node's replica of a partition from what the log holds. That may be of another replica, which moved away while the node
+    /// was down: its entries are the group's, and the votes that it gave bind the new one too, which is more than Raft asks for.
     ///
     /// # Errors
     /// When the log or the snapshot cannot be read.

@@ -1,4 +1,5 @@
-//! What a node does once a second: snapshots that let the log be purged, shards of deleted queues, and numbers for the operator.
+//! What a node does once a second: snapshots that let the log be purged, contents of snapshots that were not installed, shards of deleted
+//! queues, and numbers for the operator.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -31,6 +32,9 @@ pub async fn run(core: Arc<Core>) {
     loop {
         tokio::time::sleep(INTERVAL).await;
         snapshots.take(&core).await;
+        for replica in core.router.replicas() {
+            replica.group().free_arrivals().await;
+        }
         let revision = core.view.revision();
         if revision != swept_revision && remove_deleted(&core, revision).await {
             swept_revision = revision;

@@ -9,6 +9,8 @@
 //! A crash between the two steps sends a message again, and the target recognises its number: it is never in neither queue and
 //! never twice in the second.
 
+mod pace;
+
 use std::collections::BTreeMap;
 use std::sync::Weak;
 use std::time::Duration;
@@ -32,6 +34,8 @@ use crate::raft::Role;
 use crate::replica::{CommandCall, QueueSource as _, Replica, refusal};
 use crate::router::Repeat;
 
+use pace::Share;
+
 /// The attribute that says why a consumer rejected a message.
 const REJECTED: &str = "leasehold-rejected";
 /// Messages and bytes of one transfer.
@@ -43,7 +47,7 @@ const WAITING_MAX: u64 = 1_024;
 /// How often it looks when it was not woken.
 const INTERVAL: Duration = Duration::from_millis(500);
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
-/// A redrive with a rate moves something this often.
+/// A redrive with a rate looks this often whether it may move something.
 const PACE: Duration = Duration::from_millis(100);
 
 /// Serves the outboxes of one replica while it leads, until the replica goes away or stops.
@@ -85,7 +89,7 @@ enum Progress {
     More,
 }
 
-/// When each redrive with a rate moved something last.
+/// Since when each redrive with a rate may move something.
 type Paces = BTreeMap<QueueId, Instant>;
 
 async fn pass(core: &Core, replica: &Replica, paces: &mut Paces) -> Result<Progress, Failure> {
@@ -100,6 +104,8 @@ async fn pass(core: &Core, replica: &Replica, paces: &mut Paces) -> Result<Progr
             waiting.into_iter().map(|queue| (queue, state.outbox_targets(queue))).collect::<Vec<_>>();
         (waiting, state.redrive_queues().collect::<Vec<_>>())
     };
+    // What an ended one may do is not the next one's.
+    paces.retain(|queue, _| redrives.contains(queue));
     let mut progress = Progress::None;
     let mut failed = None;
     for (queue, targets) in waiting {
@@ -241,17 +247,13 @@ async fn redrive_some(
     if waiting >= WAITING_MAX {
         return Ok(Progress::Paced);
     }
-    let items_max = if redrive.rate_per_s == 0 {
-        STEP_ITEMS_MAX
-    } else {
-        let since = paces.get(&queue).map_or(PACE, Instant::elapsed);
-        let share = since.as_millis() as u64 * u64::from(redrive.rate_per_s) / 1_000;
-        (share.min(u64::from(STEP_ITEMS_MAX))) as u32
+    let items_max = match redrive.rate_per_s {
+        0 => STEP_ITEMS_MAX,
+        rate_per_s => allowed(core, replica, queue, rate_per_s, paces),
     };
     if items_max == 0 {
         return Ok(Progress::Paced);
     }
-    paces.insert(queue, Instant::now());
     let reply = own(core, replica, queue, &Command::RedriveStep { queue, items_max }).await?;
     match reply {
         // A step that finds nothing has to wait: what is ready may stand behind a leased message of its group.
@@ -264,6 +266,19 @@ async fn redrive_some(
         Reply::RedriveStepped { .. } => Ok(Progress::Paced),
         other => Err(unexpected(&other)),
     }
+}
+
+/// How many messages a redrive with a rate may move now; none of a queue that this node does not know.
+fn allowed(core: &Core, replica: &Replica, queue: QueueId, rate_per_s: u32, paces: &mut Paces) -> u32 {
+    let Some(info) = core.view.queue_by_id(queue) else { return 0 };
+    let shards = info.shards().len() as u32;
+    let Some(at) = info.shards().position(|shard| shard == replica.id()) else { return 0 };
+    let share = Share { rate_per_s, shards, at: at as u32 };
+    let now = Instant::now();
+    let due = paces.entry(queue).or_insert_with(|| share.first(now));
+    let (items, next) = share.take(*due, now, STEP_ITEMS_MAX);
+    *due = next;
+    items
 }
 
 /// Has a command executed by this partition.

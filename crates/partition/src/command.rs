@@ -52,7 +52,8 @@ pub enum Command<'a> {
     TransferDone { queue: QueueId, target: QueueId, through_number: u64 },
     /// `target` exists no more: its items become ready in `queue` again.
     TransferReturn { queue: QueueId, target: QueueId, items_max: u32 },
-    /// Starts moving the messages ready now to `target`, or each to its origin. `rate_per_s` is kept for the leader; 0 is no limit.
+    /// Starts moving the messages ready now to `target`, or each to its origin. `rate_per_s` is kept for the leaders: that of all
+    /// shards together; 0 is no limit.
     RedriveStart { queue: QueueId, target: Option<QueueId>, rate_per_s: u32, id: u64 },
     /// Stops a redrive. What is in the outbox already still moves.
     RedriveCancel { queue: QueueId, id: u64 },

@@ -289,8 +289,11 @@ impl Partition {
         for (name, group) in &shard.usage.groups {
             let record = &store.groups[*group];
             assert_eq!(record.name, *name, "a group is under its own name");
-            let states: Vec<State> =
-                record.messages.iter(&store.messages).map(|slot| store.messages[slot].state).collect();
+            let messages: Vec<&Message> =
+                record.messages.iter(&store.messages).map(|slot| &store.messages[slot]).collect();
+            let ordered = messages.windows(2).all(|pair| pair[0].sequence < pair[1].sequence);
+            assert!(ordered, "sequences of a group grow");
+            let states: Vec<State> = messages.iter().map(|message| message.state).collect();
             let leased = states.iter().filter(|state| **state == State::Leased).count();
             assert_eq!(leased as u32, record.leased, "leased messages of a group");
             let deliverable = leased == 0 && states.first() == Some(&State::Ready);

@@ -71,6 +71,8 @@ pub const EXPIRE_MAX: u32 = 4096;
 pub const TRANSFER_MAX: u32 = 4096;
 /// Messages moved by one redrive step.
 pub const REDRIVE_STEP_MAX: u32 = 1024;
+/// Messages of a FIFO group, or suspects, that a redrive looks through for one that it can move; what stands behind so many that stay, stays.
+pub const REDRIVE_PASSED_MAX: usize = 1024;
 /// Messages looked at by one page of a peek.
 pub const PEEK_SCAN_MAX: usize = 4096;
 

@@ -76,13 +76,14 @@ impl<L> List<L> {
         self.tail = slot;
     }
 
-    pub fn push_front<T: Linked<L>>(&mut self, arena: &mut Arena<T>, slot: u32) {
-        *arena[slot].links_mut() = Links { next: self.head, prev: NONE };
-        match some(self.head) {
-            Some(head) => arena[head].links_mut().prev = slot,
-            None => self.tail = slot,
+    /// Puts a value before one that is in this list.
+    pub fn insert_before<T: Linked<L>>(&mut self, arena: &mut Arena<T>, slot: u32, next: u32) {
+        let prev = std::mem::replace(&mut arena[next].links_mut().prev, slot);
+        *arena[slot].links_mut() = Links { next, prev };
+        match some(prev) {
+            Some(prev) => arena[prev].links_mut().next = slot,
+            None => self.head = slot,
         }
-        self.head = slot;
     }
 
     /// Takes out a value that is in this list.
@@ -162,12 +163,18 @@ mod tests {
         let mut list = List::<ItemLink>::default();
         let slots: Vec<u32> = (0..5).map(|_| arena.insert(Item { links: Links::OFF })).collect();
         slots[..3].iter().for_each(|slot| list.push_back(&mut arena, *slot));
-        slots[3..].iter().for_each(|slot| list.push_front(&mut arena, *slot));
+        list.insert_before(&mut arena, slots[3], slots[0]);
+        list.insert_before(&mut arena, slots[4], slots[3]);
         assert_eq!(list.iter(&arena).collect::<Vec<_>>(), [4, 3, 0, 1, 2]);
         list.remove(&mut arena, 0);
         list.remove(&mut arena, 2);
         assert_eq!(list.pop_front(&mut arena), Some(4));
         assert_eq!(list.iter(&arena).collect::<Vec<_>>(), [3, 1]);
         assert_eq!((list.front(), list.back()), (Some(3), Some(1)));
+        list.insert_before(&mut arena, 0, 1);
+        list.insert_before(&mut arena, 2, 3);
+        assert_eq!(list.iter(&arena).collect::<Vec<_>>(), [2, 3, 0, 1]);
+        list.remove(&mut arena, 0);
+        assert_eq!((list.front(), list.back()), (Some(2), Some(1)));
     }
 }

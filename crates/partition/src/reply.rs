@@ -194,6 +194,7 @@ pub struct RedriveProgress {
     pub id: u64,
     /// `None` sends each message to its origin; those without one stay.
     pub target: Option<QueueId>,
+    /// Of all shards together; 0 is no limit.
     pub rate_per_s: u32,
     pub state: RedriveState,
     /// Messages moved to the outbox.

@@ -90,14 +90,15 @@ impl Shard {
     }
 
     /// The headroom, made when there is none.
-    pub fn headroom_at(&mut self, now_ms: u64) -> &mut Headroom {
-        self.usage.headroom.get_or_insert_with(|| Box::new(Headroom::new(now_ms)))
+    pub fn headroom_of(&mut self, store: &Store) -> &mut Headroom {
+        let new = || Box::new(Headroom::new(store.log_time_ms, store.next_grant));
+        self.usage.headroom.get_or_insert_with(new)
     }
 
     /// What is measured of the consumer with a message's latest lease.
     pub fn measure(&mut self, store: &Store, slot: u32) -> &mut Measure {
         let version = store.side(slot).map_or(0, |side| side.version);
-        self.headroom_at(store.log_time_ms).measure(version, store.log_time_ms)
+        self.headroom_of(store).measure(version, store.log_time_ms)
     }
 
     /// Where a message goes whose receive limit is met.

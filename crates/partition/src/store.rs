@@ -43,6 +43,13 @@ wire_struct!(Store {
     expiries,
 });
 
+/// How a message was sent.
+#[derive(Clone, Copy)]
+pub(crate) struct Sent {
+    pub content: ContentRef,
+    pub wall_ms: u64,
+}
+
 impl Store {
     pub fn new() -> Self {
         Self {
@@ -97,9 +104,15 @@ impl Store {
         &mut self.sides[side]
     }
 
+    /// What the entry of a message tells of it.
+    pub fn sent(&self, message: &Message) -> Sent {
+        let entry = &self.entries.records[message.entry];
+        let content = ContentRef { log_index: entry.log_index, offset: message.offset, len: message.len };
+        Sent { content, wall_ms: entry.wall_ms }
+    }
+
     pub fn content(&self, message: &Message) -> ContentRef {
-        let log_index = self.entries.records[message.entry].log_index;
-        ContentRef { log_index, offset: message.offset, len: message.len }
+        self.sent(message).content
     }
 
     pub fn sent_wall_ms(&self, message: &Message) -> u64 {

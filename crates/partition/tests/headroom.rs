@@ -149,6 +149,38 @@ fn what_is_measured_is_what_happened() {
     });
 }
 
+/// A lease is of 12 h at most, and what was measured is forgotten after two or three.
+#[test]
+fn a_lease_that_outlives_its_version_counts_for_no_other() {
+    let mut rig = Rig::new();
+    rig.configure(QUEUE.0, Settings::default());
+    rig.send(QUEUE.0, &[b"a" as &[u8], b"b"]);
+    let receive = |rig: &mut Rig, consumer: &'static [u8]| {
+        let command = Command::Receive {
+            queue: QUEUE,
+            messages_max: 1,
+            bytes_max: u64::MAX,
+            lease_ms: Some(limits::LEASE_MS_MAX),
+            attempt: None,
+            consumer,
+        };
+        let Reply::Received { deliveries } = rig.apply(command) else { panic!("a receive is answered") };
+        deliveries[0].receipt
+    };
+    let old = receive(&mut rig, b"v1@a");
+    while rig.now_ms < 3 * HEADROOM_WINDOW_MS {
+        rig.pass(limits::STAMP_STEP_MS_MAX);
+        rig.expire();
+    }
+    receive(&mut rig, b"v2@a");
+    let reply = rig.apply(Command::Ack { queue: QUEUE, receipts: vec![old] });
+    assert_eq!(reply, Reply::Settled { outcomes: vec![Outcome::Done] });
+    let measured = rig.partition.headroom(QUEUE);
+    let acks: Vec<_> =
+        measured.iter().map(|(version, measure)| (&version[..], measure.held.total())).collect();
+    assert_eq!(acks, [(&b""[..], 1)], "of no version that is known");
+}
+
 /// A queue that has measured two versions, from a millisecond to a minute, and is idle now.
 #[test]
 fn a_measured_queue_is_small_and_is_forgotten() {

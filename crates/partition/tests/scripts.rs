@@ -75,6 +75,7 @@ impl Script {
             "headroom" => self.headroom(line.queue()),
             "damping" => self.damping(line.queue()),
             "suspects" => self.suspects(line.queue()),
+            "progress" => self.progress(line.queue()),
             "outbox" => self.outbox(&line),
             "peek" => self.peek(&line),
             "snapshot" => {
@@ -220,6 +221,13 @@ impl Script {
         let Some(shard) = self.rig.partition.shard(queue) else { return "no such queue".into() };
         let Counters { ready, leased, delayed, dead, .. } = shard.counters;
         format!("ready={ready} leased={leased} delayed={delayed} dead={dead}")
+    }
+
+    /// How far the last redrive is now.
+    fn progress(&self, queue: QueueId) -> String {
+        let Some(progress) = self.rig.partition.shard(queue).unwrap().redrive else { return "none".into() };
+        let RedriveProgress { state, moved, kept, total, .. } = progress;
+        format!("moved={moved} kept={kept} total={total} {state:?}")
     }
 
     fn suspects(&self, queue: QueueId) -> String {

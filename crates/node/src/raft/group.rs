@@ -17,6 +17,7 @@ use openraft::type_config::alias::{CommittedLeaderIdOf, OneshotReceiverOf, Watch
 use openraft::{ChangeMembers, Config, Raft, ReadPolicy, ServerState, SnapshotPolicy};
 use tokio::sync::watch;
 
+use super::arrivals::Arrivals;
 use super::machine::Adapter;
 use super::{
     Applied, GroupId, Image, Machine, Network, Payload, ReplicaNode, SnapshotMeta, TypeConfig, Vote,
@@ -76,6 +77,7 @@ pub struct Group {
     pub(super) term_given_up: Arc<AtomicU64>,
     /// Whether a leader has sent anything since the start.
     has_heard: Arc<watch::Sender<bool>>,
+    pub(super) arrivals: Arc<Arrivals>,
 }
 
 /// An entry on its way through the group.
@@ -130,7 +132,8 @@ impl Group {
         });
         let has_heard = Arc::new(has_heard);
         let term_given_up = Arc::new(AtomicU64::new(0));
-        Ok(Self { id: options.id, replica: options.replica, raft, network, role, term_given_up, has_heard })
+        let (id, replica, arrivals) = (options.id, options.replica, Arc::default());
+        Ok(Self { id, replica, raft, network, role, term_given_up, has_heard, arrivals })
     }
 
     pub fn id(&self) -> GroupId {

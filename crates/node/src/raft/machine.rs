@@ -112,6 +112,11 @@ impl Adapter {
         Ok(Self { group, log, saver, machine, applied, membership })
     }
 
+    /// Tells the log what is live: all else is freed.
+    pub fn tell_live(&self) {
+        self.log.restore_live(self.group, &self.machine.live_contents());
+    }
+
     fn apply_entry(&mut self, entry: super::Entry) -> io::Result<Applied> {
         self.applied = Some(entry.log_id);
         match entry.payload {
@@ -179,7 +184,7 @@ impl RaftStateMachine<TypeConfig> for Adapter {
         let replace = Arc::clone(&self.machine).read_snapshot(&snapshot.0)?;
         self.saver.save(meta, &snapshot).await?;
         replace();
-        self.log.restore_live(self.group, &self.machine.live_contents());
+        self.tell_live();
         self.applied = meta.last_log_id;
         self.membership = meta.last_membership.clone();
         Ok(())

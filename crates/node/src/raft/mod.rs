@@ -7,6 +7,7 @@
 //!                                                            lanes
 //! ```
 
+mod arrivals;
 #[cfg(feature = "simulation")]
 mod claims;
 mod codec;

@@ -202,6 +202,7 @@ pub async fn receive_snapshot<D: GroupDirectory>(
         // It would be refused at its end: nothing of it is stored.
         return Ok(SnapshotAnswer { vote: Some(vote_to_peer(&given)) });
     }
+    let _held = group.arrivals.hold().await;
     let mut incoming = Incoming::new(head.state_bytes, head.state_crc32c);
     while let Some(chunk) = chunks.next().await {
         incoming.take(log, group_id, chunk?).await?;

@@ -50,8 +50,7 @@ pub fn redrive_of(shards: &[ShardDescription]) -> Option<RedriveProgress> {
             (false, state) => (false, state),
         };
         let (moved, total) = (sum.moved + of_shard.moved, sum.total + of_shard.total);
-        let rate_per_s = sum.rate_per_s + of_shard.rate_per_s;
-        RedriveProgress { running, state, moved, total, rate_per_s, ..newer.clone() }
+        RedriveProgress { running, state, moved, total, ..newer.clone() }
     }))
 }
 

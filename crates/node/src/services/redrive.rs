@@ -18,24 +18,13 @@ use crate::router::Repeat;
 pub async fn start(core: &Core, request: &StartRedriveRequest) -> Result<u64, Failure> {
     let queue = lookup::queue_now(core, &request.queue).await?;
     let target = target(core, &queue, &request.target).await?;
-    let shards = queue.shards().collect::<Vec<_>>();
-    let rate_of = |shard: catalogue::PartitionId| {
-        let at = shards.iter().position(|other| *other == shard).unwrap_or_default();
-        part(request.rate_per_s, at as u32, shards.len() as u32)
-    };
     // The same on every shard, so that one cancel ends all.
     let id = RedriveId::new(wall_ms(), core.catalogue.group.progress().0 ^ core.view.here().0).0;
-    let start = |shard| Command::RedriveStart { queue: queue.id(), target, rate_per_s: rate_of(shard), id };
+    let rate_per_s = request.rate_per_s;
+    let start =
+        |_: catalogue::PartitionId| Command::RedriveStart { queue: queue.id(), target, rate_per_s, id };
     for_each_shard(core, &queue, start, Repeat::Safe).await?;
     Ok(id)
-}
-
-/// A shard's part of a rate, of which 0 is no limit. All parts are the rate together, but none is less than 1.
-fn part(rate_per_s: u32, at: u32, shards: u32) -> u32 {
-    match rate_per_s {
-        0 => 0,
-        rate => (rate / shards + u32::from(at < rate % shards)).max(1),
-    }
 }
 
 /// Ends the redrive of a queue, and says how far it had come.
@@ -68,18 +57,4 @@ async fn target(core: &Core, queue: &QueueInfo, target: &str) -> Result<Option<p
         )));
     }
     Ok(Some(target.id()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::part;
-
-    #[test]
-    fn the_parts_of_a_rate_are_the_rate_as_far_as_each_is_one() {
-        let parts = |rate, shards| (0..shards).map(|at| part(rate, at, shards)).collect::<Vec<_>>();
-        assert_eq!(parts(10, 4), [3, 3, 2, 2]);
-        assert_eq!(parts(500, 3), [167, 167, 166]);
-        assert_eq!(parts(1, 2), [1, 1]);
-        assert_eq!(parts(0, 2), [0, 0]);
-    }
 }

@@ -14,7 +14,7 @@ use crate::effects::EventKind;
 use crate::ids::QueueId;
 use crate::lanes::Lane;
 use crate::limits::TRANSFER_MAX;
-use crate::message::{Aged, slot_or_none};
+use crate::message::{Aged, Message, slot_or_none};
 use crate::notes::Notes;
 use crate::partition::Partition;
 use crate::reply::{Refusal, Reply};
@@ -52,8 +52,8 @@ impl Partition {
 
     /// Gives up on a target that exists no more: its messages are ready here again, receive counts and all, and are dead
     /// again when their next lease ends and the limit still stands. Nothing else takes a message out of an outbox, not even
-    /// other settings, for it may be under way already. From the back, so that groups keep their order.
-    /// O(items * log(targets + groups)).
+    /// other settings, for it may be under way already. From the back, so that each finds its place in a FIFO group at once, past
+    /// those only that a redrive had passed over. O(items * (log(targets + groups) + messages passed)).
     pub(crate) fn transfer_return(
         &mut self,
         queue: QueueId,
@@ -93,32 +93,41 @@ fn return_one(shard: &mut Shard, store: &mut Store, slot: u32, notes: &mut Notes
         store.sent_wall_ms(&store.messages[slot]).saturating_add(shard.settings.retention_ms);
     store.arm_expiry(slot, retained_to_ms);
     let was_redriven = store.side(slot).is_some_and(|side| side.reason == OutboxReason::Redrive);
+    if was_redriven {
+        count_kept(shard);
+    }
     if was_redriven && shard.settings.kind == Kind::Standard {
-        return keep_redriven(shard, store, slot, notes);
+        // Behind the others: at its old place the redrive would take it again and again, and others never.
+        shard.leave_tenant(store, slot);
+        return shard.enter_ready(store, slot, Lane::Fresh, notes);
     }
     if let Some(group) = slot_or_none(store.messages[slot].group) {
         let name = store.groups[group].name.clone();
         shard.join_group(store, slot, &name);
         shard.end_membership(store, group);
         if shard.settings.kind == Kind::Fifo {
-            let group = store.messages[slot].group;
-            store.groups[group].messages.push_front(&mut store.messages, slot);
+            enter_order(store, slot);
         }
     }
     shard.enter_ready(store, slot, Lane::Returned, notes);
     shard.refresh_group_of(store, slot, notes);
 }
 
-/// Puts a message whose redrive did not succeed behind the others, as one that stays: at its old place the redrive would take it
-/// again and again, and others never.
-fn keep_redriven(shard: &mut Shard, store: &mut Store, slot: u32, notes: &mut Notes) {
-    shard.leave_tenant(store, slot);
-    shard.enter_ready(store, slot, Lane::Fresh, notes);
-    if shard.redrive_is_running()
-        && let Some(redrive) = &mut shard.usage.redrive
-    {
+/// Puts a message back at its place in its FIFO group, where sequences grow. O(messages before it).
+fn enter_order(store: &mut Store, slot: u32) {
+    let Message { sequence, group, .. } = store.messages[slot];
+    let order = &mut store.groups[group].messages;
+    let behind = order.iter(&store.messages).find(|other| store.messages[*other].sequence > sequence);
+    match behind {
+        Some(behind) => order.insert_before(&mut store.messages, slot, behind),
+        None => order.push_back(&mut store.messages, slot),
+    }
+}
+
+/// What comes back did not move after all. What an earlier redrive moved is not among those of this one.
+fn count_kept(shard: &mut Shard) {
+    if let Some(redrive) = &mut shard.usage.redrive {
         let progress = &mut redrive.progress;
-        // What an earlier redrive moved is not among those of this one.
         let counted = progress.moved.min(1);
         progress.moved -= counted;
         progress.kept += counted;

@@ -14,7 +14,7 @@ use crate::partition::{At, Partition, owns};
 use crate::reply::{Delivery, Refusal, Reply};
 use crate::settings::Kind;
 use crate::shard::Shard;
-use crate::store::Store;
+use crate::store::{Sent, Store};
 use crate::suspects::NOBODY;
 use crate::view::State;
 
@@ -60,7 +60,7 @@ impl Partition {
         }
         let lease_ms = lease_ms.unwrap_or(shard.settings.lease_ms);
         let version = version_of(consumer).filter(|_| shard.has_ready());
-        let version = version.map_or(0, |version| shard.headroom_at(now_ms).id_of(version, now_ms));
+        let version = version.map_or(0, |version| shard.headroom_of(&self.store).id_of(version, now_ms));
         let holder = shard.usage.suspects.as_mut().map_or(NOBODY, |suspects| {
             suspects.heard(consumer);
             suspects.holder_of(consumer)
@@ -124,7 +124,7 @@ fn grant_again(store: &mut Store, slot: u32, lease_ms: Option<u32>) -> Delivery 
     let deadline_ms = wanted_ms.min(record.granted_ms.saturating_add(u64::from(LEASE_MS_MAX)));
     let lease_ms = u32::try_from(deadline_ms.saturating_sub(now_ms)).unwrap_or(LEASE_MS_MAX);
     store.move_lease(side, deadline_ms, lease_ms, false);
-    delivery(store, slot)
+    delivery(store, slot, store.sent(&store.messages[slot]))
 }
 
 fn receive_standard(
@@ -203,8 +203,7 @@ fn grant(
     notes: &mut Notes,
 ) -> Delivery {
     shard.leave_state(store, slot, notes);
-    // The clock may be behind the one by which the message was sent.
-    let wall_ms = budget.wall_ms.max(store.sent_wall_ms(&store.messages[slot]));
+    let sent = store.sent(&store.messages[slot]);
     let now_ms = store.log_time_ms;
     let grant = store.next_grant;
     store.next_grant += 1;
@@ -219,7 +218,8 @@ fn grant(
     side.holder = budget.holder;
     side.company = 0;
     if side.first_received_wall_ms == 0 {
-        side.first_received_wall_ms = wall_ms;
+        // The clock may be behind the one by which the message was sent.
+        side.first_received_wall_ms = budget.wall_ms.max(sent.wall_ms);
     }
     let (receive_count, lease_ms) = (side.receive_count, side.lease_ms);
     if receive_count == 1
@@ -238,17 +238,16 @@ fn grant(
         lease_ms,
         consumer: Arc::clone(&budget.consumer),
     });
-    delivery(store, slot)
+    delivery(store, slot, sent)
 }
 
-fn delivery(store: &Store, slot: u32) -> Delivery {
-    let message = &store.messages[slot];
+fn delivery(store: &Store, slot: u32, sent: Sent) -> Delivery {
     let side = store.side(slot).expect("a leased message has a side record");
     Delivery {
         receipt: store.receipt(slot),
-        content: store.content(message),
+        content: sent.content,
         receive_count: side.receive_count,
-        sent_wall_ms: store.sent_wall_ms(message),
+        sent_wall_ms: sent.wall_ms,
         first_received_wall_ms: side.first_received_wall_ms,
         deadline_log_ms: side.deadline_ms,
         lease_ms: side.lease_ms,

@@ -28,7 +28,7 @@ impl Partition {
         self.each(queue, receipts, |shard, store, receipt| {
             let outcome = settle(shard, store, receipt, |shard, store| ack_one(shard, store, receipt, notes));
             if is_late(shard, receipt, outcome) {
-                measure_late(shard, store.log_time_ms);
+                measure_late(shard, store);
             }
             outcome
         })
@@ -173,8 +173,8 @@ fn is_late(shard: &Shard, receipt: &Receipt, outcome: Outcome) -> bool {
 }
 
 /// A late ack is the rest's: its lease is over, and with it what was known of the consumer.
-fn measure_late(shard: &mut Shard, now_ms: u64) {
-    let measure = shard.headroom_at(now_ms).measure(0, now_ms);
+fn measure_late(shard: &mut Shard, store: &Store) {
+    let measure = shard.headroom_of(store).measure(0, store.log_time_ms);
     measure.late = measure.late.saturating_add(1);
     shard.usage.totals.late += 1;
 }

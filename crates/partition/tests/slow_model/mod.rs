@@ -9,8 +9,6 @@ use crate::DEAD;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Item {
     pub sequence: u64,
-    /// Its place in its group.
-    pub order: i64,
     pub queue: u64,
     /// `NO_GROUP` on a standard queue for those without one.
     pub group: u8,
@@ -137,8 +135,6 @@ pub struct Model {
     pub stamp: u64,
     pub grant: u64,
     pub number: u64,
-    /// Falls: the place of what came back from an outbox, before all of its group.
-    pub front: i64,
     pub last_sequence: u64,
     /// Who receives at this moment, where it is noted.
     pub holder: Option<usize>,
@@ -304,7 +300,7 @@ impl Model {
     pub fn group(&self, queue: u64, group: u8) -> Vec<usize> {
         let of = |item: &Item| item.queue == queue && item.group == group && item.state != State::Dead;
         let mut found: Vec<usize> = (0..self.items.len()).filter(|at| of(&self.items[*at])).collect();
-        found.sort_by_key(|at| self.items[*at].order);
+        found.sort_by_key(|at| self.items[*at].sequence);
         found
     }
 
@@ -384,7 +380,6 @@ impl Model {
         self.stamp();
         self.items.push(Item {
             sequence,
-            order: sequence as i64,
             queue,
             group,
             state: State::Ready,
@@ -730,11 +725,10 @@ impl Model {
                 self.items.remove(at);
                 continue;
             }
-            self.front -= 1;
             let expiry_stamp = self.stamp();
             let retained_to_ms = self.items[at].sent_wall_ms + self.queues[&queue].settings.retention_ms;
             let item = &mut self.items[at];
-            (item.order, item.expiry_stamp) = (self.front, expiry_stamp);
+            item.expiry_stamp = expiry_stamp;
             let ends = [item.expiry_wall_ms, retained_to_ms];
             item.expiry_wall_ms = ends.into_iter().filter(|end| *end > 0).min().unwrap();
             // What its outbox holds was redriven.
