@@ -88,7 +88,7 @@ pub async fn measure(requests: &Requests) -> Value {
     let (nodes_cpu, own_cpu) = (spent() - nodes_cpu, cpu_s(std::process::id()) - own_cpu);
     let answered = counts.requests.load(Ordering::Relaxed);
     let deleted = counts.deleted.load(Ordering::Relaxed);
-    processes.stop().await.unwrap_or_else(|error| panic!("{error}"));
+    processes.stop_all().await.unwrap_or_else(|error| panic!("{error}"));
     json!({
         "what": "sqs", "requests_per_s": (answered as f64 / seconds) as u64,
         "messages_through_per_s": (deleted as f64 / seconds) as u64,

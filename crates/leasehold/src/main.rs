@@ -11,7 +11,6 @@ mod dev;
 mod endings;
 mod headroom;
 mod input;
-mod memory;
 mod messages;
 mod output;
 mod queue;
@@ -27,6 +26,10 @@ use clap::{Args, Parser, Subcommand};
 use leasehold_client::Client;
 
 use crate::output::{Failure, Output};
+
+/// The same with every C library, and what large blocks leave goes back to the system (docs/decisions/032).
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[derive(Parser)]
 #[command(
@@ -97,7 +100,6 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    memory::give_back_what_is_large();
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => return usage(&error),

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use futures::future::try_join_all;
 use leasehold_client::Client;
 use leasehold_client::v1::InitNode;
 use serde_json::Value;
@@ -218,18 +219,19 @@ impl Processes {
     /// # Errors
     /// When it does not end by itself.
     pub async fn stop_node(&mut self, at: usize) -> Result<(), ProcessError> {
-        let node = &mut self.nodes[at];
-        let Some(pid) = node.child.id() else { return Ok(()) };
-        let signalled = Command::new("kill").args(["-TERM", &pid.to_string()]).status().await?;
-        if !signalled.success() {
-            return Err(ProcessError(format!("{} cannot be told to stop", node.name)));
-        }
-        let ended = timeout(STOP_PATIENCE, node.child.wait()).await;
-        ended.map_err(|_| ProcessError(format!("{} did not stop within {STOP_PATIENCE:?}", node.name)))??;
+        self.nodes[at].stop().await
+    }
+
+    /// Ends every node as an operator does, all at once: none is left to hand over to.
+    ///
+    /// # Errors
+    /// When one does not end by itself.
+    pub async fn stop_all(mut self) -> Result<(), ProcessError> {
+        try_join_all(self.nodes.iter_mut().map(NodeProcess::stop)).await?;
         Ok(())
     }
 
-    /// Ends every node and waits until it is gone.
+    /// Ends every node as a crash does and waits until it is gone.
     ///
     /// # Errors
     /// When a process cannot be ended.
@@ -280,6 +282,17 @@ fn log_path(dir: &Path, name: &str) -> PathBuf {
 }
 
 impl NodeProcess {
+    async fn stop(&mut self) -> Result<(), ProcessError> {
+        let Some(pid) = self.child.id() else { return Ok(()) };
+        let signalled = Command::new("kill").args(["-TERM", &pid.to_string()]).status().await?;
+        if !signalled.success() {
+            return Err(ProcessError(format!("{} cannot be told to stop", self.name)));
+        }
+        let ended = timeout(STOP_PATIENCE, self.child.wait()).await;
+        ended.map_err(|_| ProcessError(format!("{} did not stop within {STOP_PATIENCE:?}", self.name)))??;
+        Ok(())
+    }
+
     async fn start(
         program: &Path,
         dir: &Path,

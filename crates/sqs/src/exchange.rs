@@ -119,13 +119,13 @@ impl Exchange {
                 let target = parts.headers.get(TARGET).and_then(|target| target.to_str().ok());
                 let name = target.and_then(|target| target.strip_prefix(TARGET_PREFIX));
                 let asked = *operation.insert(asked(name)?);
-                Box::pin(asked.serve(call)).await
+                asked.serve(call).await
             }
             Protocol::Query => {
                 let query = parts.uri.query().unwrap_or_default();
                 let form = Form::read(query.as_bytes(), &body)?;
                 let asked = *operation.insert(asked(form.action.as_deref())?);
-                Box::pin(asked.serve(Call { request: &form.request.into(), ..call })).await
+                asked.serve(Call { request: &form.request.into(), ..call }).await
             }
         }
     }

@@ -155,7 +155,7 @@ impl System for Cluster {
     }
 
     fn stop(self: Box<Self>) -> Doing<'static, ()> {
-        async move { Ok(self.processes.stop().await?) }.boxed()
+        async move { Ok(self.processes.stop_all().await?) }.boxed()
     }
 }
 

@@ -49,7 +49,8 @@ macro_rules! operations {
             /// What the operation ended with.
             pub async fn serve(self, call: Call<'_>) -> Result<Bytes, Error> {
                 match self {
-                    $(Self::$operation => answer($serve(call, read(call.request)?).await?),)*
+                    // Apart, since a request takes what its own operation needs and not what the largest does.
+                    $(Self::$operation => answer(Box::pin($serve(call, read(call.request)?)).await?),)*
                 }
             }
         }
