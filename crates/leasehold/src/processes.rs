@@ -235,7 +235,7 @@ impl Processes {
     ///
     /// # Errors
     /// When a process cannot be ended.
-    pub async fn stop(mut self) -> Result<(), ProcessError> {
+    pub async fn kill_all(mut self) -> Result<(), ProcessError> {
         for node in &mut self.nodes {
             node.child.kill().await?;
         }

@@ -108,7 +108,7 @@ async fn what_a_killed_connector_had_comes_again_under_the_same_keys() {
         assert!(second["receiveCount"].as_u64() > first["receiveCount"].as_u64());
         assert!(second["fencingToken"].as_u64() > first["fencingToken"].as_u64());
     }
-    scene.processes.stop().await.unwrap();
+    scene.processes.kill_all().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -122,7 +122,7 @@ async fn a_signal_lets_requests_finish_and_the_rest_go() {
     assert_eq!((told["acked"].as_u64(), told["unsettled"].as_u64()), (Some(handled), Some(0)), "{told}");
     assert!(handled < MESSAGES, "it was stopped before the end");
     assert_eq!(scene.left().await, (MESSAGES - handled, 0));
-    scene.processes.stop().await.unwrap();
+    scene.processes.kill_all().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

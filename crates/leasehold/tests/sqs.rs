@@ -129,7 +129,7 @@ async fn conforms(protocol: &str, packages: &[&str]) {
     assert_eq!((attribute.r#type.as_str(), &attribute.value[..]), ("Number.int", &b"7"[..]));
     let header = got[0].attributes.iter().find(|attribute| attribute.name == "AWS.TraceHeader").unwrap();
     assert_eq!(&header.value[..], b"Root=1");
-    processes.stop().await.unwrap();
+    processes.kill_all().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -153,7 +153,7 @@ async fn the_sdk_for_javascript_works_over_both_versions_of_http() {
     let said = String::from_utf8_lossy(&output.stdout);
     let failed = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && said.ends_with("all passed\n"), "{said}{failed}");
-    processes.stop().await.unwrap();
+    processes.kill_all().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -172,7 +172,7 @@ async fn nothing_that_an_sdk_sent_is_lost_when_a_node_is_killed() {
     assert!(told.starts_with("sent 600, lost 0, invented 0"), "{told}");
     eprintln!("{told}");
     processes.restart(0).await.unwrap();
-    processes.stop().await.unwrap();
+    processes.kill_all().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -187,7 +187,7 @@ async fn celery_works_and_gives_a_killed_workers_task_to_the_next() {
     let said = String::from_utf8_lossy(&output.stdout);
     let failed = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && said.ends_with("all done once\n"), "{said}{failed}");
-    processes.stop().await.unwrap();
+    processes.kill_all().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

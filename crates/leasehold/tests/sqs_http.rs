@@ -74,7 +74,7 @@ async fn what_is_wrong_is_told_in_the_words_of_the_protocol() {
     // A queue made through a bare host is named with the host that the client wrote.
     let made = exchange(&address, &post("AmazonSQS.CreateQueue", r#"{"QueueName":"q"}"#)).await;
     assert!(made.contains("http://example:1/000000000000/q"), "{made}");
-    processes.stop().await.unwrap();
+    processes.kill_all().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -108,7 +108,7 @@ async fn many_requests_share_a_connection_of_http2() {
     };
     let ((status, received), ()) = tokio::join!(poll, sends);
     assert_eq!((status, received["Messages"].as_array().map(Vec::len)), (200, Some(1)), "{received}");
-    processes.stop().await.unwrap();
+    processes.kill_all().await.unwrap();
 }
 
 /// Before it speaks HTTP/2 the node waits for the whole preface.
@@ -125,7 +125,7 @@ async fn a_preface_may_come_in_pieces() {
     let mut frame = [0; 9];
     stream.read_exact(&mut frame).await.unwrap();
     assert_eq!(frame[3], 4, "the node begins with its settings: {frame:?}");
-    processes.stop().await.unwrap();
+    processes.kill_all().await.unwrap();
 }
 
 /// Bodies that were promised and do not come keep no room from others.
@@ -155,7 +155,7 @@ async fn a_body_takes_room_as_it_comes_and_may_come_in_pieces() {
     }
     assert!(digests[0].is_string() && digests[0] == digests[1], "{digests:?}");
     drop(silent);
-    processes.stop().await.unwrap();
+    processes.kill_all().await.unwrap();
 }
 
 async fn json_of(response: Response<hyper::body::Incoming>) -> (u16, Value) {
@@ -179,7 +179,7 @@ async fn a_queue_is_made_again_at_once_where_there_are_no_pauses() {
             assert!(done.starts_with("HTTP/1.1 200 "), "{operation}: {done}");
         }
     }
-    processes.stop().await.unwrap();
+    processes.kill_all().await.unwrap();
 }
 
 /// A node that stops lets those go who wait for messages, with an empty answer.
@@ -197,5 +197,5 @@ async fn a_node_that_stops_lets_pollers_go() {
     let answer = polling.await.unwrap();
     assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("{}"), "{answer}");
     assert!(asked.elapsed() < Duration::from_secs(15), "it waited until the end");
-    processes.stop().await.unwrap();
+    processes.kill_all().await.unwrap();
 }

@@ -92,7 +92,7 @@ pub(crate) struct LeaseState {
     until: Mutex<Instant>,
     lost: CancellationToken,
     /// Where order holds.
-    group_grant: Option<Arc<GroupGrant>>,
+    pub(super) group_grant: Option<Arc<GroupGrant>>,
 }
 
 impl LeaseState {

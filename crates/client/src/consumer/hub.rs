@@ -186,14 +186,14 @@ impl Hub {
     }
 
     fn settle(&mut self, key: u64, how: Settle, reply: Option<oneshot::Sender<Result<(), Error>>>) {
-        let Some((receipt, home, lease)) = self.leases.receipt(key) else { return };
+        let Some((receipt, home, group_grant)) = self.leases.receipt(key) else { return };
         match how {
             Settle::Extend(reach) if reply.is_some() => self.leases.holder_asks(key, reach),
             Settle::Extend(_) => {}
             _ => self.leases.forget(key),
         }
-        let (lease, asked) = (Some(lease), Instant::now());
-        self.settles.push(SettleItem { key, receipt, how, reply, home, lease, asked });
+        let asked = Instant::now();
+        self.settles.push(SettleItem { key, receipt, how, reply, home, group_grant, asked });
     }
 
     fn begin(&mut self, key: u64) {
@@ -243,8 +243,15 @@ impl Hub {
         let (Some(outbox), Some(hub)) = (&self.outbox, self.commands.upgrade()) else {
             for message in messages {
                 let (receipt, how) = (message.receipt, Settle::GiveBack);
-                let (lease, asked) = (None, Instant::now());
-                self.settles.push(SettleItem { key: 0, receipt, how, reply: None, home: lane, lease, asked });
+                self.settles.push(SettleItem {
+                    key: 0,
+                    receipt,
+                    how,
+                    reply: None,
+                    home: lane,
+                    group_grant: None,
+                    asked: Instant::now(),
+                });
             }
             return;
         };
@@ -291,9 +298,11 @@ impl Hub {
 
     fn finish(&mut self, finished: Finished<SettleItem, ()>) {
         for (item, result) in finished {
-            if let (Some(lease), Settle::Ack | Settle::Reject(..), Err(_)) = (&item.lease, &item.how, &result)
+            // It may come again.
+            if let (Settle::Ack | Settle::Reject(..), Err(_), Some(group_grant)) =
+                (&item.how, &result, &item.group_grant)
             {
-                lease.comes_again();
+                group_grant.give_up();
             }
             match (&item.how, &result) {
                 (Settle::Extend(reach), _) => {
@@ -303,8 +312,15 @@ impl Hub {
                 }
                 (Settle::Reject(_, delay), Err(error)) if error.reason == Reason::NoDeadLetterQueue => {
                     let (receipt, how) = (item.receipt, Settle::Release(*delay));
-                    let (home, lease, asked) = (item.home, None, Instant::now());
-                    self.settles.push(SettleItem { key: 0, receipt, how, reply: None, home, lease, asked });
+                    self.settles.push(SettleItem {
+                        key: 0,
+                        receipt,
+                        how,
+                        reply: None,
+                        home: item.home,
+                        group_grant: None,
+                        asked: Instant::now(),
+                    });
                 }
                 _ => {}
             }

@@ -196,9 +196,9 @@ impl Leases {
         Some(Due { key, reach })
     }
 
-    /// The receipt, lane and lease of a held message.
-    pub(super) fn receipt(&self, key: u64) -> Option<(Bytes, u64, Arc<LeaseState>)> {
-        self.held.get(&key).map(|held| (held.receipt.clone(), held.lane, Arc::clone(&held.state)))
+    /// The receipt and lane of a held message, and what it came with of its group.
+    pub(super) fn receipt(&self, key: u64) -> Option<(Bytes, u64, Option<Arc<GroupGrant>>)> {
+        self.held.get(&key).map(|held| (held.receipt.clone(), held.lane, held.state.group_grant.clone()))
     }
 
     /// The message is settled.

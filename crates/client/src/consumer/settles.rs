@@ -9,7 +9,8 @@ use leasehold_proto::v1::{ExtendItem, PullSettle, PullSettled, RejectItem, Relea
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::delivery::{LeaseState, Settle};
+use super::delivery::Settle;
+use super::groups::GroupGrant;
 use crate::client::Settings;
 use crate::message::millis;
 use crate::messages::settled;
@@ -48,8 +49,7 @@ pub(super) struct SettleItem {
     pub(super) reply: Option<oneshot::Sender<Result<(), Error>>>,
     /// The lane that the message came on.
     pub(super) home: u64,
-    /// Of a message that somebody holds, or held until now.
-    pub(super) lease: Option<Arc<LeaseState>>,
+    pub(super) group_grant: Option<Arc<GroupGrant>>,
     pub(super) asked: Instant,
 }
 
@@ -209,7 +209,7 @@ mod tests {
             how,
             reply: None,
             home,
-            lease: None,
+            group_grant: None,
             asked: Instant::now(),
         }
     }

@@ -81,7 +81,7 @@ pub async fn run(arguments: Arguments, output: Output) -> Result<(), Failure> {
     };
     // The nodes are gone before their data is.
     if let Some(processes) = processes {
-        processes.stop().await?;
+        processes.kill_all().await?;
     }
     if arguments.keep {
         eprintln!("kept: {}", dir.keep().display());
