@@ -91,8 +91,9 @@ impl Shard {
 
     /// The headroom, made when there is none.
     pub fn headroom_of(&mut self, store: &Store) -> &mut Headroom {
-        let new = || Box::new(Headroom::new(store.log_time_ms, store.next_grant));
-        self.usage.headroom.get_or_insert_with(new)
+        let (now_ms, leased) = (store.log_time_ms, self.counters.leased > 0);
+        let new = || if leased { Headroom::again(now_ms, store.next_grant) } else { Headroom::new(now_ms) };
+        self.usage.headroom.get_or_insert_with(|| Box::new(new()))
     }
 
     /// What is measured of the consumer with a message's latest lease.
