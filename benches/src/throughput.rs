@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use futures::future::join_all;
 use leasehold_client::v1::QueueSettings;
 use leasehold_client::{Client, NewMessage, ReceiveOptions};
-use leasehold_cluster_tests::{Plan, TestCluster};
+use leasehold_cluster_tests::{Authorised, Plan, TestCluster};
 use serde_json::{Value, json};
 
 use crate::usage::cpu_s;
@@ -29,16 +29,25 @@ pub struct Load {
     /// Partitions that the queue spreads over.
     #[arg(long, default_value_t = 4)]
     shards: u32,
+    /// With certificates on both sides of every connection.
+    #[arg(long)]
+    tls: bool,
 }
 
 const QUEUE: &str = "bench";
 
-async fn cluster(load: &Load) -> TestCluster {
-    let settings = vec![("history.mode".to_owned(), "unusual".to_owned())];
-    let cluster = TestCluster::start(Plan { partitions: load.shards, settings, ..Plan::default() }).await;
+/// A cluster, and the files that its nodes read.
+async fn cluster(load: &Load) -> (TestCluster, Option<Authorised>) {
+    let authorised = load.tls.then(Authorised::default);
+    let files = authorised.as_ref().map(Authorised::settings).unwrap_or_default();
+    let history = ("history.mode".to_owned(), "unusual".to_owned());
+    let settings = files.into_iter().chain([history]).collect();
+    let tls = authorised.as_ref().map(|known| known.of(&known.clients));
+    let cluster =
+        TestCluster::start(Plan { partitions: load.shards, settings, tls, ..Plan::default() }).await;
     let created = cluster.client().create_queue(QUEUE, QueueSettings::default(), load.shards).await;
     created.unwrap_or_else(|error| panic!("{error}"));
-    cluster
+    (cluster, authorised)
 }
 
 /// Sends until the time is over.
@@ -68,7 +77,7 @@ async fn receiver(client: Client, load: Load, end: Instant, acked: Arc<AtomicU64
 
 /// Messages sent a second.
 pub async fn send(load: &Load) -> Value {
-    let cluster = cluster(load).await;
+    let (cluster, _authorised) = cluster(load).await;
     let sent = Arc::new(AtomicU64::new(0));
     let (started, cpu) = (Instant::now(), cpu_s(std::process::id()));
     let end = started + Duration::from_secs(load.seconds);
@@ -81,13 +90,13 @@ pub async fn send(load: &Load) -> Value {
     json!({
         "what": "send", "messages_per_s": (sent as f64 / seconds) as u64, "messages": sent,
         "cpu_us_per_message": cpu * 1e6 / sent as f64, "bytes": load.bytes, "batch": load.batch,
-        "clients": load.clients, "shards": load.shards, "seconds": seconds,
+        "clients": load.clients, "shards": load.shards, "tls": load.tls, "seconds": seconds,
     })
 }
 
 /// Messages through their whole life a second.
 pub async fn cycle(load: &Load) -> Value {
-    let cluster = cluster(load).await;
+    let (cluster, _authorised) = cluster(load).await;
     let (sent, acked) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
     let (started, cpu) = (Instant::now(), cpu_s(std::process::id()));
     let end = started + Duration::from_secs(load.seconds);
@@ -102,6 +111,6 @@ pub async fn cycle(load: &Load) -> Value {
     json!({
         "what": "cycle", "messages_per_s": (acked as f64 / seconds) as u64, "sent": sent, "acked": acked,
         "cpu_us_per_message": cpu * 1e6 / acked.max(1) as f64, "bytes": load.bytes, "batch": load.batch,
-        "clients": load.clients, "shards": load.shards, "seconds": seconds,
+        "clients": load.clients, "shards": load.shards, "tls": load.tls, "seconds": seconds,
     })
 }

@@ -1,16 +1,18 @@
 //! One lazily opened connection for each node, and which of them to trust at this moment.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use leasehold_proto::v1::Reason;
+use leasehold_tls::Dialer;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::Error;
+use crate::{Error, Tls};
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// A connection on which nothing came for so long is asked whether its node is still there. Together with the time for the answer
 /// this bounds how long a silent node holds up a call: less than the others need to agree that it is gone would gain nothing.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_millis(500);
@@ -24,9 +26,10 @@ const MISTRUST_MIN: Duration = Duration::from_secs(1);
 const MISTRUST_DOUBLINGS_MAX: u32 = 5;
 
 /// The connections of one client, by the node's address.
-#[derive(Debug)]
 pub(crate) struct Channels {
     endpoints: Vec<String>,
+    /// Where connections are secured.
+    dialer: Option<Dialer>,
     /// The endpoint in use; moves on when it fails.
     current: AtomicUsize,
     known: Mutex<HashMap<String, Known>>,
@@ -54,12 +57,28 @@ impl Known {
     }
 }
 
+impl fmt::Debug for Channels {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Channels").field("endpoints", &self.endpoints).finish_non_exhaustive()
+    }
+}
+
 impl Channels {
-    pub(crate) fn new(endpoints: Vec<String>) -> Result<Self, Error> {
+    pub(crate) fn new(endpoints: Vec<String>, tls: Option<&Tls>) -> Result<Self, Error> {
+        let invalid = |detail: String| Err(Error::not_done(Reason::InvalidArgument, detail));
         if endpoints.is_empty() {
-            return Err(Error::not_done(Reason::InvalidArgument, "no endpoint is given"));
+            return invalid("no endpoint is given".to_owned());
         }
-        let channels = Self { endpoints, current: AtomicUsize::new(0), known: Mutex::new(HashMap::new()) };
+        for endpoint in &endpoints {
+            if tls.is_some() && scheme(endpoint)? == Some(Scheme::Http) {
+                return invalid(format!(
+                    "endpoint {endpoint}: TLS is asked for, and this one says that it has none"
+                ));
+            }
+        }
+        let dialer = tls.map(Tls::dialer).transpose()?;
+        let (current, known) = (AtomicUsize::new(0), Mutex::new(HashMap::new()));
+        let channels = Self { endpoints, dialer, current, known };
         for address in &channels.endpoints {
             channels.channel(address)?;
         }
@@ -72,7 +91,12 @@ impl Channels {
         if let Some(known) = known.get(address) {
             return Ok(known.channel.clone());
         }
-        let channel = endpoint(address)?.connect_lazy();
+        let endpoint = endpoint(address)?;
+        let channel = match &self.dialer {
+            // It has a time of its own: this one's would hide that nothing was sent.
+            Some(dialer) => endpoint.connect_with_connector_lazy(dialer.clone()),
+            None => endpoint.connect_timeout(CONNECT_TIMEOUT).connect_lazy(),
+        };
         known.insert(
             address.to_owned(),
             Known { channel: channel.clone(), failures: 0, mistrusted_until: None },
@@ -122,12 +146,32 @@ impl Channels {
     }
 }
 
+/// What an endpoint says of TLS, if it has a scheme.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Scheme {
+    Http,
+    Https,
+}
+
+pub(crate) fn scheme(endpoint: &str) -> Result<Option<Scheme>, Error> {
+    let Some((scheme, _)) = endpoint.split_once("://") else { return Ok(None) };
+    match scheme.to_ascii_lowercase().as_str() {
+        "http" => Ok(Some(Scheme::Http)),
+        "https" => Ok(Some(Scheme::Https)),
+        _ => Err(Error::not_done(
+            Reason::InvalidArgument,
+            format!("endpoint {endpoint}: it begins with http://, https:// or the host"),
+        )),
+    }
+}
+
+/// Whoever dials secures the connection: the scheme is the same for all.
 fn endpoint(address: &str) -> Result<Endpoint, Error> {
-    let uri = if address.contains("://") { address.to_owned() } else { format!("http://{address}") };
+    scheme(address)?;
+    let uri = format!("http://{}", address.split_once("://").map_or(address, |(_, rest)| rest));
     let invalid = |error| Error::not_done(Reason::InvalidArgument, format!("endpoint {address}: {error}"));
     let endpoint = Endpoint::from_shared(uri).map_err(invalid)?;
     Ok(endpoint
-        .connect_timeout(CONNECT_TIMEOUT)
         .tcp_nodelay(true)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
@@ -135,4 +179,60 @@ fn endpoint(address: &str) -> Result<Endpoint, Error> {
         .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
         .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
         .keep_alive_while_idle(true))
+}
+
+#[cfg(test)]
+mod tests {
+    use leasehold_proto::v1::Outcome;
+
+    use super::*;
+
+    fn of(endpoints: &[&str], tls: Option<&Tls>) -> Result<Channels, Error> {
+        Channels::new(endpoints.iter().map(|endpoint| (*endpoint).to_owned()).collect(), tls)
+    }
+
+    #[test]
+    fn endpoints_say_what_they_speak_or_nothing() {
+        for (endpoint, spoken) in [
+            ("a:1", None),
+            ("http://a:1", Some(Scheme::Http)),
+            ("HTTPS://a:1", Some(Scheme::Https)),
+            ("https://[::1]:1", Some(Scheme::Https)),
+        ] {
+            assert_eq!(scheme(endpoint).unwrap(), spoken, "{endpoint}");
+        }
+        for wrong in ["grpcs://a:1", "tls://a:1", "://a:1"] {
+            let error = scheme(wrong).unwrap_err();
+            assert_eq!((error.outcome, error.reason), (Outcome::NotDone, Reason::InvalidArgument), "{wrong}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_endpoint_in_the_clear_is_refused_where_tls_is_asked_for() {
+        let authority = leasehold_tls::testing::TestAuthority::default();
+        let tls = Tls::new().authorities(authority.pem());
+        assert!(of(&["a:1", "https://b:1"], Some(&tls)).is_ok());
+        let error = of(&["https://b:1", "Http://a:1"], Some(&tls)).unwrap_err();
+        assert!(error.detail.contains("Http://a:1"), "{error}");
+        let error = of(&["a:1"], Some(&Tls::new().authorities("none"))).unwrap_err();
+        assert!(error.detail.contains("not readable as PEM"), "{error}");
+        assert!(of(&["http://a:1", "b:1"], None).is_ok());
+    }
+
+    /// Nothing was sent when a node took the connection and said nothing.
+    #[tokio::test]
+    async fn a_handshake_that_takes_too_long_has_done_nothing() {
+        let authority = leasehold_tls::testing::TestAuthority::default();
+        let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = silent.local_addr().unwrap().to_string();
+        let client = crate::Client::builder([address])
+            .tls(Tls::new().authorities(authority.pem()))
+            .call_timeout(CONNECT_TIMEOUT * 3 / 2)
+            .build()
+            .unwrap();
+        let channel = client.channels().channel(&client.channels().pick(&[], 0)).unwrap();
+        let asked = crate::client::cluster(channel).status(leasehold_proto::v1::StatusRequest {}).await;
+        let error = Error::from(asked.unwrap_err());
+        assert!(error.outcome == Outcome::NotDone && error.detail.contains("handshake"), "{error}");
+    }
 }

@@ -11,11 +11,11 @@ use leasehold_proto::v1::{Reason, RoutesRequest, RoutesResponse};
 use tokio::time::timeout;
 use tonic::transport::Channel;
 
-use crate::Error;
 use crate::backoff::RetryBudget;
-use crate::channels::Channels;
+use crate::channels::{Channels, Scheme, scheme};
 use crate::routes::{FRESH, Leaders, Look, RouteCache};
 use crate::session::{Sessions, WINDOW_MAX};
+use crate::{Error, Tls};
 
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longer times are as good as this one, and could be more than a clock counts.
@@ -47,9 +47,28 @@ pub struct ClientBuilder {
     endpoints: Vec<String>,
     call_timeout: Duration,
     retries_per_second: u32,
+    tls: Option<Tls>,
 }
 
 impl ClientBuilder {
+    /// Speaks TLS with all nodes. Endpoints that begin with `https://` say so too, and then [`Tls::new`] holds unless told.
+    ///
+    /// ```no_run
+    /// use leasehold_client::{Client, Tls};
+    ///
+    /// # fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// let tls = Tls::new().authorities(std::fs::read("nodes.pem")?);
+    /// let client = Client::builder(["a.internal:7400", "b.internal:7400"]).tls(tls).build()?;
+    /// # let _ = client;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn tls(mut self, tls: Tls) -> Self {
+        self.tls = Some(tls);
+        self
+    }
+
     /// How long a call is tried in all, beside what a receive waits for messages; 10 s unless told.
     #[must_use]
     pub fn call_timeout(mut self, timeout: Duration) -> Self {
@@ -67,13 +86,19 @@ impl ClientBuilder {
     /// Makes the client. Nothing is connected before the first call.
     ///
     /// # Errors
-    /// `InvalidArgument` when there is no endpoint, or one is not `host:port` or a URI.
+    /// `InvalidArgument` when there is no endpoint, one is not `host:port` or a URI, some have TLS and some do not, or certificates
+    /// cannot be used.
     pub fn build(self) -> Result<Client, Error> {
+        let schemes =
+            self.endpoints.iter().map(|endpoint| scheme(endpoint)).collect::<Result<Vec<_>, _>>()?;
+        let tls = self.tls.or_else(|| schemes.contains(&Some(Scheme::Https)).then(Tls::new));
         let settings =
             Settings { call_timeout: self.call_timeout, budget: RetryBudget::new(self.retries_per_second) };
         Ok(Client {
             inner: Arc::new(Inner {
-                channels: Channels::new(self.endpoints)?,
+                channels: Channels::new(self.endpoints, tls.as_ref())?,
+                tls,
+                retries_per_second: self.retries_per_second,
                 routes: RouteCache::default(),
                 writes: Sessions::new(WINDOW_MAX),
                 receives: Sessions::new(1),
@@ -107,6 +132,8 @@ pub struct Client {
 #[derive(Debug)]
 struct Inner {
     channels: Channels,
+    tls: Option<Tls>,
+    retries_per_second: u32,
     routes: RouteCache,
     writes: Arc<Sessions>,
     /// Apart, since a receive may wait for long.
@@ -124,8 +151,8 @@ pub(crate) struct Settings {
 }
 
 impl Client {
-    /// A client with default settings. Endpoints are `host:port` or `http://host:port` of any nodes of the cluster; nothing
-    /// is connected before the first call.
+    /// A client with default settings. Endpoints are `host:port`, `http://host:port` or, with TLS, `https://host:port` of any nodes
+    /// of the cluster; nothing is connected before the first call.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -148,7 +175,26 @@ impl Client {
             endpoints: endpoints.into_iter().map(Into::into).collect(),
             call_timeout: CALL_TIMEOUT,
             retries_per_second: RETRIES_PER_SECOND,
+            tls: None,
         }
+    }
+
+    /// A builder for a client of other endpoints, with the settings of this one; addresses that nodes tell are `host:port`.
+    ///
+    /// ```no_run
+    /// # async fn example(client: leasehold_client::Client) -> Result<(), leasehold_client::Error> {
+    /// for node in client.cluster_status().await?.nodes {
+    ///     let of_one = client.builder_for([node.client_address]).build()?;
+    ///     println!("{}: {}", node.name, of_one.cluster_status().await?.ready);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn builder_for(&self, endpoints: impl IntoIterator<Item = impl Into<String>>) -> ClientBuilder {
+        let Inner { tls, retries_per_second, settings, .. } = &*self.inner;
+        let (tls, retries_per_second, call_timeout) =
+            (tls.clone(), *retries_per_second, settings.call_timeout);
+        ClientBuilder { call_timeout, retries_per_second, tls, ..Self::builder(endpoints) }
     }
 
     pub(crate) fn settings(&self) -> &Settings {

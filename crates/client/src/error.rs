@@ -127,7 +127,7 @@ impl From<Status> for Error {
 
 /// A status that no Leasehold node wrote: the transport's, or of a request that never reached a service.
 fn without_metadata(status: &Status) -> Error {
-    let detail = format!("{:?}: {}", status.code(), status.message());
+    let detail = format!("{:?}: {}", status.code(), causes(status));
     match status.code() {
         Code::InvalidArgument => Error::not_done(Reason::InvalidArgument, detail),
         Code::Unimplemented | Code::Unauthenticated | Code::PermissionDenied => {
@@ -140,6 +140,20 @@ fn without_metadata(status: &Status) -> Error {
         _ if never_connected(status) => Error::transport(Outcome::NotDone, Reason::None, detail),
         _ => Error::transport(Outcome::Unknown, Reason::None, detail),
     }
+}
+
+/// What went wrong, and below it why: a connection that broke may have been refused for its certificate.
+fn causes(status: &Status) -> String {
+    let mut told = status.message().to_owned();
+    let mut source = status.source();
+    while let Some(error) = source {
+        let cause = error.to_string();
+        if !told.contains(&cause) {
+            told = format!("{told}: {cause}");
+        }
+        source = error.source();
+    }
+    told
 }
 
 fn never_connected(status: &Status) -> bool {

@@ -49,6 +49,7 @@ mod producer;
 mod queue;
 mod routes;
 mod session;
+mod tls;
 mod trace_context;
 mod unanswered;
 
@@ -63,5 +64,6 @@ pub use message::{Lease, Message, NewMessage, ReceiveOptions, Rejection, Sent};
 pub use messages::ItemResults;
 pub use producer::{Pending, Producer, ProducerBuilder, ProducerSink, SinkError};
 pub use queue::Queue;
+pub use tls::Tls;
 pub use tokio_util::sync::CancellationToken;
 pub use trace_context::{InvalidTraceContext, TraceContext};

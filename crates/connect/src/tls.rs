@@ -2,7 +2,6 @@
 //!
 //! A certificate must name the host of the URL, and an authority that the system trusts, or one of those that were given instead.
 
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -11,13 +10,9 @@ use http::Uri;
 use http::uri::Scheme;
 use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
 use hyper_util::rt::TokioIo;
+use leasehold_tls::{Authorities, HTTP1, TlsConnector, connect, connector};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::crypto::ring;
-use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
-use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 use tower_service::Service;
 
 use crate::Invalid;
@@ -52,8 +47,12 @@ impl Dialer {
         tcp.set_connect_timeout(Some(time_max));
         tcp.enforce_http(false);
         let is_tls = uri.scheme() == Some(&Scheme::HTTPS);
-        let tls = is_tls.then(|| Ok(TlsConnector::from(Arc::new(config(roots(authorities)?)?))));
-        Ok(Self { tcp, tls: tls.transpose()?, time_max })
+        let tls = is_tls.then(|| {
+            let authorities = authorities.map_or_else(Authorities::of_system, Authorities::from_pem);
+            connector(&authorities?, None, &[HTTP1])
+        });
+        let tls = tls.transpose().map_err(|error| Invalid(error.to_string()))?;
+        Ok(Self { tcp, tls, time_max })
     }
 }
 
@@ -71,49 +70,12 @@ impl Service<Uri> for Dialer {
         let dialing = async move {
             let tcp = connecting.await?.into_inner();
             let Some(tls) = tls else { return Ok(TokioIo::new(Box::new(tcp) as Box<dyn Stream>)) };
-            let secured = tls.connect(server_name(&uri)?, tcp).await?;
+            let secured = connect(&tls, uri.host().unwrap_or_default(), tcp).await?;
             Ok(TokioIo::new(Box::new(secured) as Box<dyn Stream>))
         };
         let time_max = self.time_max;
         Box::pin(async move { timeout(time_max, dialing).await? })
     }
-}
-
-/// What the certificate has to name. The brackets of an address belong to the URL.
-fn server_name(uri: &Uri) -> Result<ServerName<'static>, Failure> {
-    let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
-    Ok(ServerName::try_from(host.to_owned())?)
-}
-
-fn roots(authorities: Option<&[u8]>) -> Result<RootCertStore, Invalid> {
-    let mut roots = RootCertStore::empty();
-    let Some(pem) = authorities else {
-        let found = rustls_native_certs::load_native_certs();
-        roots.add_parsable_certificates(found.certs);
-        if roots.is_empty() {
-            return Err(Invalid(format!(
-                "the system has no certificate authorities (package ca-certificates){}: install them, or give a file",
-                found.errors.first().map(|error| format!(": {error}")).unwrap_or_default()
-            )));
-        }
-        return Ok(roots);
-    };
-    let wrong = |why: String| Invalid(format!("the certificate authorities are not readable as PEM: {why}"));
-    for certificate in CertificateDer::pem_slice_iter(pem) {
-        let certificate = certificate.map_err(|error| wrong(error.to_string()))?;
-        roots.add(certificate).map_err(|error| wrong(error.to_string()))?;
-    }
-    if roots.is_empty() { Err(wrong("there is none".to_owned())) } else { Ok(roots) }
-}
-
-fn config(roots: RootCertStore) -> Result<ClientConfig, Invalid> {
-    let provider = Arc::new(ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| Invalid(format!("TLS cannot be used: {error}")))?;
-    let mut config = config.with_root_certificates(roots).with_no_client_auth();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(config)
 }
 
 #[cfg(test)]
@@ -134,15 +96,5 @@ mod tests {
             let refused = dialer("https://a/", Some(wrong.as_bytes())).err().unwrap().to_string();
             assert!(refused.contains("not readable as PEM"), "{refused}");
         }
-    }
-
-    #[test]
-    fn a_certificate_has_to_name_the_host_of_the_url() {
-        let name = |url: &str| format!("{:?}", server_name(&url.parse().unwrap()).unwrap());
-        assert!(name("https://example.org:8443/a").contains("example.org"));
-        assert!(
-            name("https://127.0.0.1/").contains("IpAddress")
-                && name("https://[::1]:1/").contains("IpAddress")
-        );
     }
 }

@@ -111,7 +111,7 @@ async fn remove(client: &Client, name: &str, no_wait: bool, output: Output) -> R
 
 async fn verify(client: &Client, patience: Duration, output: Output) -> Result<(), Failure> {
     let nodes = client.cluster_status().await?.nodes;
-    let of_node = |node: &NodeStatus| Client::connect([format!("http://{}", node.client_address)]);
+    let of_node = |node: &NodeStatus| client.builder_for([node.client_address.clone()]).build();
     let nodes = nodes.iter().map(of_node).collect::<Result<Vec<_>, _>>()?;
     let found = compare(&nodes, patience).await?;
     let mut lines =

@@ -20,10 +20,11 @@ mod server;
 mod settle;
 mod storms;
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use leasehold_client::Client;
+use leasehold_client::{Client, Tls};
 
 use crate::output::{Failure, Output};
 
@@ -53,9 +54,19 @@ struct Global {
         global = true,
         env = "LEASEHOLD_ENDPOINT",
         value_delimiter = ',',
-        default_value = "http://127.0.0.1:7400"
+        default_value = "127.0.0.1:7400"
     )]
     endpoint: Vec<String>,
+    /// Believes nodes whose certificates the authorities in this PEM file have signed, in place of the system's. TLS is spoken with
+    /// it, and with endpoints that begin with https://.
+    #[arg(long, global = true, env = "LEASEHOLD_CLIENT_TLS_AUTHORITY_FILE", value_name = "FILE")]
+    tls_authority_file: Option<PathBuf>,
+    /// The certificate to show to nodes that ask for one, as PEM.
+    #[arg(long, global = true, env = "LEASEHOLD_CLIENT_TLS_CERTIFICATE_FILE", value_name = "FILE")]
+    tls_certificate_file: Option<PathBuf>,
+    /// Its key, as PEM.
+    #[arg(long, global = true, env = "LEASEHOLD_CLIENT_TLS_KEY_FILE", value_name = "FILE")]
+    tls_key_file: Option<PathBuf>,
     /// One JSON object a line instead of text.
     #[arg(long, global = true)]
     json: bool,
@@ -140,7 +151,7 @@ fn usage(error: &clap::Error) -> ExitCode {
 }
 
 async fn run(command: Command, global: &Global, output: Output) -> Result<(), Failure> {
-    let client = || Client::connect(global.endpoint.iter().map(with_scheme)).map_err(Failure::from);
+    let client = || global.client();
     match command {
         Command::Server(_) => unreachable!("a node has a runtime of its own"),
         Command::Dev(arguments) => dev::run(arguments, output).await,
@@ -160,8 +171,36 @@ async fn run(command: Command, global: &Global, output: Output) -> Result<(), Fa
     }
 }
 
-fn with_scheme(endpoint: &String) -> String {
-    if endpoint.contains("://") { endpoint.clone() } else { format!("http://{endpoint}") }
+impl Global {
+    fn client(&self) -> Result<Client, Failure> {
+        let builder = Client::builder(self.endpoint.iter().cloned());
+        Ok(match self.tls()? {
+            Some(tls) => builder.tls(tls).build()?,
+            None => builder.build()?,
+        })
+    }
+
+    fn tls(&self) -> Result<Option<Tls>, Failure> {
+        let identity = match (&self.tls_certificate_file, &self.tls_key_file) {
+            (Some(certificate), Some(key)) => Some((read(certificate)?, read(key)?)),
+            (None, None) => None,
+            _ => {
+                return Err(Failure::usage(
+                    "a certificate and its key go together: give both files, or none",
+                ));
+            }
+        };
+        let authorities = self.tls_authority_file.as_deref().map(read).transpose()?;
+        if authorities.is_none() && identity.is_none() {
+            return Ok(None);
+        }
+        let tls = authorities.into_iter().fold(Tls::new(), Tls::authorities);
+        Ok(Some(identity.into_iter().fold(tls, |tls, (certificate, key)| tls.identity(certificate, key))))
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, Failure> {
+    std::fs::read(path).map_err(|error| Failure::usage(format!("cannot read {}: {error}", path.display())))
 }
 
 #[cfg(test)]

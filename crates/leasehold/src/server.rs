@@ -73,7 +73,7 @@ pub async fn start_sqs(
     node: &Node,
 ) -> Result<Option<leasehold_sqs::Server>, Failure> {
     let Some(config) = config else { return Ok(None) };
-    let started = leasehold_sqs::Server::start(config, connections_max, node.service()).await;
+    let started = leasehold_sqs::Server::start(config, connections_max, node.tls(), node.service()).await;
     started.map(Some).map_err(|error| Failure::new(error.to_string()))
 }
 

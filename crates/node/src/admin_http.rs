@@ -25,7 +25,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
+use crate::connection::Connection;
 use crate::telemetry::Metrics;
+use crate::tls::{Listener, Tls};
 
 /// Connections at one time; further ones wait in the listener's queue.
 const CONNECTIONS_MAX: usize = 32;
@@ -74,7 +76,12 @@ pub struct AdminState {
 }
 
 /// Serves until `shutdown` completes, then lets the answers under way finish, within `SHUTDOWN_MS_MAX`.
-pub async fn serve(listener: TcpListener, state: AdminState, shutdown: impl Future<Output = ()>) {
+pub async fn serve(
+    listener: TcpListener,
+    tls: Option<Arc<Tls>>,
+    state: AdminState,
+    shutdown: impl Future<Output = ()>,
+) {
     let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut connections = JoinSet::new();
     tokio::pin!(shutdown);
@@ -82,7 +89,7 @@ pub async fn serve(listener: TcpListener, state: AdminState, shutdown: impl Futu
         tokio::select! {
             () = &mut shutdown => break,
             (stream, permit) = accept(&listener, &permits) => {
-                connections.spawn(connection(stream, state.clone(), permit));
+                connections.spawn(connection(stream, tls.clone(), state.clone(), permit));
             }
             Some(_) = connections.join_next() => {}
         }
@@ -116,7 +123,29 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
-async fn connection(stream: TcpStream, state: AdminState, permit: OwnedSemaphorePermit) {
+async fn connection(
+    stream: TcpStream,
+    tls: Option<Arc<Tls>>,
+    state: AdminState,
+    permit: OwnedSemaphorePermit,
+) {
+    let serve = async {
+        let connection = match tls {
+            Some(tls) => tls.accept(Listener::Administration, stream).await?,
+            None => Connection::Plain(stream),
+        };
+        exchange(connection, state).await
+    };
+    // What goes wrong here is the caller's: it has gone, was too slow, or spoke no HTTP and has been told.
+    match tokio::time::timeout(Duration::from_millis(CONNECTION_MS_MAX), serve).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "an administration request failed"),
+        Err(_) => tracing::debug!("an administration request took too long"),
+    }
+    drop(permit);
+}
+
+async fn exchange(connection: Connection, state: AdminState) -> io::Result<()> {
     let service = service_fn(move |request| {
         let response = respond(&state, &request);
         async move { Ok::<_, Infallible>(response) }
@@ -127,14 +156,8 @@ async fn connection(stream: TcpStream, state: AdminState, permit: OwnedSemaphore
         .header_read_timeout(Duration::from_millis(HEAD_MS_MAX))
         .max_buf_size(HEAD_BYTES_MAX)
         .max_headers(HEADERS_MAX)
-        .serve_connection(TokioIo::new(stream), service);
-    // What goes wrong here is the caller's: it has gone, was too slow, or spoke no HTTP and has been told.
-    match tokio::time::timeout(Duration::from_millis(CONNECTION_MS_MAX), serve).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::debug!(%error, "an administration request failed"),
-        Err(_) => tracing::debug!("an administration request took too long"),
-    }
-    drop(permit);
+        .serve_connection(TokioIo::new(connection), service);
+    serve.await.map_err(io::Error::other)
 }
 
 fn respond<B>(state: &AdminState, request: &Request<B>) -> Response<Full<Bytes>> {
@@ -206,7 +229,7 @@ mod tests {
         };
         let state = AdminState { metrics: telemetry::metrics().unwrap(), readiness: Arc::new(readiness) };
         let (stop, stopped) = oneshot::channel();
-        let task = tokio::spawn(serve(listener, state, async {
+        let task = tokio::spawn(serve(listener, None, state, async {
             stopped.await.ok();
         }));
         Server { address, ready, stop, task }

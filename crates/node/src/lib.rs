@@ -13,6 +13,7 @@ mod answers;
 mod catalogue_link;
 mod cluster;
 pub mod config;
+pub mod connection;
 mod contents;
 mod core;
 mod disk;
@@ -43,6 +44,7 @@ mod router;
 mod seeds;
 mod service;
 mod services;
+mod serving;
 #[cfg(feature = "simulation")]
 pub mod simulation;
 mod stop_on_drop;
@@ -50,6 +52,7 @@ mod storms;
 pub mod telemetry;
 #[cfg(test)]
 mod testing;
+pub mod tls;
 mod transfer_hold;
 
 pub use failure::Failure;

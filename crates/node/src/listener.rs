@@ -1,4 +1,5 @@
-//! A listener that lets only so many connections in at once: the others wait in the backlog of the system until one ends.
+//! A listener that lets only so many connections in at once, and secures them: the others wait in the backlog of the system until
+//! one ends.
 
 use std::io;
 use std::pin::Pin;
@@ -6,45 +7,83 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures::Stream;
+use futures::{Stream, StreamExt as _};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::transport::server::{Connected, TcpConnectInfo};
+
+use crate::connection::Connection;
+use crate::stop_on_drop::StopOnDrop;
+use crate::tls::{Listener, Tls};
 
 /// After an accept that failed, for example because the process has too many files open.
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// A connection that makes room for another one when it ends.
 pub struct Admitted {
-    stream: TcpStream,
+    connection: Connection,
     permit: OwnedSemaphorePermit,
 }
 
 impl Admitted {
-    pub fn stream(&self) -> &TcpStream {
-        &self.stream
+    pub fn connection(&self) -> &Connection {
+        &self.connection
     }
 
     /// The connection, and what makes room for another one when it is dropped.
-    pub fn into_parts(self) -> (TcpStream, OwnedSemaphorePermit) {
-        (self.stream, self.permit)
+    pub fn into_parts(self) -> (Connection, OwnedSemaphorePermit) {
+        (self.connection, self.permit)
     }
 }
 
-/// The connections of a listener, at most `connections_max` of them at the same time.
+/// The connections of a listener, at most `connections_max` of them at the same time, in the order in which they are ready.
+/// Handshakes do not wait for each other; whose handshake fails is let go.
 pub fn admit(
     listener: TcpListener,
     connections_max: usize,
+    tls: Option<(Arc<Tls>, Listener)>,
 ) -> impl Stream<Item = io::Result<Admitted>> + Send {
     let room = Arc::new(Semaphore::new(connections_max));
-    futures::stream::unfold((listener, room), |(listener, room)| async move {
-        let admitted = next(&listener, &room).await;
-        Some((Ok(admitted), (listener, room)))
-    })
+    let accepted = futures::stream::unfold((listener, room), |(listener, room)| async move {
+        let accepted = next(&listener, &room).await;
+        Some((accepted, (listener, room)))
+    });
+    let secured = accepted.map(move |(stream, permit)| admit_one(stream, permit, tls.clone()));
+    secured.buffer_unordered(connections_max).filter_map(|admitted| async { admitted.map(Ok) })
 }
 
-async fn next(listener: &TcpListener, room: &Arc<Semaphore>) -> Admitted {
+/// A handshake is work for a processor, and has a task of its own.
+async fn admit_one(
+    stream: TcpStream,
+    permit: OwnedSemaphorePermit,
+    tls: Option<(Arc<Tls>, Listener)>,
+) -> Option<Admitted> {
+    let Some((tls, listener)) = tls else {
+        return Some(Admitted { connection: Connection::Plain(stream), permit });
+    };
+    let securing = tokio::spawn(secure(stream, permit, tls, listener));
+    let _stops_with_this = StopOnDrop(securing.abort_handle());
+    // A task that panicked has said so.
+    securing.await.ok().flatten()
+}
+
+async fn secure(
+    stream: TcpStream,
+    permit: OwnedSemaphorePermit,
+    tls: Arc<Tls>,
+    listener: Listener,
+) -> Option<Admitted> {
+    match tls.accept(listener, stream).await {
+        Ok(connection) => Some(Admitted { connection, permit }),
+        Err(error) => {
+            tracing::debug!(%error, ?listener, "a connection cannot be secured");
+            None
+        }
+    }
+}
+
+async fn next(listener: &TcpListener, room: &Arc<Semaphore>) -> (TcpStream, OwnedSemaphorePermit) {
     loop {
         let Ok(permit) = room.clone().acquire_owned().await else {
             // The semaphore is never closed.
@@ -55,7 +94,7 @@ async fn next(listener: &TcpListener, room: &Arc<Semaphore>) -> Admitted {
                 if let Err(error) = stream.set_nodelay(true) {
                     tracing::debug!(%error, "a connection stays slow for small messages");
                 }
-                return Admitted { stream, permit };
+                return (stream, permit);
             }
             Err(error) => {
                 tracing::warn!(%error, "a connection cannot be accepted");
@@ -69,7 +108,7 @@ impl Connected for Admitted {
     type ConnectInfo = TcpConnectInfo;
 
     fn connect_info(&self) -> TcpConnectInfo {
-        self.stream.connect_info()
+        self.connection.tcp().connect_info()
     }
 }
 
@@ -79,7 +118,7 @@ impl AsyncRead for Admitted {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
+        Pin::new(&mut self.connection).poll_read(context, buffer)
     }
 }
 
@@ -89,7 +128,7 @@ impl AsyncWrite for Admitted {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
+        Pin::new(&mut self.connection).poll_write(context, bytes)
     }
 
     fn poll_write_vectored(
@@ -97,33 +136,31 @@ impl AsyncWrite for Admitted {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+        Pin::new(&mut self.connection).poll_write_vectored(context, slices)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        self.connection.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+        Pin::new(&mut self.connection).poll_flush(context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+        Pin::new(&mut self.connection).poll_shutdown(context)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use futures::StreamExt;
-
     use super::*;
 
     #[tokio::test]
     async fn the_next_is_let_in_when_one_has_gone() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let mut admitted = Box::pin(admit(listener, 2));
+        let mut admitted = Box::pin(admit(listener, 2, None));
         let _clients = [
             TcpStream::connect(address).await,
             TcpStream::connect(address).await,

@@ -1,48 +1,35 @@
 //! A node as a process holds it: listeners, the log, and, once it belongs to a cluster, the core.
 
-use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use futures::{Stream, StreamExt};
 use leasehold_catalogue::NodeId;
-use leasehold_proto::peer::peer_server::PeerServer;
 use leasehold_proto::peer::{IdentifyResponse, JoinRequest};
 use leasehold_proto::v1::Reason;
-use leasehold_proto::v1::cluster_server::ClusterServer;
-use leasehold_proto::v1::messages_server::MessagesServer;
-use leasehold_proto::v1::queues_server::QueuesServer;
 use leasehold_raft_log::{FileSystem as _, Log, OpenError, Options, RealFileSystem, Recovered};
 use tokio::net::TcpListener;
-use tokio::sync::{Mutex as AsyncMutex, mpsc, watch};
+use tokio::sync::{Mutex as AsyncMutex, watch};
 use tokio::task::{JoinHandle, JoinSet};
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Server;
 
 use crate::admin_http::{self, AdminState, NotReady, Readiness};
 use crate::config::{AddressError, Config};
 use crate::core::{Core, CoreParts};
 use crate::failure::Failure;
 use crate::identity::{FORMAT_VERSION, Identity, IdentityError};
-use crate::lane::{self, Sockets};
+use crate::lane::Sockets;
 use crate::leaders;
-use crate::limits::{
-    CLIENT_MESSAGE_BYTES_MAX, CONNECTION_WINDOW_BYTES, HTTP_FRAME_BYTES_MAX, PEER_MESSAGE_BYTES_MAX,
-    STREAM_WINDOW_BYTES,
-};
-use crate::listener::{Admitted, admit};
 use crate::raft::ReplicaNode;
 use crate::service::Service;
-use crate::services::{ClusterService, MessagesService, PeerService, QueuesService, serve_lane};
+use crate::serving::{serve_clients, serve_peers, until};
 use crate::telemetry::{self, TelemetryError};
+use crate::tls::{Listener, Tls, TlsFilesError};
 
 /// How long a stop waits for calls that are being answered.
 const DRAIN_PATIENCE: Duration = Duration::from_millis(500);
 /// How long the first founder waits for the others before it asks for their votes.
 const FOUNDERS_PATIENCE: Duration = Duration::from_secs(2);
-const STREAMS_MAX: u32 = 1_024;
 
 /// Why a node cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +42,8 @@ pub enum StartError {
     Identity(#[from] IdentityError),
     #[error(transparent)]
     Telemetry(#[from] TelemetryError),
+    #[error("TLS cannot be set up: {0}")]
+    Tls(#[from] TlsFilesError),
     #[error(
         "the address {address} cannot be told to others ({error}): set `client_advertise` and `peer_advertise`"
     )]
@@ -67,6 +56,8 @@ pub enum StartError {
 pub struct Shell {
     pub config: Arc<Config>,
     log: Log,
+    tls: Option<Arc<Tls>>,
+    sockets: Sockets,
     peer_address: String,
     client_address: String,
     core: OnceLock<Arc<Core>>,
@@ -83,6 +74,16 @@ impl Shell {
 
     pub fn log(&self) -> &Log {
         &self.log
+    }
+
+    /// The way to other nodes.
+    pub fn sockets(&self) -> &Sockets {
+        &self.sockets
+    }
+
+    /// What a listener secures its connections with.
+    pub fn tls(&self, listener: Listener) -> Option<(Arc<Tls>, Listener)> {
+        Some((self.tls.clone()?, listener))
     }
 
     /// What this node does in its cluster.
@@ -161,7 +162,7 @@ impl Shell {
             config: self.config.clone(),
             identity,
             log: self.log.clone(),
-            transport: Arc::new(Sockets),
+            transport: Arc::new(self.sockets.clone()),
             peer_address: self.peer_address.clone(),
             client_address: self.client_address.clone(),
         };
@@ -256,6 +257,7 @@ impl Node {
     pub async fn start(config: Config) -> Result<Self, StartError> {
         config.log_warnings();
         let metrics = telemetry::metrics()?;
+        let tls = config.tls.as_ref().map(Tls::load).transpose()?.map(Arc::new);
         create_dir(&config.data_dir)?;
         let identity = Identity::load(&config.data_dir, &config.name)?;
         let log = open_log(&config)?;
@@ -269,6 +271,8 @@ impl Node {
         let shell = Arc::new(Shell {
             config: Arc::new(config),
             log,
+            sockets: Sockets::new(tls.clone()),
+            tls: tls.clone(),
             peer_address: peer.to_string(),
             client_address: client.to_string(),
             core: OnceLock::new(),
@@ -282,7 +286,10 @@ impl Node {
         let mut servers = JoinSet::new();
         if let Some(admin) = listeners.admin {
             let state = AdminState { metrics, readiness: Arc::new(ShellReadiness(shell.clone())) };
-            servers.spawn(admin_http::serve(admin, state, until(stop.clone())));
+            servers.spawn(admin_http::serve(admin, tls.clone(), state, until(stop.clone())));
+        }
+        if let Some(tls) = tls {
+            servers.spawn(tls.keep_fresh());
         }
         servers.spawn(metrics.run_upkeep());
         servers.spawn(serve_peers(shell.clone(), listeners.peer, stop.clone()));
@@ -304,6 +311,11 @@ impl Node {
     /// Where metrics, health and readiness are served.
     pub fn admin_address(&self) -> Option<SocketAddr> {
         self.admin_address
+    }
+
+    /// What the connections of gateways in this process are secured with.
+    pub fn tls(&self) -> Option<Arc<Tls>> {
+        self.shell.tls.clone()
     }
 
     /// What gateways in this process call.
@@ -387,112 +399,4 @@ fn open_log(config: &Config) -> Result<Log, StartError> {
     let Recovered { records, bytes, read_bytes } = recovered;
     tracing::info!(records, bytes, read_bytes, "the log is open");
     Ok(log)
-}
-
-async fn until(mut stop: watch::Receiver<bool>) {
-    // A sender that is gone stops the node too.
-    let _ = stop.wait_for(|stop| *stop).await;
-}
-
-fn server() -> Server {
-    Server::builder()
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .max_frame_size(HTTP_FRAME_BYTES_MAX)
-        .max_concurrent_streams(STREAMS_MAX)
-        .http2_keepalive_interval(Some(Duration::from_secs(10)))
-        .http2_keepalive_timeout(Some(Duration::from_secs(10)))
-}
-
-/// Lanes and gRPC share the port.
-async fn serve_peers(shell: Arc<Shell>, listener: TcpListener, stop: watch::Receiver<bool>) {
-    let connections_max = shell.config.limits.connections_max as usize;
-    let (others, grpc) = mpsc::channel(1);
-    let sorting = sort_peers(shell.clone(), admit(listener, connections_max), others);
-    let peer = PeerServer::new(PeerService::new(shell))
-        .max_decoding_message_size(PEER_MESSAGE_BYTES_MAX)
-        .max_encoding_message_size(PEER_MESSAGE_BYTES_MAX);
-    let serving =
-        server().add_service(peer).serve_with_incoming_shutdown(ReceiverStream::new(grpc), until(stop));
-    // Connections are taken for as long as calls are served.
-    tokio::select! {
-        served = serving => report("peers", served),
-        () = sorting => {}
-    }
-}
-
-async fn sort_peers(
-    shell: Arc<Shell>,
-    admitted: impl Stream<Item = io::Result<Admitted>>,
-    others: mpsc::Sender<io::Result<Admitted>>,
-) {
-    let mut admitted = std::pin::pin!(admitted);
-    let mut connections = JoinSet::new();
-    while let Some(Ok(connection)) = admitted.next().await {
-        connections.spawn(sort_peer(shell.clone(), connection, others.clone()));
-        while connections.try_join_next().is_some() {}
-    }
-}
-
-async fn sort_peer(shell: Arc<Shell>, connection: Admitted, others: mpsc::Sender<io::Result<Admitted>>) {
-    let served = match lane::is_lane(connection.stream()).await {
-        Ok(true) => {
-            let (stream, _permit) = connection.into_parts();
-            lane::accept(stream, |hello, frames| {
-                let core = shell.core().map_err(|failure| failure.to_string())?;
-                serve_lane(core, hello, frames, shell.stopped())
-            })
-            .await
-        }
-        Ok(false) => {
-            // Who serves calls has stopped otherwise.
-            let _ = others.send(Ok(connection)).await;
-            Ok(())
-        }
-        Err(error) => Err(error),
-    };
-    if let Err(error) = served {
-        tracing::debug!(%error, "the connection of a peer ended");
-    }
-}
-
-async fn serve_clients(shell: Arc<Shell>, listener: TcpListener, stop: watch::Receiver<bool>) {
-    let messages = MessagesServer::new(MessagesService::new(shell.clone()))
-        .max_decoding_message_size(CLIENT_MESSAGE_BYTES_MAX)
-        .max_encoding_message_size(CLIENT_MESSAGE_BYTES_MAX);
-    let connections_max = shell.config.limits.connections_max as usize;
-    let queues = QueuesServer::new(QueuesService::new(shell.clone()));
-    // A record of a backup is what nodes send each other.
-    let cluster = ClusterServer::new(ClusterService::new(shell.clone()))
-        .max_decoding_message_size(PEER_MESSAGE_BYTES_MAX)
-        .max_encoding_message_size(PEER_MESSAGE_BYTES_MAX);
-    let (health_reporter, health) = tonic_health::server::health_reporter();
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(leasehold_proto::DESCRIPTORS)
-        .build_v1();
-    let reflection = match reflection {
-        Ok(reflection) => reflection,
-        Err(error) => return tracing::error!(%error, "the descriptors of the protocol are damaged"),
-    };
-    let report_health = tokio::spawn(async move {
-        loop {
-            let status = match shell.readiness_of_core() {
-                Ok(()) => tonic_health::ServingStatus::Serving,
-                Err(_) => tonic_health::ServingStatus::NotServing,
-            };
-            health_reporter.set_service_status("", status).await;
-            tokio::time::sleep(Duration::from_millis(500)).await;
-        }
-    });
-    let router = server().add_service(messages).add_service(queues).add_service(cluster);
-    let router = router.add_service(health).add_service(reflection);
-    let served = router.serve_with_incoming_shutdown(admit(listener, connections_max), until(stop)).await;
-    report_health.abort();
-    report("clients", served);
-}
-
-fn report(whom: &str, served: Result<(), tonic::transport::Error>) {
-    if let Err(error) = served {
-        tracing::error!(%error, whom, "the server ended");
-    }
 }

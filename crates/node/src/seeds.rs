@@ -7,12 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use leasehold_catalogue::NodeId;
-use leasehold_proto::peer::IdentifyRequest;
-use leasehold_proto::peer::peer_client::PeerClient;
 use tokio::time::{sleep, timeout};
 
 use crate::core::Core;
-use crate::lane::open_channel;
 
 const INTERVAL: Duration = Duration::from_secs(2);
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -30,12 +27,9 @@ pub async fn run(core: Arc<Core>) {
 }
 
 async fn meet(core: &Core, address: &str) {
-    let identify = async {
-        let channel = open_channel(address).await.ok()?;
-        Some(PeerClient::new(channel).identify(IdentifyRequest {}).await.ok()?.into_inner())
-    };
+    let identify = core.lanes.transport().identify(address.to_owned());
     // A peer that does not answer is asked again later.
-    let Ok(Some(answer)) = timeout(PATIENCE, identify).await else { return };
+    let Ok(Ok(answer)) = timeout(PATIENCE, identify).await else { return };
     let is_ours = answer.cluster_id == core.identity.cluster_id[..];
     let node = NodeId(answer.node_id);
     if is_ours && node != core.view.here() {

@@ -10,12 +10,14 @@ use crate::error::Error;
 use crate::hex::Digits;
 use crate::limits::PAUSE_MS;
 use crate::message_id;
-use crate::queue_url;
+use crate::queue_url::{self, Scheme};
 use crate::sessions::Sessions;
 
 /// The gateway of one node.
 pub struct Gateway {
     pub service: Service,
+    /// Of queue URLs.
+    scheme: Scheme,
     pub account_id: String,
     pub region: String,
     /// Of standard queues that clients make.
@@ -27,13 +29,14 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    pub fn new(service: Service, config: &Sqs, stop: watch::Receiver<bool>) -> Self {
+    pub fn new(service: Service, config: &Sqs, scheme: Scheme, stop: watch::Receiver<bool>) -> Self {
         let pause_ms = match config.pacing {
             Pacing::On => PAUSE_MS,
             Pacing::Off => 0,
         };
         Self {
             service,
+            scheme,
             account_id: config.account_id.clone(),
             region: config.region.clone(),
             shards: config.shards,
@@ -91,7 +94,7 @@ impl<'a> Call<'a> {
     }
 
     pub fn queue_url(&self, name: &str) -> String {
-        queue_url::text(self.host, &self.gateway.account_id, name)
+        queue_url::text(self.gateway.scheme, self.host, &self.gateway.account_id, name)
     }
 
     pub fn arn(&self, name: &str) -> String {

@@ -1,12 +1,24 @@
-//! Queue URLs: `http://host/account/name`, with the host that the client used. What comes back may also be a path or a bare name.
+//! Queue URLs: `http://host/account/name`, or `https` where the listener has TLS, with the host that the client used. What comes back
+//! may also be a path or a bare name.
 
 use crate::error::{Error, Kind};
 use crate::limits::QUEUE_NAME_CHARACTERS_MAX;
 
 const FIFO_SUFFIX: &str = ".fifo";
 
-pub fn text(host: &str, account_id: &str, name: &str) -> String {
-    format!("http://{host}/{account_id}/{name}")
+/// How queue URLs begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scheme {
+    Http,
+    Https,
+}
+
+pub fn text(scheme: Scheme, host: &str, account_id: &str, name: &str) -> String {
+    let scheme = match scheme {
+        Scheme::Http => "http",
+        Scheme::Https => "https",
+    };
+    format!("{scheme}://{host}/{account_id}/{name}")
 }
 
 /// The name of the queue in a URL, in a path or by itself.
@@ -73,7 +85,7 @@ mod tests {
         ] {
             assert_eq!(name_of(url, ACCOUNT).unwrap(), "jobs", "{url}");
         }
-        assert_eq!(name_of(&text("h:1", ACCOUNT, "a.fifo"), ACCOUNT).unwrap(), "a.fifo");
+        assert_eq!(name_of(&text(Scheme::Https, "h:1", ACCOUNT, "a.fifo"), ACCOUNT).unwrap(), "a.fifo");
     }
 
     #[test]

@@ -14,6 +14,8 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use leasehold_node::Service;
 use leasehold_node::config::Sqs;
+use leasehold_node::connection::Connection;
+use leasehold_node::tls::{HTTP2, Listener, Tls};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::{JoinHandle, JoinSet};
@@ -23,6 +25,7 @@ use crate::gateway::Gateway;
 use crate::limits::{
     ACCEPT_PAUSE_MS, DRAIN_MS_MAX, HEAD_BYTES_MAX, IDLE_MS_MAX, PREFACE_MS_MAX, STREAMS_MAX,
 };
+use crate::queue_url::Scheme;
 use crate::signature::Signatures;
 
 /// What a client that speaks HTTP/2 from the start sends first (RFC 9113, 3.4).
@@ -48,19 +51,26 @@ pub struct Server {
 }
 
 impl Server {
-    /// Listens and serves, with at most `connections_max` connections at a time; further ones wait in the listener's queue.
+    /// Listens and serves, with at most `connections_max` connections at a time; further ones wait in the listener's queue. With
+    /// `tls` it speaks nothing else.
     ///
     /// # Errors
     /// When the address cannot be listened on.
-    pub async fn start(config: &Sqs, connections_max: usize, service: Service) -> Result<Self, StartError> {
+    pub async fn start(
+        config: &Sqs,
+        connections_max: usize,
+        tls: Option<Arc<Tls>>,
+        service: Service,
+    ) -> Result<Self, StartError> {
         let failed = |error| StartError { address: config.listen, error };
         let listener = TcpListener::bind(config.listen).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         let (stop, stopped) = watch::channel(false);
-        let gateway = Gateway::new(service, config, stopped.clone());
+        let scheme = if tls.is_some() { Scheme::Https } else { Scheme::Http };
+        let gateway = Gateway::new(service, config, scheme, stopped.clone());
         let exchange = Arc::new(Exchange::new(gateway, Signatures::new(&config.access_keys)));
         tracing::info!(%address, "serves SQS clients");
-        let task = tokio::spawn(serve(listener, exchange, connections_max, stopped));
+        let task = tokio::spawn(serve(listener, tls, exchange, connections_max, stopped));
         Ok(Self { address, stop, task })
     }
 
@@ -79,6 +89,7 @@ impl Server {
 
 async fn serve(
     listener: TcpListener,
+    tls: Option<Arc<Tls>>,
     exchange: Arc<Exchange>,
     connections_max: usize,
     stop: watch::Receiver<bool>,
@@ -90,7 +101,7 @@ async fn serve(
         tokio::select! {
             _ = stopped.wait_for(|stop| *stop) => break,
             (stream, permit) = accept(&listener, &room) => {
-                connections.spawn(connection(stream, exchange.clone(), permit, stop.clone()));
+                connections.spawn(connection(stream, tls.clone(), exchange.clone(), permit, stop.clone()));
             }
             Some(_) = connections.join_next() => {}
         }
@@ -122,6 +133,7 @@ async fn accept(listener: &TcpListener, room: &Arc<Semaphore>) -> (TcpStream, Ow
 
 async fn connection(
     stream: TcpStream,
+    tls: Option<Arc<Tls>>,
     exchange: Arc<Exchange>,
     permit: OwnedSemaphorePermit,
     mut stop: watch::Receiver<bool>,
@@ -129,10 +141,13 @@ async fn connection(
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "a connection stays slow for small answers");
     }
-    let begins = tokio::time::timeout(Duration::from_millis(IDLE_MS_MAX), begins_as_http2(&stream));
-    let is_http2 = tokio::select! {
-        begun = begins => matches!(begun, Ok(Ok(true))),
+    let begun = tokio::select! {
+        begun = begin(stream, tls.as_deref()) => begun,
         _ = stop.wait_for(|stop| *stop) => return,
+    };
+    let (stream, is_http2) = match begun {
+        Ok(begun) => begun,
+        Err(error) => return tracing::debug!(%error, "an SQS connection cannot be secured"),
     };
     let service = service_fn(move |request: Request<Incoming>| {
         let exchange = exchange.clone();
@@ -186,6 +201,18 @@ fn http2_builder() -> http2::Builder<TokioExecutor> {
         .keep_alive_interval(HTTP2_ALIVE)
         .keep_alive_timeout(HTTP2_ALIVE);
     builder
+}
+
+/// What is spoken on a connection, and whether it is HTTP/2: the handshake tells, or what the client says first.
+async fn begin(stream: TcpStream, tls: Option<&Tls>) -> io::Result<(Connection, bool)> {
+    if let Some(tls) = tls {
+        let connection = tls.accept(Listener::Sqs, stream).await?;
+        let is_http2 = connection.protocol() == Some(HTTP2);
+        return Ok((connection, is_http2));
+    }
+    let looking = tokio::time::timeout(Duration::from_millis(IDLE_MS_MAX), begins_as_http2(&stream)).await;
+    let is_http2 = matches!(looking, Ok(Ok(true)));
+    Ok((Connection::Plain(stream), is_http2))
 }
 
 /// Looks at the first bytes without taking them. A preface that does not become whole in time is none.

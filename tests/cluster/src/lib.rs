@@ -1,16 +1,20 @@
 //! A cluster of nodes in one process, on loopback, for tests.
 
+mod authorised;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use leasehold_client::Client;
 use leasehold_client::v1::InitNode;
+use leasehold_client::{Client, ClientBuilder, Tls};
 use leasehold_node::Node;
 use leasehold_node::config::Config;
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
+
+pub use authorised::Authorised;
 
 /// Longer than anything takes that works, on a machine that is busy with other things.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -22,11 +26,13 @@ pub struct Plan {
     pub partitions: u32,
     /// Configuration over the defaults, by key.
     pub settings: Vec<(String, String)>,
+    /// How clients speak TLS with it.
+    pub tls: Option<Tls>,
 }
 
 impl Default for Plan {
     fn default() -> Self {
-        Self { nodes: 3, partitions: 4, settings: Vec::new() }
+        Self { nodes: 3, partitions: 4, settings: Vec::new(), tls: None }
     }
 }
 
@@ -34,6 +40,7 @@ impl Default for Plan {
 pub struct TestCluster {
     dir: TempDir,
     settings: Vec<(String, String)>,
+    tls: Option<Tls>,
     nodes: Vec<(String, Option<Node>)>,
     /// Where each node was reached first: it comes back there.
     ports: BTreeMap<String, (u16, u16)>,
@@ -42,7 +49,7 @@ pub struct TestCluster {
 impl TestCluster {
     /// Starts and founds a cluster, and waits until it is ready.
     pub async fn start(plan: Plan) -> Self {
-        let mut cluster = Self::empty(plan.settings);
+        let mut cluster = Self { tls: plan.tls, ..Self::empty(plan.settings) };
         for number in 1..=plan.nodes {
             cluster.add_process(&format!("n{number}")).await;
         }
@@ -60,7 +67,7 @@ impl TestCluster {
     /// No node yet.
     pub fn empty(settings: Vec<(String, String)>) -> Self {
         let dir = tempfile::tempdir().unwrap_or_else(|error| panic!("{error}"));
-        Self { dir, settings, nodes: Vec::new(), ports: BTreeMap::new() }
+        Self { dir, settings, tls: None, nodes: Vec::new(), ports: BTreeMap::new() }
     }
 
     /// Starts a node that belongs to no cluster.
@@ -113,8 +120,9 @@ impl TestCluster {
     }
 
     fn client_of<'a>(&self, nodes: impl Iterator<Item = &'a Node>) -> Client {
-        let endpoints = nodes.map(|node| endpoint(node.client_address())).collect::<Vec<_>>();
-        Client::connect(endpoints).unwrap_or_else(|error| panic!("{error}"))
+        let builder = Client::builder(nodes.map(|node| node.client_address().to_string()));
+        let builder = self.tls.iter().cloned().fold(builder, ClientBuilder::tls);
+        builder.build().unwrap_or_else(|error| panic!("{error}"))
     }
 
     /// Sets a key for the nodes that start from now on.

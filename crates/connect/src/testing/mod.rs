@@ -15,14 +15,10 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use leasehold_tls::{HTTP1, Identity, TlsAcceptor, acceptor};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
-use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::ServerConfig;
-use tokio_rustls::rustls::crypto::ring;
-use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::tls::Stream;
 
@@ -137,12 +133,8 @@ impl Endpoint {
 
     /// A server that speaks TLS, with a certificate for 127.0.0.1 of [`AUTHORITY`].
     pub async fn start_secured(answers: impl Fn(&Asked) -> Reply + Send + Sync + 'static) -> Self {
-        let chain = CertificateDer::pem_slice_iter(CERTIFICATE.as_bytes()).map(Result::unwrap).collect();
-        let key = PrivateKeyDer::from_pem_slice(KEY.as_bytes()).unwrap();
-        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()));
-        let config = config.with_safe_default_protocol_versions().unwrap();
-        let config = config.with_no_client_auth().with_single_cert(chain, key).unwrap();
-        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let identity = Identity::from_pem(CERTIFICATE.as_bytes(), KEY.as_bytes()).unwrap();
+        let acceptor = acceptor(&identity, None, &[HTTP1]).unwrap();
         Self::listen(SocketAddr::from(([127, 0, 0, 1], 0)), Some(acceptor), answers).await
     }
 

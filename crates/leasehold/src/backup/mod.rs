@@ -62,7 +62,7 @@ pub fn verify(folder: &Path) -> Result<Manifest, BackupError> {
     Ok(manifest)
 }
 
-/// A client that asks one node only.
-fn client_of(node: &NodeStatus) -> Result<Client, Error> {
-    Client::builder([&node.client_address]).call_timeout(CALL_TIMEOUT).build()
+/// A client that asks one node only, as this one asks all.
+fn client_of(client: &Client, node: &NodeStatus) -> Result<Client, Error> {
+    client.builder_for([&node.client_address]).call_timeout(CALL_TIMEOUT).build()
 }

@@ -66,9 +66,9 @@ async fn fill(client: &Client, folder: &Path, manifest: &Manifest) -> Result<(),
         let node = first_node(&status, number).ok_or_else(|| BackupError::Restless {
             detail: format!("partition {number} has no place in the new cluster"),
         })?;
-        send(&client_of(node)?, folder, part, Target::Partition(number)).await?;
+        send(&client_of(client, node)?, folder, part, Target::Partition(number)).await?;
     }
-    await_replicas(&status, manifest).await
+    await_replicas(client, &status, manifest).await
 }
 
 fn first_node(status: &StatusResponse, number: u32) -> Option<&NodeStatus> {
@@ -108,8 +108,12 @@ fn read(folder: &Path, part: &Part, mut records: mpsc::Sender<RestoreChunk>) -> 
 
 /// Waits until every node is ready and every replica has what the backup had, and an entry of its own leader after it: it is on the
 /// disks of all then.
-async fn await_replicas(status: &StatusResponse, manifest: &Manifest) -> Result<(), BackupError> {
-    let nodes = status.nodes.iter().map(|node| Ok((node.id, client_of(node)?)));
+async fn await_replicas(
+    client: &Client,
+    status: &StatusResponse,
+    manifest: &Manifest,
+) -> Result<(), BackupError> {
+    let nodes = status.nodes.iter().map(|node| Ok((node.id, client_of(client, node)?)));
     let nodes = nodes.collect::<Result<Vec<_>, BackupError>>()?;
     let (mut before, mut end) = (Vec::new(), Instant::now() + PATIENCE);
     loop {

@@ -68,7 +68,7 @@ struct Led {
 
 async fn take_once(client: &Client, folder: &Path) -> Result<Manifest, BackupError> {
     let status = client.cluster_status().await?;
-    let nodes = status.nodes.iter().filter(|node| node.reachable).map(client_of);
+    let nodes = status.nodes.iter().filter(|node| node.reachable).map(|node| client_of(client, node));
     let nodes = nodes.collect::<Result<Vec<_>, _>>()?;
     let mut leaders = BTreeMap::new();
     let mut holding = JoinSet::new();

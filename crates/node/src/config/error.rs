@@ -67,10 +67,11 @@ pub enum ConfigError {
     #[error("{told} does not fit {other}; allowed: {rule}")]
     Conflict { told: Box<Told>, other: Box<Told>, rule: &'static str },
 
-    /// An address beyond loopback, in the clear, that nobody asked for.
+    /// An address beyond loopback that is not safe there, and that nobody asked for.
     #[error(
-        "{told} is reachable beyond this host and TLS is not configured; allowed: a loopback address such as \
-         127.0.0.1:7400, or any address together with `insecure = true` on a network that you trust"
+        "{told} is reachable beyond this host and {lack}; allowed: a loopback address such as 127.0.0.1:7400, any address \
+         with TLS (`tls.certificate_file` and the keys beside it), or any address together with `insecure = true` on a \
+         network that you trust"
     )]
-    Insecure { told: Told },
+    Insecure { told: Told, lack: &'static str },
 }

@@ -62,6 +62,10 @@ pub(super) const CLIENT_ADVERTISE: &str = "client_advertise";
 pub(super) const PEER_ADVERTISE: &str = "peer_advertise";
 pub(super) const PEERS: &str = "peers";
 pub(super) const INSECURE: &str = "insecure";
+pub(super) const TLS_CERTIFICATE: &str = "tls.certificate_file";
+pub(super) const TLS_KEY: &str = "tls.key_file";
+pub(super) const TLS_AUTHORITY: &str = "tls.authority_file";
+pub(super) const TLS_CLIENT_AUTHORITY: &str = "tls.client_authority_file";
 pub(super) const DISK_LOW: &str = "limits.disk_low_bytes";
 pub(super) const CACHE: &str = "limits.cache_bytes";
 pub(super) const PENDING: &str = "limits.pending_bytes_max";
@@ -95,6 +99,10 @@ pub(super) const KEYS: &[Key] = &[
     key(PEER_ADVERTISE, None, Kind::Address),
     key(PEERS, Some(""), Kind::Addresses),
     key(INSECURE, Some("false"), Kind::Flag),
+    key(TLS_CERTIFICATE, None, Kind::File),
+    key(TLS_KEY, None, Kind::File),
+    key(TLS_AUTHORITY, None, Kind::File),
+    key(TLS_CLIENT_AUTHORITY, None, Kind::File),
     key(DISK_LOW, Some("512MiB"), Kind::Bytes { min: 32 * MIB, max: 1024 * GIB }),
     key(CACHE, Some("64MiB"), Kind::Bytes { min: MIB, max: 1024 * GIB }),
     key(PENDING, Some("64MiB"), Kind::Bytes { min: PENDING_BYTES_MIN, max: 64 * GIB }),

@@ -2,7 +2,7 @@
 //!
 //! Nothing is guessed: an unknown key, a value out of its bounds or two values that do not fit stop the node before it
 //! touches its data, with an error that names the key, where it came from and what is allowed. Listeners stay on loopback
-//! until somebody writes `insecure = true`, because there is no TLS yet.
+//! until they have TLS, or somebody writes `insecure = true`.
 
 mod address;
 mod error;
@@ -36,6 +36,7 @@ pub struct Config {
     /// Peer listeners of nodes that may know the cluster.
     pub peers: Vec<Address>,
     pub security: Security,
+    pub tls: Option<TlsFiles>,
     pub limits: Limits,
     pub log: Log,
     pub history: History,
@@ -45,13 +46,25 @@ pub struct Config {
     pub logging: Logging,
 }
 
-/// How far the node may be reached. The place where TLS will be configured.
+/// How far the node may be reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Security {
-    /// Every listener and every advertised address is this host's own.
-    LoopbackOnly,
+    /// Every listener and every advertised address is this host's own, or has TLS and knows who asks.
+    Secure,
     /// `insecure = true`: anyone on the network may read, send and administer.
     Insecure,
+}
+
+/// Certificates and keys as PEM. With them every listener speaks TLS and nothing else.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// This node's certificate, and those between it and its authority.
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+    /// Who signs the certificates of nodes: peers show one each way.
+    pub authority: PathBuf,
+    /// Who signs the certificates of clients; without it they are not asked for one.
+    pub client_authority: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -150,26 +163,44 @@ impl Config {
 
     /// What an operator should know at every start.
     pub fn warnings(&self) -> Vec<String> {
-        let listeners = [
-            (keys::CLIENT_LISTEN, Some(self.client_listen)),
-            (keys::PEER_LISTEN, Some(self.peer_listen)),
-            (keys::ADMIN_LISTEN, self.admin_listen),
-            (keys::SQS_LISTEN, self.sqs.as_ref().map(|sqs| sqs.listen)),
-        ];
-        let beyond = listeners.into_iter().filter_map(|(key, listen)| Some((key, listen?)));
+        let exposed = self.listeners().into_iter().filter_map(|(key, listen)| {
+            let listen = listen.filter(|listen| !read::is_loopback(*listen))?;
+            let lack = self.lack(key)?;
+            Some(format!(
+                "`{key}` = {listen} is open to the network, and {lack}: anyone there may read, send and administer"
+            ))
+        });
         let unsigned = self.sqs.as_ref().filter(|sqs| sqs.access_keys.is_empty()).map(|sqs| {
             format!(
                 "SQS clients on {} are not asked who they are: any credentials are taken (`sqs.insecure`)",
                 sqs.listen
             )
         });
-        beyond
-            .filter(|(_, listen)| !read::is_loopback(*listen))
-            .map(|(key, listen)| {
-                format!("`{key}` = {listen} is open to the network without TLS: anyone there may read, send and administer")
-            })
-            .chain(unsigned)
-            .collect()
+        exposed.chain(unsigned).collect()
+    }
+
+    fn listeners(&self) -> [(&'static str, Option<SocketAddr>); 4] {
+        [
+            (keys::CLIENT_LISTEN, Some(self.client_listen)),
+            (keys::PEER_LISTEN, Some(self.peer_listen)),
+            (keys::ADMIN_LISTEN, self.admin_listen),
+            (keys::SQS_LISTEN, self.sqs.as_ref().map(|sqs| sqs.listen)),
+        ]
+    }
+
+    /// What a listener or an advertised address lacks to be safe beyond this host. What the administration's listener
+    /// tells is for everybody.
+    fn lack(&self, key: &str) -> Option<&'static str> {
+        let Some(tls) = &self.tls else { return Some("TLS is not configured") };
+        match key {
+            keys::CLIENT_LISTEN | keys::CLIENT_ADVERTISE if tls.client_authority.is_none() => {
+                Some("clients are not asked for certificates (`tls.client_authority_file`)")
+            }
+            keys::SQS_LISTEN if self.sqs.as_ref().is_some_and(|sqs| sqs.access_keys.is_empty()) => {
+                Some("SQS clients are not asked who they are (`sqs.insecure`)")
+            }
+            _ => None,
+        }
     }
 
     /// Says the warnings in the log.

@@ -11,6 +11,7 @@ use super::sqs::{self, AccessKey};
 use super::values;
 use super::{
     Config, History, HistoryMode, Limits, Log, LogFormat, Logging, Pacing, RaftTiming, Security, Sqs,
+    TlsFiles,
 };
 
 const NAME_BYTES_MAX: usize = 64;
@@ -33,6 +34,7 @@ pub(super) fn config(settings: &Settings) -> Result<Config, ConfigError> {
         peer_advertise: reader.advertise(keys::PEER_ADVERTISE)?,
         peers: reader.addresses(keys::PEERS)?,
         security: reader.security()?,
+        tls: reader.tls()?,
         limits: Limits {
             disk_low_bytes: reader.number(keys::DISK_LOW)?,
             cache_bytes: reader.number(keys::CACHE)?,
@@ -205,7 +207,31 @@ impl Reader<'_> {
     }
 
     fn security(&self) -> Result<Security, ConfigError> {
-        Ok(if self.flag(keys::INSECURE)? { Security::Insecure } else { Security::LoopbackOnly })
+        Ok(if self.flag(keys::INSECURE)? { Security::Insecure } else { Security::Secure })
+    }
+
+    /// Half of it would be none: a node shows a certificate and asks for one.
+    fn tls(&self) -> Result<Option<TlsFiles>, ConfigError> {
+        let needed = [keys::TLS_CERTIFICATE, keys::TLS_KEY, keys::TLS_AUTHORITY];
+        let of_clients = self.file(keys::TLS_CLIENT_AUTHORITY)?;
+        if of_clients.is_none() && needed.iter().all(|name| self.given(name).is_none()) {
+            return Ok(None);
+        }
+        let file = |name: &str| {
+            let why =
+                "a node with TLS has a certificate, its key, and the authority of the nodes' certificates";
+            self.file(name)?.ok_or_else(|| known(name).missing(why))
+        };
+        let [certificate, key, authority] = needed;
+        let (certificate, key, authority) = (file(certificate)?, file(key)?, file(authority)?);
+        Ok(Some(TlsFiles { certificate, key, authority, client_authority: of_clients }))
+    }
+
+    fn file(&self, name: &str) -> Result<Option<PathBuf>, ConfigError> {
+        match self.given(name) {
+            None => Ok(None),
+            Some(_) => self.text(name, |text| (!text.is_empty()).then(|| Some(PathBuf::from(text)))),
+        }
     }
 
     fn history_mode(&self) -> Result<HistoryMode, ConfigError> {
@@ -258,12 +284,7 @@ impl Reader<'_> {
     /// Two listeners cannot share a port, and a listener on every interface does not say where it can be reached.
     fn check_addresses(&self, config: &Config) -> Result<(), ConfigError> {
         let rule = "a listener's port must be its own";
-        let listeners = [
-            (keys::CLIENT_LISTEN, Some(config.client_listen)),
-            (keys::PEER_LISTEN, Some(config.peer_listen)),
-            (keys::ADMIN_LISTEN, config.admin_listen),
-            (keys::SQS_LISTEN, config.sqs.as_ref().map(|sqs| sqs.listen)),
-        ];
+        let listeners = config.listeners();
         for (i, (name, listen)) in listeners.iter().enumerate() {
             for (other, other_listen) in &listeners[..i] {
                 if let (Some(listen), Some(other_listen)) = (listen, other_listen)
@@ -291,21 +312,15 @@ impl Reader<'_> {
         if config.security == Security::Insecure {
             return Ok(());
         }
-        let listens_within = |listen: Option<SocketAddr>| listen.is_none_or(is_loopback);
-        let advertises_within = |address: &Option<Address>| address.as_ref().is_none_or(Address::is_loopback);
-        let checks = [
-            (keys::CLIENT_LISTEN, listens_within(Some(config.client_listen))),
-            (keys::PEER_LISTEN, listens_within(Some(config.peer_listen))),
-            (keys::ADMIN_LISTEN, listens_within(config.admin_listen)),
-            (keys::SQS_LISTEN, listens_within(config.sqs.as_ref().map(|sqs| sqs.listen))),
-            (keys::CLIENT_ADVERTISE, advertises_within(&config.client_advertise)),
-            (keys::PEER_ADVERTISE, advertises_within(&config.peer_advertise)),
+        let is_within = |address: &Option<Address>| address.as_ref().is_none_or(Address::is_loopback);
+        let listeners = config.listeners().map(|(name, listen)| (name, listen.is_none_or(is_loopback)));
+        let advertised = [
+            (keys::CLIENT_ADVERTISE, is_within(&config.client_advertise)),
+            (keys::PEER_ADVERTISE, is_within(&config.peer_advertise)),
         ];
-        let exposed = checks.into_iter().find(|(_, within)| !within);
-        match exposed.and_then(|(name, _)| self.told(name)) {
-            Some(told) => Err(ConfigError::Insecure { told }),
-            None => Ok(()),
-        }
+        let beyond = listeners.into_iter().chain(advertised).filter(|(_, is_within)| !is_within);
+        let mut exposed = beyond.filter_map(|(name, _)| Some((self.told(name)?, config.lack(name)?)));
+        exposed.next().map_or(Ok(()), |(told, lack)| Err(ConfigError::Insecure { told, lack }))
     }
 }
 

@@ -19,7 +19,13 @@ use super::keys::{self, Key};
 
 pub(super) const VARIABLE_PREFIX: &str = "LEASEHOLD_";
 /// Variables of that prefix that the commands read themselves.
-pub(super) const VARIABLES_OF_COMMANDS: &[&str] = &["LEASEHOLD_CONFIG", "LEASEHOLD_ENDPOINT"];
+pub(super) const VARIABLES_OF_COMMANDS: &[&str] = &[
+    "LEASEHOLD_CONFIG",
+    "LEASEHOLD_ENDPOINT",
+    "LEASEHOLD_CLIENT_TLS_AUTHORITY_FILE",
+    "LEASEHOLD_CLIENT_TLS_CERTIFICATE_FILE",
+    "LEASEHOLD_CLIENT_TLS_KEY_FILE",
+];
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
 /// A value as it was given.

@@ -39,7 +39,7 @@ fn the_defaults_are_those_of_a_node_on_loopback() {
     assert_eq!(config.peer_listen, "127.0.0.1:7401".parse().unwrap());
     assert_eq!(config.admin_listen, Some("127.0.0.1:7402".parse().unwrap()));
     assert_eq!(config.data_dir, Path::new("/data"));
-    assert_eq!(config.security, Security::LoopbackOnly);
+    assert_eq!(config.security, Security::Secure);
     assert_eq!((config.limits.disk_low_bytes, config.limits.cache_bytes), (512 * mib, 64 * mib));
     assert_eq!((config.limits.pending_bytes_max, config.log.segment_bytes), (64 * mib, 64 * mib));
     let raft = RaftTiming {
@@ -231,6 +231,46 @@ fn an_address_beyond_loopback_needs_insecure() {
         let insecure = [*flags, &[("insecure", "true")]].concat();
         assert!(with_flags(&insecure).is_ok(), "{flags:?}");
     }
+}
+
+const TLS: [Pair<'static>; 3] =
+    [("tls.certificate_file", "n.pem"), ("tls.key_file", "n.key"), ("tls.authority_file", "nodes.pem")];
+const CLIENT_AUTHORITY: Pair<'static> = ("tls.client_authority_file", "clients.pem");
+
+#[test]
+fn tls_is_a_certificate_a_key_and_an_authority() {
+    let config = with_flags(&[&TLS[..], &[CLIENT_AUTHORITY]].concat()).unwrap();
+    let files = TlsFiles {
+        certificate: "n.pem".into(),
+        key: "n.key".into(),
+        authority: "nodes.pem".into(),
+        client_authority: Some("clients.pem".into()),
+    };
+    assert_eq!((config.tls, with_flags(&[]).unwrap().tls), (Some(files), None));
+    for missing in TLS {
+        let some = TLS.into_iter().filter(|pair| *pair != missing).collect::<Vec<_>>();
+        refused(with_flags(&some), &[&format!("`{}` is missing", missing.0), "a node with TLS"]);
+    }
+    refused(with_flags(&[CLIENT_AUTHORITY]), &["`tls.certificate_file` is missing"]);
+    refused(with_flags(&[&TLS[..2], &[("tls.authority_file", "")]].concat()), &["`tls.authority_file`"]);
+}
+
+#[test]
+fn tls_is_enough_where_who_asks_is_known() {
+    let peer = ("peer_listen", "10.0.0.1:7401");
+    let admin = ("admin_listen", "10.0.0.1:7402");
+    let client = ("client_listen", "10.0.0.1:7400");
+    let config = with_flags(&[&TLS[..], &[peer, admin]].concat()).unwrap();
+    assert_eq!(config.warnings(), [""; 0]);
+    let open = [&TLS[..], &[client]].concat();
+    refused(with_flags(&open), &["`client_listen`", "not asked for certificates", "insecure = true"]);
+    assert!(with_flags(&[&open[..], &[CLIENT_AUTHORITY]].concat()).unwrap().warnings().is_empty());
+    let sqs = [("sqs.listen", "10.0.0.1:9324"), ("sqs.insecure", "true")];
+    refused(with_flags(&[&TLS[..], &sqs].concat()), &["`sqs.listen`", "not asked who they are"]);
+    let keyed = [("sqs.listen", "10.0.0.1:9324"), ("sqs.access_keys", "ONE:s3cret")];
+    assert!(with_flags(&[&TLS[..], &keyed].concat()).is_ok());
+    let warned = with_flags(&[&open[..], &[("insecure", "true")]].concat()).unwrap().warnings();
+    assert!(warned.len() == 1 && warned[0].contains("not asked for certificates"), "{warned:?}");
 }
 
 #[test]

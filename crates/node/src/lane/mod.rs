@@ -37,7 +37,7 @@ pub use origin::{Caller, Origin};
 pub use outbound::{Link, PendingAnswer};
 use outbound::{Liveness, Way};
 pub use tcp::{accept, is_lane};
-pub use transport::{FrameStream, Sockets, Transport, TransportError, open_channel};
+pub use transport::{FrameStream, Sockets, Transport, TransportError};
 
 /// Why a call to a peer has no answer.
 #[derive(Debug, Clone, thiserror::Error)]

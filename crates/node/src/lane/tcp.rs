@@ -5,10 +5,12 @@
 //! who is asked: length u32 | LaneWelcome; it hangs up after a refusal
 //! ```
 //!
-//! The lane shares the port of the peers with gRPC, whose connections begin with another letter. It is one stream in each direction,
+//! The lane shares the port of the peers with gRPC, whose connections begin with another letter, and have another name for ALPN
+//! where there is TLS. It is one stream in each direction,
 //! bounded by the calls in flight, so it needs nothing that HTTP/2 has beside that, and takes a fraction of the calls to the system.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -22,8 +24,10 @@ use tokio::time::timeout;
 
 use super::frame::{BATCH_HEAD_BYTES, BatchHead, Encoded, Frame};
 use super::transport::{FrameStream, TransportError};
+use crate::connection::Connection;
 use crate::limits::{CONNECT_TIMEOUT_MS, KEEP_ALIVE_INTERVAL_MS, KEEP_ALIVE_TIMEOUT_MS, LANE_READ_BYTES};
 use crate::stop_on_drop::StopOnDrop;
+use crate::tls::{LANE, Tls};
 
 /// The version is part of it.
 const OPENING: &[u8; 17] = b"LEASEHOLD LANE 1\n";
@@ -39,6 +43,7 @@ const SILENCE_MAX: Duration = Duration::from_millis(KEEP_ALIVE_INTERVAL_MS * (1 
 /// Opens a lane: `frames` go there, and what comes back is the stream.
 pub async fn open(
     address: String,
+    tls: Option<Arc<Tls>>,
     hello: LaneHello,
     frames: impl Stream<Item = Vec<Frame>> + Send + 'static,
 ) -> Result<FrameStream, TransportError> {
@@ -47,7 +52,12 @@ pub async fn open(
         prepare(&stream, SILENCE_MAX)?;
         Ok(stream)
     };
-    let (read, write) = greet(connecting, &hello).await?.into_split();
+    let stream = in_time(connecting).await?;
+    let connection = match tls {
+        Some(tls) => in_time(tls.connect_lane(&address, stream)).await?,
+        None => Connection::Plain(stream),
+    };
+    let (read, write) = greet(connection, &hello).await?.into_split();
     // Who hears nothing any more has nothing to say either: frames must not wait for a peer that takes none.
     let sending = tokio::spawn(async move { ended(send_all(write, frames).await) });
     let sending = StopOnDrop(sending.abort_handle());
@@ -57,41 +67,50 @@ pub async fn open(
     Ok(answers.boxed())
 }
 
-/// Connects, and is welcome. Each has its time, as both take a way there and back.
+/// A step of an opening. Each has its time, as each takes a way there and back.
+async fn in_time<T>(step: impl Future<Output = io::Result<T>>) -> Result<T, TransportError> {
+    Ok(timeout(PATIENCE, step).await.map_err(|_| TransportError::Silent)??)
+}
+
+/// Says who opens, and is welcome.
 async fn greet<S: AsyncRead + AsyncWrite + Unpin>(
-    connecting: impl Future<Output = io::Result<S>>,
+    mut stream: S,
     hello: &LaneHello,
 ) -> Result<S, TransportError> {
-    let mut stream = timeout(PATIENCE, connecting).await.map_err(|_| TransportError::Silent)??;
     let greeting = async {
         stream.write_all(&[OPENING, &*framed(hello)].concat()).await?;
+        stream.flush().await?;
         read_message::<LaneWelcome>(&mut stream).await
     };
-    let welcome = timeout(PATIENCE, greeting).await.map_err(|_| TransportError::Silent)??;
+    let welcome = in_time(greeting).await?;
     if welcome.refusal.is_empty() { Ok(stream) } else { Err(TransportError::Refused(welcome.refusal)) }
 }
 
-/// Whether a connection to the peers' port is a lane; it waits for the first byte.
-pub async fn is_lane(stream: &TcpStream) -> io::Result<bool> {
+/// Whether a connection to the peers' port is a lane; it waits for the first byte where no handshake has told.
+pub async fn is_lane(connection: &Connection) -> io::Result<bool> {
+    if let Connection::Secured(_) = connection {
+        return Ok(connection.protocol() == Some(LANE));
+    }
     let mut first = [0];
-    timeout(GREETING_PATIENCE, stream.peek(&mut first)).await??;
+    timeout(GREETING_PATIENCE, connection.tcp().peek(&mut first)).await??;
     Ok(first[0] == OPENING[0])
 }
 
 /// Serves a lane until it ends. `serve` takes the caller's frames and returns the answers, or says why it does not.
 pub async fn accept(
-    mut stream: TcpStream,
+    mut connection: Connection,
     serve: impl FnOnce(&LaneHello, FrameStream) -> Result<FrameStream, String>,
 ) -> io::Result<()> {
-    prepare(&stream, SILENCE_MAX)?;
-    let hello = timeout(GREETING_PATIENCE, read_hello(&mut stream)).await??;
-    let (read, mut write) = stream.into_split();
+    prepare(connection.tcp(), SILENCE_MAX)?;
+    let hello = timeout(GREETING_PATIENCE, read_hello(&mut connection)).await??;
+    let (read, mut write) = connection.into_split();
     let served = hello.and_then(|hello| serve(&hello, receive(read).boxed()));
     let refusal = served.as_ref().err().cloned().unwrap_or_default();
     write.write_all(&framed(&LaneWelcome { refusal })).await?;
+    write.flush().await?;
     match served {
         Ok(answers) => send_all(write, answers).await,
-        Err(_) => Ok(()),
+        Err(_) => write.shutdown().await,
     }
 }
 
@@ -124,7 +143,7 @@ async fn read_message<M: Message + Default>(stream: &mut (impl AsyncRead + Unpin
 }
 
 /// Who opens a lane, or why it cannot be served.
-async fn read_hello(stream: &mut TcpStream) -> io::Result<Result<LaneHello, String>> {
+async fn read_hello(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Result<LaneHello, String>> {
     let mut opening = [0; OPENING.len()];
     stream.read_exact(&mut opening).await?;
     if opening != *OPENING {
@@ -143,6 +162,8 @@ async fn send_all(
     let mut frames = std::pin::pin!(frames);
     while let Some(batch) = frames.next().await {
         write.write_all_buf(&mut Encoded::new(&batch)).await?;
+        // What is secured may wait in a buffer until then; for what is not it is nothing.
+        write.flush().await?;
     }
     write.shutdown().await
 }
@@ -218,7 +239,8 @@ mod tests {
             let _ = far.write_all(&framed(&LaneWelcome::default())).await;
         };
         let hello = LaneHello::default();
-        let (greeted, ()) = tokio::join!(greet(connecting, &hello), answering);
+        let opening = async { greet(in_time(connecting).await?, &hello).await };
+        let (greeted, ()) = tokio::join!(opening, answering);
         greeted.map(drop)
     }
 

@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
 use super::*;
+use crate::connection::Connection;
 
 /// Longer than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -32,7 +33,7 @@ async fn serve_peer() -> SocketAddr {
         loop {
             let (stream, _) = listener.accept().await.unwrap();
             let here = here.clone();
-            tokio::spawn(accept(stream, move |hello, frames| {
+            tokio::spawn(accept(Connection::Plain(stream), move |hello, frames| {
                 here.meet(hello)?;
                 Ok(LaneServer::new(|| Mute).serve(frames, std::future::pending()))
             }));
@@ -82,7 +83,7 @@ async fn a_silent_peer_breaks_both_links_and_comes_back() {
     let (sender, mut events) = mpsc::unbounded_channel();
     let node = NodeId(2);
     let origin = Origin::new(&CLUSTER, NodeId(1), "127.0.0.1:1");
-    let lanes = Lanes::new(origin, Arc::new(Sockets), LIVENESS_TIMEOUT, sender);
+    let lanes = Lanes::new(origin, Arc::new(Sockets::default()), LIVENESS_TIMEOUT, sender);
     let mut reach = lanes.reach();
     let peer = lanes.peer(node, &address);
     assert_eq!(next(&mut events).await, PeerEvent::Up(node));
@@ -113,7 +114,7 @@ async fn links_opened_when_nobody_knew_the_address_go_there_once_it_is_known() {
     let address = serve_peer().await.to_string();
     let (sender, mut events) = mpsc::unbounded_channel();
     let origin = Origin::new(&CLUSTER, NodeId(1), "one:7000");
-    let lanes = Lanes::new(origin, Arc::new(Sockets), LIVENESS_TIMEOUT, sender);
+    let lanes = Lanes::new(origin, Arc::new(Sockets::default()), LIVENESS_TIMEOUT, sender);
     lanes.peer(NodeId(2), "");
     while !matches!(next(&mut events).await, PeerEvent::Down(NodeId(2))) {}
     lanes.peer(NodeId(2), &address);
@@ -141,7 +142,7 @@ async fn a_peer_of_another_cluster_is_refused() {
     let hello = Origin::new(&[8; 16], NodeId(1), "one:7000").hello();
     let (_frames, queue) = mpsc::unbounded_channel();
     let address = serve_peer().await.to_string();
-    let opened = Sockets.open_lane(address, hello, batch::Batches::new(queue)).await;
+    let opened = Sockets::default().open_lane(address, hello, batch::Batches::new(queue)).await;
     let Err(TransportError::Refused(refusal)) = opened else { panic!("it is served") };
     assert!(refusal.contains("another cluster"), "{refusal}");
 }
@@ -179,7 +180,7 @@ async fn what_is_sent_ends_with_what_is_heard() {
     });
     let hello = Origin::new(&CLUSTER, NodeId(1), "one:7000").hello();
     let (frames, queue) = mpsc::unbounded_channel();
-    let answers = Sockets.open_lane(address, hello, batch::Batches::new(queue)).await.unwrap();
+    let answers = Sockets::default().open_lane(address, hello, batch::Batches::new(queue)).await.unwrap();
     let _stream = welcomed.await.unwrap();
     let body = Bytes::from(vec![0; 1 << 20]);
     for _ in 0..64 {

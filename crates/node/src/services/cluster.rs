@@ -39,7 +39,7 @@ impl ClusterService {
     async fn add_node(&self, request: AddNodeRequest) -> Result<u64, Failure> {
         let core = self.shell.core()?;
         let node = request.node.ok_or_else(|| validate::invalid("`node` is missing"))?;
-        let mut met = founding::meet(&node).await?;
+        let mut met = founding::meet(self.shell.sockets(), &node).await?;
         core.catalogue.catch_up().await?;
         if core.view.look(|catalogue| has_replicas(catalogue, &met.answer.name)) {
             // As the replicas that it had it would vote for what it has lost.

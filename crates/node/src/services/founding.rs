@@ -20,7 +20,7 @@ use crate::catalogue_link::CATALOGUE_GROUP;
 use crate::core::Core;
 use crate::failure::Failure;
 use crate::identity::to_hex;
-use crate::lane::open_channel;
+use crate::lane::Sockets;
 use crate::node::Shell;
 use crate::raft::{Copied, ReplicaNode, receive_copy};
 
@@ -41,7 +41,7 @@ pub struct Met {
 /// When a node does not answer or belongs to a cluster, or the request does not fit the limits.
 pub async fn found(shell: &Shell, request: InitRequest) -> Result<String, Failure> {
     refuse_member(shell)?;
-    let mut met = meet_all(&request.nodes).await?;
+    let mut met = meet_all(shell.sockets(), &request.nodes).await?;
     let found = found_of(&request, &met)?;
     check(&found)?;
     let core = join_all(shell, &mut met, &found, BringsState::No).await?;
@@ -62,7 +62,7 @@ pub async fn found_again(
     refuse_member(shell)?;
     let (copied, _) = receive_copy(shell.log(), CATALOGUE_GROUP, records).await?;
     let old = Catalogue::restore(&copied.state).map_err(|error| Status::data_loss(error.to_string()))?;
-    let mut met = meet_all(&request.nodes).await?;
+    let mut met = meet_all(shell.sockets(), &request.nodes).await?;
     // It has to bring the state.
     met.sort_by_key(|met| met.answer.name != shell.config.name);
     if met.first().is_none_or(|first| first.answer.name != shell.config.name) {
@@ -100,10 +100,10 @@ fn not_among_them() -> Failure {
     validate::invalid("this node is not among those of the new cluster: run `cluster init` on one that is")
 }
 
-async fn meet_all(nodes: &[InitNode]) -> Result<Vec<Met>, Failure> {
+async fn meet_all(sockets: &Sockets, nodes: &[InitNode]) -> Result<Vec<Met>, Failure> {
     let mut met = Vec::with_capacity(nodes.len());
     for node in nodes {
-        met.push(meet(node).await?);
+        met.push(meet(sockets, node).await?);
     }
     Ok(met)
 }
@@ -159,11 +159,12 @@ async fn join_all(
 }
 
 /// Asks a node who it is: it must be the one that is meant, and belong to no cluster.
-pub async fn meet(node: &InitNode) -> Result<Met, Failure> {
+pub async fn meet(sockets: &Sockets, node: &InitNode) -> Result<Met, Failure> {
     let unreachable = |error: String| {
         validate::invalid(format!("node {} does not answer at {}: {error}", node.name, node.peer_address))
     };
-    let channel = open_channel(&node.peer_address).await.map_err(|error| unreachable(chain(&error)))?;
+    let channel =
+        sockets.open_channel(&node.peer_address).await.map_err(|error| unreachable(chain(&error)))?;
     let mut client = PeerClient::new(channel);
     let answer = client
         .identify(IdentifyRequest {})
