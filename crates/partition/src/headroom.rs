@@ -84,18 +84,9 @@ pub(crate) struct Headroom {
 wire_struct!(Headroom { window, next_id, series });
 
 impl Headroom {
-    /// For a queue of which nothing is leased: no lease names a version of the headroom before this one.
-    pub fn new(now_ms: u64) -> Self {
-        Self::with_ids_from(REST + 1, now_ms)
-    }
-
-    /// For a queue whose leases have outlived the headroom before this one, and name what was in it. A version gets its id with a
-    /// grant, so none has an id from `next_grant` on.
-    pub fn again(now_ms: u64, next_grant: u64) -> Self {
-        Self::with_ids_from((next_grant as u32).max(REST + 1), now_ms)
-    }
-
-    fn with_ids_from(next_id: u32, now_ms: u64) -> Self {
+    /// No lease of the queue names a version by an id from `ids_from` on.
+    pub fn new(now_ms: u64, ids_from: u64) -> Self {
+        let next_id = (ids_from as u32).max(REST + 1);
         let rest = Series::new(Arc::from([]), REST, now_ms);
         Self { window: now_ms / HEADROOM_WINDOW_MS, next_id, series: vec![rest] }
     }
@@ -206,7 +197,7 @@ mod tests {
 
     #[test]
     fn two_windows_are_shown_and_no_more() {
-        let mut headroom = Headroom::new(10);
+        let mut headroom = Headroom::new(10, 1);
         headroom.measure(REST, 10).held.record(5);
         assert_eq!(headroom.outdated_ms(), 2 * HOUR_MS);
         assert_eq!(shown(&headroom, 2 * HOUR_MS - 1), [(String::new(), 1)]);
@@ -220,7 +211,7 @@ mod tests {
 
     #[test]
     fn the_version_not_seen_for_longest_joins_the_rest() {
-        let mut headroom = Headroom::new(0);
+        let mut headroom = Headroom::new(0, 1);
         let versions: Vec<String> = (0..=HEADROOM_VERSIONS_MAX).map(|number| format!("v{number}")).collect();
         let ids: Vec<u32> = (0..)
             .zip(&versions[..HEADROOM_VERSIONS_MAX])

@@ -91,9 +91,9 @@ impl Shard {
 
     /// The headroom, made when there is none.
     pub fn headroom_of(&mut self, store: &Store) -> &mut Headroom {
-        let (now_ms, leased) = (store.log_time_ms, self.counters.leased > 0);
-        let new = || if leased { Headroom::again(now_ms, store.next_grant) } else { Headroom::new(now_ms) };
-        self.usage.headroom.get_or_insert_with(|| Box::new(new()))
+        // Leases may have outlived the one before and name what was in it. A version gets its id with a grant.
+        let ids_from = if self.counters.leased > 0 { store.next_grant } else { 1 };
+        self.usage.headroom.get_or_insert_with(|| Box::new(Headroom::new(store.log_time_ms, ids_from)))
     }
 
     /// What is measured of the consumer with a message's latest lease.
