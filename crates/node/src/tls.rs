@@ -13,7 +13,7 @@
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 pub use leasehold_tls::HTTP2;
@@ -49,8 +49,6 @@ pub enum Listener {
 pub struct Tls {
     files: TlsFiles,
     parts: RwLock<Arc<Parts>>,
-    /// What a look found that differs, and the next has to find again: it may have been written half.
-    found: Mutex<Option<Contents>>,
 }
 
 struct Parts {
@@ -93,33 +91,32 @@ impl Tls {
     /// When one cannot be read, or they do not fit each other.
     pub fn load(files: &TlsFiles) -> Result<Self, TlsFilesError> {
         let parts = Parts::of(Contents::read(files)?)?;
-        Ok(Self { files: files.clone(), parts: RwLock::new(Arc::new(parts)), found: Mutex::default() })
+        Ok(Self { files: files.clone(), parts: RwLock::new(Arc::new(parts)) })
     }
 
-    /// Reads the files again; returns whether what they have holds from now on, which it does at the second look that finds it.
-    /// Connections that are open stay as they are.
-    ///
-    /// # Errors
-    /// As [`load`](Self::load); what was read before holds then.
-    pub fn refresh(&self) -> Result<bool, TlsFilesError> {
-        let read = Contents::read(&self.files)?;
+    /// Takes what a look has found, if the look before has `found` the same: it may have been written half. Returns whether it holds
+    /// from now on. Connections that are open stay as they are.
+    fn take(&self, read: Contents, found: &mut Option<Contents>) -> Result<bool, TlsFilesError> {
         let is_known = read == self.parts().read;
-        let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
         if is_known || found.as_ref() != Some(&read) {
             *found = Some(read).filter(|_| !is_known);
             return Ok(false);
         }
-        drop(found);
         let parts = Arc::new(Parts::of(read)?);
         *self.parts.write().unwrap_or_else(PoisonError::into_inner) = parts;
         Ok(true)
     }
 
-    /// Reads the files again and again, without end.
+    /// Reads the files again and again, without end, on a thread where a slow disk holds up nobody.
     pub async fn keep_fresh(self: Arc<Self>) {
+        let mut found = None;
         loop {
             tokio::time::sleep(LOOK_INTERVAL).await;
-            match self.refresh() {
+            let files = self.files.clone();
+            let reading = tokio::task::spawn_blocking(move || Contents::read(&files));
+            // A task that panicked has said so.
+            let Ok(read) = reading.await else { continue };
+            match read.and_then(|read| self.take(read, &mut found)) {
                 Ok(true) => tracing::info!("certificates have changed, and hold for new connections"),
                 Ok(false) => {}
                 Err(error) => tracing::warn!(%error, "the certificates of before are kept"),
@@ -242,6 +239,11 @@ mod tests {
         Folder(tempfile::tempdir().unwrap())
     }
 
+    /// One look of a node at its files.
+    fn look(tls: &Tls, found: &mut Option<Contents>) -> Result<bool, TlsFilesError> {
+        tls.take(Contents::read(&tls.files)?, found)
+    }
+
     /// A lane between two nodes, as one of them sees it.
     async fn lane(from: &Tls, to: &Tls) -> io::Result<()> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -262,19 +264,20 @@ mod tests {
         let files = folder.of(&first);
         let (here, there) = (Tls::load(&files).unwrap(), Tls::load(&other.of(&first)).unwrap());
         lane(&here, &there).await.unwrap();
-        assert!(!here.refresh().unwrap(), "they are the same");
+        let (mut found_here, mut found_there) = (None, None);
+        assert!(!look(&here, &mut found_here).unwrap(), "they are the same");
 
         folder.of(&second);
-        assert!(!here.refresh().unwrap(), "it may be written half");
-        assert!(here.refresh().unwrap());
+        assert!(!look(&here, &mut found_here).unwrap(), "it may be written half");
+        assert!(look(&here, &mut found_here).unwrap());
         assert!(lane(&here, &there).await.is_err(), "one has not heard of the new authority");
         other.of(&second);
-        assert!(!there.refresh().unwrap() && there.refresh().unwrap());
+        assert!(!look(&there, &mut found_there).unwrap() && look(&there, &mut found_there).unwrap());
         lane(&here, &there).await.unwrap();
 
         std::fs::write(&files.key, "no key").unwrap();
-        assert!(!here.refresh().unwrap());
-        let error = here.refresh().unwrap_err().to_string();
+        assert!(!look(&here, &mut found_here).unwrap());
+        let error = look(&here, &mut found_here).unwrap_err().to_string();
         assert!(error.contains("the key is not readable"), "{error}");
         lane(&there, &here).await.expect("what was read before holds");
     }
