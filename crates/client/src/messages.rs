@@ -192,11 +192,43 @@ impl Client {
     /// # Errors
     /// As [`Client::ack`].
     pub async fn release(&self, queue: &str, leases: &[Lease]) -> Result<ItemResults<()>, Error> {
+        self.release_as(queue, leases, false).await
+    }
+
+    /// Gives messages back that have to wait: ready again after the given time, and the receive does not count for the receive
+    /// limit, since nothing has failed. At most 4,096.
+    ///
+    /// ```no_run
+    /// use std::time::Duration;
+    /// use leasehold_client::Lease;
+    ///
+    /// # async fn example(client: leasehold_client::Client) -> Result<(), leasehold_client::Error> {
+    /// let messages = client.receive("emails", Default::default()).await?;
+    /// let when_the_quota_is_back = Duration::from_secs(60);
+    /// let later = |message: leasehold_client::Message| Lease::new(message.receipt, when_the_quota_is_back);
+    /// let leases = messages.into_iter().map(later).collect::<Vec<_>>();
+    /// client.postpone("emails", &leases).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Client::ack`].
+    pub async fn postpone(&self, queue: &str, leases: &[Lease]) -> Result<ItemResults<()>, Error> {
+        self.release_as(queue, leases, true).await
+    }
+
+    async fn release_as(
+        &self,
+        queue: &str,
+        leases: &[Lease],
+        untouched: bool,
+    ) -> Result<ItemResults<()>, Error> {
         let request = self.writes().begin().await;
         let item = |lease: &Lease| ReleaseItem {
             receipt: lease.receipt.clone(),
             delay_ms: millis(lease.duration),
-            untouched: false,
+            untouched,
         };
         let wire = ReleaseRequest {
             queue: queue.to_owned(),

@@ -264,7 +264,7 @@ async fn what_is_behind_a_message_of_its_group_that_was_lost_while_it_waited_goe
 /// Whatever became of it: it comes again, or may.
 #[tokio::test]
 async fn what_is_behind_a_message_of_its_group_that_is_not_done_is_not_handed_out() {
-    for how in ["release", "give back", "drop", "refused ack"] {
+    for how in ["release", "postpone", "give back", "drop", "refused ack"] {
         let node = Node::start().await;
         node.shared.describe(&node.address, QueueKind::Fifo, LONG);
         let mut consumer = node.client().queue("q").consumer().start();
@@ -273,6 +273,7 @@ async fn what_is_behind_a_message_of_its_group_that_is_not_done_is_not_handed_ou
         assert_eq!(first.body, "a1");
         match how {
             "release" => first.release(Duration::ZERO).await.unwrap(),
+            "postpone" => first.postpone(Duration::ZERO).await.unwrap(),
             "give back" => first.give_back().await.unwrap(),
             "drop" => drop(first),
             _ => {

@@ -45,11 +45,12 @@ where
 #[tokio::test]
 async fn a_handler_decides_what_becomes_of_a_message() {
     let node = Node::start().await;
-    node.shared.offer(&["good", "later", "error", "panic", "bad", "slow"], LONG);
+    node.shared.offer(&["good", "later", "error", "panic", "bad", "slow", "not yet"], LONG);
     let retry = RetryPolicy::new(Duration::from_secs(3), LONG).jitter_percent(0);
     let consumer = node.client().queue("q").consumer().concurrency(2).retry(retry).handler_timeout(SHORT);
     let running = run(consumer, |job| async move {
         match job.body.as_ref() {
+            b"not yet" => Err(Failure::postpone(Duration::from_secs(7), "its time has not come")),
             b"later" => Err(Failure::retry_after(Duration::from_secs(9), "busy")),
             b"error" => Ok(std::str::from_utf8(&job.body)?.parse::<u32>().map(drop)?),
             b"panic" => panic!("on purpose"),
@@ -59,17 +60,19 @@ async fn a_handler_decides_what_becomes_of_a_message() {
         }
     });
     eventually("all are settled", || {
-        node.shared.released().len() + node.shared.acked().len() + node.shared.rejected().len() == 6
+        node.shared.released().len() + node.shared.acked().len() + node.shared.rejected().len() == 7
     })
     .await;
     assert_eq!(node.shared.acked(), [b"good".to_vec()].into());
     let released = node.shared.released();
     assert_eq!((released[b"later".as_ref()], released[b"error".as_ref()]), (9_000, 3_000));
     assert_eq!((released[b"panic".as_ref()], released[b"slow".as_ref()]), (3_000, 3_000));
+    assert_eq!(released[b"not yet".as_ref()], 7_000);
+    assert_eq!(node.shared.untouched(), [b"not yet".to_vec()].into());
     assert_eq!(node.shared.rejected(), [(b"bad".to_vec(), "never".to_owned())].into());
     let counts = running.stop().await;
-    assert_eq!((counts.started, counts.acked, counts.retried, counts.rejected), (6, 1, 4, 1));
-    assert_eq!((counts.panicked, counts.timed_out, counts.unsettled), (1, 1, 0));
+    assert_eq!((counts.started, counts.acked, counts.retried, counts.rejected), (7, 1, 4, 1));
+    assert_eq!((counts.postponed, counts.panicked, counts.timed_out, counts.unsettled), (1, 1, 1, 0));
 }
 
 #[tokio::test]

@@ -99,6 +99,8 @@ enum Command {
     Extend(settle::Extend),
     /// Gives messages back, at once or after a delay.
     Release(settle::Release),
+    /// Gives messages back that have to wait: the receive does not count for the receive limit.
+    Postpone(settle::Postpone),
     /// Moves messages to the dead-letter queue, with a reason.
     Reject(settle::Reject),
     /// Hands messages to an HTTP endpoint.
@@ -164,6 +166,7 @@ async fn run(command: Command, global: &Global, output: Output) -> Result<(), Fa
         Command::Ack(arguments) => settle::ack(arguments, &client()?, output).await,
         Command::Extend(arguments) => settle::extend(arguments, &client()?, output).await,
         Command::Release(arguments) => settle::release(arguments, &client()?, output).await,
+        Command::Postpone(arguments) => settle::postpone(arguments, &client()?, output).await,
         Command::Reject(arguments) => settle::reject(arguments, &client()?, output).await,
         Command::Connect(command) => connect::run(command, client()?, output).await,
         Command::Peek(arguments) => messages::peek(arguments, &client()?, output).await,

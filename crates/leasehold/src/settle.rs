@@ -1,4 +1,4 @@
-//! `leasehold ack`, `extend`, `release` and `reject`: settle what `receive` leased, by its receipts.
+//! `leasehold ack`, `extend`, `release`, `postpone` and `reject`: settle what `receive` leased, by its receipts.
 
 use std::time::Duration;
 
@@ -42,6 +42,15 @@ pub struct Release {
 }
 
 #[derive(clap::Args)]
+pub struct Postpone {
+    #[command(flatten)]
+    of: Receipts,
+    /// How long the messages wait until they are ready again: up to 12h.
+    #[arg(long, value_parser = duration)]
+    delay: Duration,
+}
+
+#[derive(clap::Args)]
 pub struct Reject {
     #[command(flatten)]
     of: Receipts,
@@ -66,6 +75,12 @@ pub async fn extend(arguments: Extend, client: &Client, output: Output) -> Resul
 pub async fn release(arguments: Release, client: &Client, output: Output) -> Result<(), Failure> {
     let leases = arguments.of.leases(arguments.delay);
     told(client.release(&arguments.of.queue, &leases).await, "released", output)
+}
+
+/// Puts messages off.
+pub async fn postpone(arguments: Postpone, client: &Client, output: Output) -> Result<(), Failure> {
+    let leases = arguments.of.leases(arguments.delay);
+    told(client.postpone(&arguments.of.queue, &leases).await, "postponed", output)
 }
 
 /// Moves messages to the dead-letter queue.

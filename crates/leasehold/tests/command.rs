@@ -170,6 +170,8 @@ fn what_was_received_is_settled_by_its_receipt() {
     assert_eq!(dev.done(&["ack", "jobs", one]), "1 message acknowledged\n");
     assert_eq!(dev.done(&["reject", "jobs", two, "--reason", "no picture"]), "1 message rejected\n");
     assert_eq!(dev.objects(&["release", "jobs", three])[0]["released"], 1);
+    let four = &receive("1")[0];
+    assert_eq!(dev.done(&["postpone", "jobs", four, "--delay", "10ms"]), "1 message postponed\n");
     let dead = &dev.objects(&["receive", "dead", "--wait", "20s"])[0];
     assert_eq!(dead["attributes"]["leasehold-rejected"], "no picture");
     // A second time, and of a queue that has nowhere to put what is rejected.

@@ -71,6 +71,9 @@ pub enum Command<'a> {
     SetIsolation { queue: QueueId, isolation: Isolation, revision: u64 },
     /// A consumer seems to be gone. When it is not heard of again, the leases that it has end with it.
     Lost { queue: QueueId, consumer: &'a [u8] },
+    /// Ends leases of messages that their consumers put off: nothing has failed, and each is ready again after its delay in
+    /// milliseconds.
+    Postpone { queue: QueueId, items: Vec<(Receipt, u32)> },
 }
 wire_enum!('a Command {
     1 => Configure { queue, settings, revision },
@@ -95,6 +98,7 @@ wire_enum!('a Command {
     20 => GiveBack { queue, receipts },
     21 => SetIsolation { queue, isolation, revision },
     22 => Lost { queue, consumer },
+    23 => Postpone { queue, items },
 });
 
 /// A command, perhaps under a client's request name.
@@ -196,7 +200,7 @@ impl<'a> Command<'a> {
             Self::Lost { consumer, .. } => range(consumer.len() <= CONSUMER_BYTES_MAX, "consumer"),
             Self::SetRetryBudget { budget, .. } => budget.map_or(Ok(()), |budget| budget.validate()),
             Self::Extend { items, .. } => count_in_range(items.len(), SETTLE_ITEMS_MAX, "items"),
-            Self::Release { items, .. } => {
+            Self::Release { items, .. } | Self::Postpone { items, .. } => {
                 count_in_range(items.len(), SETTLE_ITEMS_MAX, "items")?;
                 range(items.iter().all(|(_, delay_ms)| *delay_ms <= RELEASE_DELAY_MS_MAX), "delay_ms")
             }

@@ -18,8 +18,10 @@ pub(crate) enum Lane {
     Returned,
     /// In no lane: among the suspects of its shard.
     Suspect,
+    /// In no lane yet: its delay has to pass, and it comes back without having failed.
+    PutOff,
 }
-wire_enum!(Lane { 0 => Fresh {}, 1 => Returned {}, 2 => Suspect {} });
+wire_enum!(Lane { 0 => Fresh {}, 1 => Returned {}, 2 => Suspect {}, 3 => PutOff {} });
 
 #[derive(Debug)]
 pub(crate) struct Lanes {
@@ -55,7 +57,7 @@ impl Lanes {
         match lane {
             Lane::Fresh => &mut self.fresh,
             Lane::Returned => &mut self.returned,
-            Lane::Suspect => unreachable!("suspects are in no lane"),
+            Lane::Suspect | Lane::PutOff => unreachable!("suspects are in no lane, nor is what is not ready"),
         }
     }
 
@@ -63,7 +65,7 @@ impl Lanes {
     pub fn first(&self) -> Option<u32> {
         match self.turn_of {
             Lane::Fresh => self.fresh.front().or(self.returned.front()),
-            Lane::Returned | Lane::Suspect => self.first_returned(),
+            Lane::Returned | Lane::Suspect | Lane::PutOff => self.first_returned(),
         }
     }
 
@@ -77,7 +79,7 @@ impl Lanes {
         self.turn_of = match lane {
             Lane::Fresh => Lane::Returned,
             Lane::Returned => Lane::Fresh,
-            Lane::Suspect => self.turn_of,
+            Lane::Suspect | Lane::PutOff => self.turn_of,
         };
     }
 

@@ -193,6 +193,7 @@ impl Partition {
                 self.set_retry_budget(*queue, *budget, *revision)
             }
             Command::GiveBack { queue, receipts } => self.give_back(*queue, receipts, notes),
+            Command::Postpone { queue, items } => self.postpone(*queue, items, notes),
             Command::SetIsolation { queue, isolation, revision } => {
                 self.set_isolation(*queue, *isolation, *revision, notes)
             }

@@ -24,7 +24,7 @@ pub enum Reply {
     Received { deliveries: Vec<Delivery> },
     /// Answers `Receive` on a standard queue whose leases are at `in_flight_max`.
     OverLimit,
-    /// Answers `Ack`, `Extend`, `Release`, `Reject` and `GiveBack`, one outcome for each receipt.
+    /// Answers `Ack`, `Extend`, `Release`, `Reject`, `GiveBack` and `Postpone`, one outcome for each receipt.
     Settled { outcomes: Vec<Outcome> },
     /// Answers `Expire`: leases and delays ended, held messages let go among them, messages dropped (retention, time to live, or swept garbage), and
     /// remembered ids and sessions forgotten. `more` says that more is due now.

@@ -114,7 +114,7 @@ pub struct Totals {
     pub held: u64,
     /// Messages whose receive limit was met in a storm, and that were held instead of being dead.
     pub spared: u64,
-    /// Of the released, those that no consumer had worked on.
+    /// Of the released, those with which nothing had failed: no consumer had worked on them, or it had put them off.
     pub given_back: u64,
     /// Of the dead, those that their consumer rejected.
     pub rejected: u64,

@@ -43,7 +43,7 @@ fn settings(random: &mut Random) -> Settings {
 fn command<'a>(random: &mut Random, pool: &'a [u8]) -> Command<'a> {
     let (queue, target) = (QueueId(random.next()), QueueId(random.next()));
     let (number, small) = (random.next(), random.below(1000) as u32);
-    match random.below(22) {
+    match random.below(23) {
         0 => Command::Configure { queue, settings: settings(random), revision: number },
         1 => Command::Delete { queue, revision: number },
         2 => Command::Purge { queue },
@@ -87,6 +87,10 @@ fn command<'a>(random: &mut Random, pool: &'a [u8]) -> Command<'a> {
             let isolation = if random.one_in(2) { Isolation::On } else { Isolation::Off };
             Command::SetIsolation { queue, isolation, revision: number }
         }
+        21 => Command::Postpone {
+            queue,
+            items: (0..random.below(5)).map(|_| (receipt(random), small)).collect(),
+        },
         20 => Command::Lost { queue, consumer: &pool[..random.below(20) as usize] },
         18 => Command::GiveBack { queue, receipts: (0..random.below(5)).map(|_| receipt(random)).collect() },
         _ => Command::SetVersion { version: small },

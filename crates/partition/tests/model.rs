@@ -224,13 +224,14 @@ impl Twin {
         let ms = self.random.below(1500) as u32;
         let items = receipts.iter().map(|receipt| (*receipt, ms)).collect();
         let id = QueueId(queue);
-        let which = self.random.below(7);
+        let which = self.random.below(8);
         let rejected = receipts.iter().map(|receipt| (*receipt, b"no".as_slice())).collect();
         let command = match which {
             0..3 => Command::Ack { queue: id, receipts: receipts.clone() },
             3 => Command::Extend { queue: id, items },
             5 => Command::Reject { queue: id, items: rejected },
             6 => Command::GiveBack { queue: id, receipts: receipts.clone() },
+            7 => Command::Postpone { queue: id, items },
             _ => Command::Release { queue: id, items },
         };
         let expected = receipts.iter().map(|receipt| self.model.settle(queue, receipt, which, ms));

@@ -111,10 +111,7 @@ impl Script {
                 attempt: line.bytes("attempt"),
                 consumer: line.bytes("consumer").unwrap_or(b"worker"),
             },
-            "ack" => Command::Ack {
-                queue: line.queue(),
-                receipts: line.words[2..].iter().map(|text| self.receipt(text)).collect(),
-            },
+            "ack" => Command::Ack { queue: line.queue(), receipts: self.receipts(line) },
             "extend" => Command::Extend { queue: line.queue(), items: self.items(line) },
             "release" => Command::Release { queue: line.queue(), items: self.items(line) },
             "reject" => Command::Reject {
@@ -124,10 +121,8 @@ impl Script {
                     .map(|text| (self.receipt(text), b"no good".as_slice()))
                     .collect(),
             },
-            "giveback" => Command::GiveBack {
-                queue: line.queue(),
-                receipts: line.words[2..].iter().map(|text| self.receipt(text)).collect(),
-            },
+            "giveback" => Command::GiveBack { queue: line.queue(), receipts: self.receipts(line) },
+            "postpone" => Command::Postpone { queue: line.queue(), items: self.items(line) },
             "budget" => {
                 let floor_per_s = line.option("floor").unwrap_or(1);
                 let budget = line.option("percent").map(|percent| RetryBudget { percent, floor_per_s });
@@ -174,9 +169,13 @@ impl Script {
     }
 
     /// The receipts of a line, each with `ms=`.
+    fn receipts(&self, line: &Line<'_>) -> Vec<Receipt> {
+        line.words[2..].iter().map(|text| self.receipt(text)).collect()
+    }
+
     fn items(&self, line: &Line<'_>) -> Vec<(Receipt, u32)> {
         let ms = line.option("ms").unwrap_or(0);
-        line.words[2..].iter().map(|text| (self.receipt(text), ms)).collect()
+        self.receipts(line).into_iter().map(|receipt| (receipt, ms)).collect()
     }
 
     fn show(&mut self, reply: &Reply) -> String {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use leasehold_client::v1::{Endings, QueueSettings, RetryBudget};
 use leasehold_client::{
-    CancellationToken, Client, Lease, Message, NewMessage, QueueKind, Reason, ReceiveOptions,
+    CancellationToken, Client, Failure, Lease, Message, NewMessage, QueueKind, Reason, ReceiveOptions,
 };
 use leasehold_cluster_tests::{Plan, TestCluster, eventually};
 
@@ -201,5 +201,51 @@ async fn what_a_consumer_gives_back_untouched_is_no_failure() {
     let budget = described.retry_budget.unwrap();
     assert_eq!((budget.held, budget.held_total, budget.failed, budget.acked), (0, 0, 0, 1));
     assert_eq!(receive(&client, 100, Duration::from_secs(10)).await.len(), 4);
+    cluster.end().await;
+}
+
+/// A message may have to wait for something, such as a quota: nothing has failed, and it is not nearer to its death.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_handler_puts_off_is_no_failure_and_does_not_die_of_it() {
+    let cluster = TestCluster::start(Plan::default()).await;
+    let client = cluster.client();
+    client.create_queue("dead", QueueSettings::default(), 1).await.unwrap();
+    let settings = QueueSettings {
+        dead_letter_queue: Some("dead".to_owned()),
+        receives_max: Some(1),
+        retry_percent: Some(1),
+        retry_floor_per_s: Some(1),
+        ..QueueSettings::default()
+    };
+    client.create_queue("work", settings, 1).await.unwrap();
+    client.send("work", vec![NewMessage::new("x")]).await.unwrap();
+    let once = receive(&client, 10, Duration::from_secs(10)).await;
+    let later = once.iter().map(|message| Lease::new(message.receipt.clone(), Duration::from_millis(50)));
+    let later = later.collect::<Vec<_>>();
+    client.postpone("work", &later).await.unwrap().into_iter().for_each(|postponed| postponed.unwrap());
+    let stop = CancellationToken::new();
+    let consumer = client.queue("work").consumer().stop_on(stop.clone());
+    let counters = consumer.counters();
+    consumer
+        .run(move |job| {
+            let stop = stop.clone();
+            async move {
+                if job.receive_count < 5 {
+                    return Err(Failure::postpone(Duration::from_millis(50), "not yet"));
+                }
+                stop.cancel();
+                Ok(())
+            }
+        })
+        .await
+        .unwrap();
+    let counts = counters.now();
+    assert_eq!((counts.acked, counts.postponed, counts.retried), (1, 3, 0));
+    let described = client.describe_queue("work").await.unwrap();
+    let Endings { untouched, failed, timed_out, .. } = described.endings.unwrap();
+    assert_eq!((untouched, failed, timed_out), (4, 0, 0));
+    let budget = described.retry_budget.unwrap();
+    assert_eq!((budget.failed, budget.held_total), (0, 0));
+    assert_eq!(client.describe_queue("dead").await.unwrap().counters.unwrap().ready, 0);
     cluster.end().await;
 }

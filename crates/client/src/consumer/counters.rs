@@ -16,6 +16,7 @@ pub struct Counters {
     started: AtomicU64,
     acked: AtomicU64,
     retried: AtomicU64,
+    postponed: AtomicU64,
     rejected: AtomicU64,
     panicked: AtomicU64,
     timed_out: AtomicU64,
@@ -33,6 +34,8 @@ pub struct Counts {
     pub acked: u64,
     /// Messages given back because a handler failed, panicked or timed out.
     pub retried: u64,
+    /// Messages that handlers put off.
+    pub postponed: u64,
     /// Messages that are in the dead-letter queue because a handler rejected them.
     pub rejected: u64,
     /// Handlers that panicked.
@@ -51,6 +54,7 @@ pub(crate) enum Count {
     Started,
     Acked,
     Retried,
+    Postponed,
     Rejected,
     Panicked,
     TimedOut,
@@ -68,6 +72,7 @@ impl Counters {
             Count::Started => &self.started,
             Count::Acked => &self.acked,
             Count::Retried => &self.retried,
+            Count::Postponed => &self.postponed,
             Count::Rejected => &self.rejected,
             Count::Panicked => &self.panicked,
             Count::TimedOut => &self.timed_out,
@@ -88,6 +93,7 @@ impl Counters {
             started: read(Count::Started),
             acked: read(Count::Acked),
             retried: read(Count::Retried),
+            postponed: read(Count::Postponed),
             rejected: read(Count::Rejected),
             panicked: read(Count::Panicked),
             timed_out: read(Count::TimedOut),

@@ -36,6 +36,8 @@ pub(crate) enum Settle {
     Ack,
     Extend(Duration),
     Release(Duration),
+    /// Not yet.
+    Postpone(Duration),
     /// Nobody has worked on it.
     GiveBack,
     /// With the delay of the release where there is no dead-letter queue.
@@ -66,6 +68,7 @@ pub(crate) enum Settle {
 ///         b"never" => delivery.reject("it said so").await?,
 ///         b"not here" => delivery.reject_or_release("not here", Duration::from_secs(60)).await?,
 ///         b"not me" => delivery.give_back().await?,
+///         b"not yet" => delivery.postpone(Duration::from_secs(60)).await?,
 ///         _ => delivery.ack().await?,
 ///     }
 /// }
@@ -232,6 +235,15 @@ impl Delivery {
         self.settle(Settle::GiveBack)
     }
 
+    /// Gives the message back that has to wait: it is ready again after the delay, nothing has failed, and the receive does not count
+    /// for the receive limit. On its way when this returns, as [`Delivery::ack`].
+    ///
+    /// # Errors
+    /// As [`Delivery::ack`].
+    pub fn postpone(self, delay: Duration) -> Settling {
+        self.settle(Settle::Postpone(delay))
+    }
+
     /// Makes the lease end the given time from now, and each automatic extension reach as far.
     ///
     /// # Errors
@@ -260,7 +272,7 @@ impl Delivery {
 
     fn tell(&self, how: Settle) -> Settling {
         let (reply, answer) = oneshot::channel();
-        if matches!(how, Settle::Release(_) | Settle::GiveBack) {
+        if matches!(how, Settle::Release(_) | Settle::Postpone(_) | Settle::GiveBack) {
             self.lease.comes_again();
         }
         let _ = self.hub.send(Command::Settle { key: self.key, how, reply: Some(reply) });

@@ -18,6 +18,9 @@ use crate::session::random_u64;
 ///     if text == "later" {
 ///         return Err(Failure::retry_after(Duration::from_secs(60), "it said so"));
 ///     }
+///     if text == "not yet" {
+///         return Err(Failure::postpone(Duration::from_secs(60), "its time has not come"));
+///     }
 ///     let number: u32 = text.parse()?;
 ///     if number == 0 {
 ///         return Err(Failure::retry("it is not ready"));
@@ -37,6 +40,7 @@ pub struct Failure {
 pub(crate) enum Wish {
     Retry,
     RetryAfter(Duration),
+    Postpone(Duration),
     Reject,
 }
 
@@ -51,6 +55,14 @@ impl Failure {
     #[must_use]
     pub fn retry_after(delay: Duration, why: impl Into<String>) -> Self {
         Self { wish: Wish::RetryAfter(delay), why: why.into() }
+    }
+
+    /// Again after the given time, at most 12 h, and nothing has failed: neither does the receive count for the receive limit, nor the
+    /// message for the retry budget. For a message that has to wait for something, such as a quota or another message; it may wait
+    /// as long as it lives.
+    #[must_use]
+    pub fn postpone(delay: Duration, why: impl Into<String>) -> Self {
+        Self { wish: Wish::Postpone(delay), why: why.into() }
     }
 
     /// Never again: to the dead-letter queue, with the reason. Where the queue has none, the message is tried again.

@@ -31,7 +31,7 @@ const LAST_MOMENT: Duration = Duration::from_secs(1);
 
 impl ConsumerBuilder {
     /// Handles messages until [`ConsumerBuilder::stop_on`] says so. `Ok` removes a message from the queue; a [`Failure`] gives it
-    /// back after a delay or moves it to the dead-letter queue; a panic or a timeout gives it back and is counted.
+    /// back after a delay, puts it off, or moves it to the dead-letter queue; a panic or a timeout gives it back and is counted.
     ///
     /// At the end everything that was received is finished or given back. When this future is dropped, handlers are dropped at
     /// once, and what they held is given back.
@@ -179,6 +179,14 @@ where
     }
 }
 
+fn tell(delivery: &Delivery, failure: &Failure) {
+    let (queue, id, why) = (delivery.queue(), delivery.id, failure.why());
+    match failure.wish {
+        Wish::Postpone(_) => tracing::debug!(queue, ?id, why, "a handler put a message off"),
+        _ => tracing::warn!(queue, ?id, why, "a handler failed"),
+    }
+}
+
 /// One message at a handler.
 struct Work<H> {
     handler: Arc<H>,
@@ -208,8 +216,7 @@ where
         let (how, count) = match &result {
             Ok(()) => (Settle::Ack, Count::Acked),
             Err(failure) => {
-                let (id, why) = (delivery.id, failure.why());
-                tracing::warn!(queue = delivery.queue(), ?id, why, "a handler failed");
+                tell(&delivery, failure);
                 self.settle_of(failure, delivery.receive_count)
             }
         };
@@ -218,7 +225,8 @@ where
         match settling.await {
             Ok(()) => {
                 self.counters.add(count);
-                if count == Count::Retried { Fate::Returned } else { Fate::Done }
+                let comes_again = matches!(count, Count::Retried | Count::Postponed);
+                if comes_again { Fate::Returned } else { Fate::Done }
             }
             Err(error) if error.reason == Reason::NoDeadLetterQueue => {
                 tracing::warn!(
@@ -265,6 +273,7 @@ where
         match failure.wish {
             Wish::Retry => (Settle::Release(by_policy), Count::Retried),
             Wish::RetryAfter(delay) => (Settle::Release(delay.min(DELAY_MAX)), Count::Retried),
+            Wish::Postpone(delay) => (Settle::Postpone(delay.min(DELAY_MAX)), Count::Postponed),
             Wish::Reject => (Settle::Reject(shortened(failure.why().to_owned()), by_policy), Count::Rejected),
         }
     }

@@ -169,7 +169,7 @@ fn place_of(how: &Settle) -> u8 {
     match how {
         Settle::Ack => 0,
         Settle::Extend(_) => 1,
-        Settle::Release(_) | Settle::GiveBack => 2,
+        Settle::Release(_) | Settle::Postpone(_) | Settle::GiveBack => 2,
         Settle::Reject(..) => 3,
     }
 }
@@ -184,6 +184,10 @@ fn wire(tag: u64, id: RequestId, items: &[SettleItem]) -> PullSettle {
             Settle::Release(delay) => {
                 let delay_ms = millis(*delay);
                 settle.releases.push(ReleaseItem { receipt, delay_ms, untouched: false });
+            }
+            Settle::Postpone(delay) => {
+                let delay_ms = millis(*delay);
+                settle.releases.push(ReleaseItem { receipt, delay_ms, untouched: true });
             }
             Settle::GiveBack => {
                 settle.releases.push(ReleaseItem { receipt, delay_ms: 0, untouched: true });

@@ -17,6 +17,10 @@ const KEEP_FOR: Duration = Duration::from_secs(15 * 24 * 60 * 60);
 /// How long a handler waits for another message that is at its operation, before its message is given back.
 const BUSY_WAIT_MAX: Duration = Duration::from_secs(2);
 const BUSY_PAUSE_MIN: Duration = Duration::from_millis(20);
+/// For how long it is put off then.
+const PUT_OFF_MIN: Duration = Duration::from_secs(1);
+const PUT_OFF_MAX: Duration = Duration::from_secs(30);
+const PUT_OFF_BLINDLY: Duration = Duration::from_secs(5);
 const CLAIM_FOR: Duration = Duration::from_secs(5 * 60);
 
 type Key = dyn Fn(&Job) -> String + Send + Sync;
@@ -186,8 +190,8 @@ impl<S: Store> Idempotent<S> {
     /// ```
     ///
     /// # Errors
-    /// That of the effect. Otherwise a [`Failure`] that tries again: the store failed, another delivery took the operation over, or another
-    /// message is at it.
+    /// That of the effect. Otherwise a [`Failure`] that tries again, since the store failed or another delivery took the operation over, or
+    /// that postpones, since another message is at it.
     pub async fn apply<E>(&self, operation: &Operation, effect: E) -> Result<Bytes, Failure>
     where
         E: for<'c> FnOnce(&'c mut S::Claim) -> BoxFuture<'c, Result<Bytes, Failure>> + Send,
@@ -200,7 +204,7 @@ impl<S: Store> Idempotent<S> {
             Begun::Claimed(claim) => claim,
             Begun::Done(result) => return Ok(result),
             Begun::Superseded => return Err(superseded()),
-            Begun::Busy(left) => return Err(busy(key, left)),
+            Begun::Busy(left) => return Err(busy(key, left, self.times.claim_for)),
         };
         let result = match effect(&mut claim).await {
             Ok(result) => result,
@@ -228,13 +232,14 @@ fn in_time(cancelled: &CancellationToken, deadline: Instant) -> Result<(), Failu
     Ok(())
 }
 
-/// Comes again when the other message is silent for too long, where that is known.
-fn busy(key: &str, left: Option<Duration>) -> Failure {
+/// Puts the message off for as long as the other one is silent so far, where that is known: its handler may be at work, or have died
+/// and come again in a moment.
+fn busy(key: &str, left: Option<Duration>, claim_for: Duration) -> Failure {
     let why = format!("another message is at operation {key:?}");
-    match left {
-        Some(left) => Failure::retry_after(left, format!("{why}, for {} ms at most", left.as_millis())),
-        None => Failure::retry(why),
-    }
+    let Some(left) = left else { return Failure::postpone(PUT_OFF_BLINDLY, why) };
+    let silent = claim_for.saturating_sub(left);
+    let delay = silent.clamp(PUT_OFF_MIN, PUT_OFF_MAX).min(left);
+    Failure::postpone(delay, format!("{why}, for {} ms at most", left.as_millis()))
 }
 
 impl<S: std::fmt::Debug> std::fmt::Debug for Idempotent<S> {
@@ -271,13 +276,13 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_busy_operation_is_given_back_soon_and_for_as_long_as_the_store_knows() {
-        let (why, left) = ("another message is at operation \"k\"", Duration::from_secs(60));
-        for (left, expected) in [
-            (None, Failure::retry(why)),
-            (Some(left), Failure::retry_after(left, format!("{why}, for 60000 ms at most"))),
-        ] {
+    async fn a_message_whose_operation_is_busy_is_put_off_for_as_long_as_the_other_is_silent() {
+        for (left_s, delay_s) in [(None, 5), (Some(300), 1), (Some(290), 10), (Some(200), 30), (Some(7), 7)] {
+            let left = left_s.map(Duration::from_secs);
             let (once, began) = (Idempotent::new(SlowlyBusy(left)), Instant::now());
+            let known = left_s.map(|left_s| format!(", for {left_s}000 ms at most")).unwrap_or_default();
+            let why = format!("another message is at operation \"k\"{known}");
+            let expected = Failure::postpone(Duration::from_secs(delay_s), why);
             let operation = Operation { key: "k".into(), message: "m".into(), fencing_token: 1 };
             let given_back = once.apply(&operation, |_| Box::pin(async { Ok(Bytes::new()) })).await;
             assert_eq!(given_back, Err(expected));

@@ -131,6 +131,13 @@ impl Shared {
         items.map(|item| (item.receipt.to_vec(), item.delay_ms)).collect()
     }
 
+    /// Those of the releases with which nothing has failed.
+    pub fn untouched(&self) -> BTreeSet<Vec<u8>> {
+        let state = self.state();
+        let items = state.settles.iter().flat_map(|settle| &settle.releases);
+        items.filter(|item| item.untouched).map(|item| item.receipt.to_vec()).collect()
+    }
+
     /// Receipts and reasons.
     pub fn rejected(&self) -> BTreeMap<Vec<u8>, String> {
         let state = self.state();

@@ -43,10 +43,11 @@ impl Settle<'_> {
         })
     }
 
-    /// Whether somebody has worked on the message at a place.
+    /// What a consumer has had to do with the message at a place.
     fn touch(&self, at: usize) -> Touch {
         match self {
-            Self::Release(items) if items[at].untouched => Touch::None,
+            Self::Release(items) if items[at].untouched && items[at].delay_ms == 0 => Touch::None,
+            Self::Release(items) if items[at].untouched => Touch::PutOff,
             _ => Touch::Worked,
         }
     }
@@ -58,10 +59,11 @@ impl Settle<'_> {
         match self {
             Self::Ack(_) => Command::Ack { queue, receipts: receipts() },
             Self::Extend(_) => Command::Extend { queue, items: pairs() },
-            Self::Release(_) if items.iter().all(|item| item.touch == Touch::None) => {
-                Command::GiveBack { queue, receipts: receipts() }
-            }
-            Self::Release(_) => Command::Release { queue, items: pairs() },
+            Self::Release(_) => match items.first().map(|item| item.touch) {
+                Some(Touch::None) => Command::GiveBack { queue, receipts: receipts() },
+                Some(Touch::PutOff) => Command::Postpone { queue, items: pairs() },
+                _ => Command::Release { queue, items: pairs() },
+            },
             Self::Reject(rejected) => {
                 let why = |item: &Item| (item.receipt, rejected[item.at].why.as_bytes());
                 Command::Reject { queue, items: items.iter().map(why).collect() }
@@ -70,10 +72,12 @@ impl Settle<'_> {
     }
 }
 
-/// Whether a consumer has worked on a message.
+/// What a consumer has had to do with a message.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Touch {
     None,
+    /// It did not want it yet.
+    PutOff,
     Worked,
 }
 
@@ -109,7 +113,7 @@ pub async fn settle(
         }
     }
     let Sorted { mut outcomes, parts, .. } = sorted;
-    // What is touched and what is not are commands of their own: they must not share a name.
+    // Each kind of touch is a command of its own: they must not share a name.
     let is_mixed = (0..settle.len()).any(|at| settle.touch(at) != settle.touch(0));
     let request = request.filter(|_| !is_mixed);
     let settled =

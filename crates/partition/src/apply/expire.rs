@@ -81,6 +81,7 @@ impl Partition {
         shard.leave_state(&mut self.store, slot, notes);
         match lane {
             Lane::Fresh => shard.enter_ready(&mut self.store, slot, lane, notes),
+            Lane::PutOff => shard.enter_ready(&mut self.store, slot, Lane::Returned, notes),
             Lane::Returned | Lane::Suspect => shard.come_back(&mut self.store, slot, notes),
         }
         shard.refresh_group_of(&mut self.store, slot, notes);

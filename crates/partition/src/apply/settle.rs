@@ -78,6 +78,23 @@ impl Partition {
         })
     }
 
+    /// O(items * log deadlines).
+    pub(crate) fn postpone(
+        &mut self,
+        queue: QueueId,
+        items: &[(Receipt, u32)],
+        notes: &mut Notes,
+    ) -> Result<Reply, Refusal> {
+        self.each(queue, items, |shard, store, (receipt, delay_ms)| {
+            settle(shard, store, receipt, |shard, store| {
+                note_release(shard, receipt, *delay_ms, notes);
+                shard.usage.totals.given_back += 1;
+                end_lease(shard, store, receipt.slot, End::Postponed { delay_ms: *delay_ms }, notes);
+                Outcome::Done
+            })
+        })
+    }
+
     /// O(items * log targets).
     pub(crate) fn reject(
         &mut self,
@@ -258,6 +275,8 @@ pub(crate) enum End {
     Failed { delay_ms: u32 },
     /// No consumer has worked on the message.
     GivenBack,
+    /// Its consumer did not want it yet; it may come back after so long.
+    Postponed { delay_ms: u32 },
     /// Its consumer is gone, and had so many leases when it went.
     Lost { with: u32 },
 }
@@ -267,10 +286,10 @@ pub(crate) enum End {
 pub(crate) fn end_lease(shard: &mut Shard, store: &mut Store, slot: u32, end: End, notes: &mut Notes) {
     let mood = match end {
         End::Failed { .. } => shard.note_failure(store, slot),
-        End::GivenBack | End::Lost { .. } => shard.mood(),
+        End::GivenBack | End::Postponed { .. } | End::Lost { .. } => shard.mood(),
     };
     let company = shard.company_after(store, slot, end);
-    if matches!(end, End::GivenBack) {
+    if matches!(end, End::GivenBack | End::Postponed { .. }) {
         // The receive counts as one, and not for the limit: nothing has failed.
         let side = store.side_mut(slot);
         side.excused = side.excused.saturating_add(1);
@@ -299,7 +318,10 @@ pub(crate) fn end_lease(shard: &mut Shard, store: &mut Store, slot: u32, end: En
                 shard.enter_suspects(store, slot, notes);
             }
             End::GivenBack if company > 0 => shard.enter_suspects(store, slot, notes),
-            End::GivenBack => shard.enter_ready(store, slot, Lane::Returned, notes),
+            End::GivenBack | End::Postponed { delay_ms: 0 } => {
+                shard.enter_ready(store, slot, Lane::Returned, notes)
+            }
+            End::Postponed { delay_ms } => shard.enter_delayed(store, slot, Lane::PutOff, delay_ms),
             End::Failed { delay_ms: 0 } => shard.come_back(store, slot, notes),
             End::Failed { delay_ms } => shard.enter_delayed(store, slot, Lane::Returned, delay_ms),
         }

@@ -86,7 +86,7 @@ impl Shard {
         }
         let side = store.side_mut(slot);
         match end {
-            End::Failed { .. } => 0,
+            End::Failed { .. } | End::Postponed { .. } => 0,
             End::GivenBack => side.company,
             End::Lost { with } => {
                 let company = if side.company == 0 { with } else { u32::from(side.company) };

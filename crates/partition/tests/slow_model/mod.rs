@@ -562,6 +562,23 @@ impl Model {
         self.refresh_turns(queue);
     }
 
+    /// Its consumer did not want it yet.
+    pub fn postpone(&mut self, at: usize, delay_ms: u64) {
+        let Item { queue, overdue, .. } = self.items[at];
+        (self.items[at].excused, self.items[at].company) = (self.items[at].excused + 1, 0);
+        let storm = self.queues[&queue].damped.storm;
+        match self.limit_met(at).filter(|_| overdue || !storm) {
+            Some(dead) => self.kill(at, dead),
+            None if overdue => drop(self.items.remove(at)),
+            None if delay_ms > 0 => {
+                self.until(at, State::Delayed, delay_ms);
+                self.items[at].lane = 3;
+            }
+            None => self.ready(at, 1),
+        }
+        self.refresh_turns(queue);
+    }
+
     pub fn due(&self, state: State) -> Option<usize> {
         let due = |item: &Item| item.state == state && item.deadline_ms <= self.now_ms;
         let all = (0..self.items.len()).filter(|at| due(&self.items[*at]));
@@ -582,6 +599,7 @@ impl Model {
             let (queue, lane) = (self.items[at].queue, self.items[at].lane);
             match lane {
                 0 => self.ready(at, lane),
+                3 => self.ready(at, 1),
                 _ => self.come_back(at),
             }
             self.refresh_turns(queue);
@@ -646,6 +664,7 @@ impl Model {
                 self.refresh_turns(queue);
             }
             6 => self.give_back(at),
+            7 => self.postpone(at, u64::from(ms)),
             3 if ms > 0 => self.until(at, State::Leased, u64::from(ms)),
             5 => match self.queues[&queue].settings.dead_letter {
                 Some(dead) => {

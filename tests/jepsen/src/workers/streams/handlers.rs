@@ -89,6 +89,7 @@ async fn handle(mut held: Held, decision: Decision, takes: Duration) -> Fate {
     let settling = match decision {
         Decision::Ack => delivery.ack(),
         Decision::Release(delay) => delivery.release(delay),
+        Decision::Postpone(delay) => delivery.postpone(delay),
         Decision::Reject => delivery.reject(WHY),
         Decision::GiveBack => delivery.give_back(),
         Decision::AckAndGo => {
@@ -121,6 +122,7 @@ pub async fn run(life: Arc<Life>, consumer: ConsumerBuilder) {
             drop(hold);
             match as_of_a_job(decision) {
                 Decision::Release(delay) => Err(Failure::retry_after(delay, WHY)),
+                Decision::Postpone(delay) => Err(Failure::postpone(delay, WHY)),
                 Decision::Reject => Err(Failure::reject(WHY)),
                 _ => Ok(()),
             }

@@ -32,6 +32,7 @@ pub enum Decision {
     /// Without waiting for its answer.
     AckAndGo,
     Release(Duration),
+    Postpone(Duration),
     Reject,
     GiveBack,
     /// Neither; the client crate releases it.
@@ -53,7 +54,8 @@ impl Life {
             _ => Duration::from_millis(random.below(20)),
         };
         let decision = match random.below(100) {
-            0..8 => Decision::Release(Duration::from_millis(random.below(300))),
+            0..6 => Decision::Release(Duration::from_millis(random.below(300))),
+            6..8 => Decision::Postpone(Duration::from_millis(random.below(300))),
             8..11 => Decision::Reject,
             11..17 => Decision::GiveBack,
             17..22 => Decision::Drop,
@@ -139,7 +141,7 @@ impl Hold {
         let asked = match decision {
             Decision::Ack | Decision::AckAndGo => Asked::Ack,
             Decision::Reject => Asked::Reject,
-            Decision::Release(delay) => Asked::Release(delay),
+            Decision::Release(delay) | Decision::Postpone(delay) => Asked::Release(delay),
             Decision::GiveBack | Decision::Drop => Asked::Release(Duration::ZERO),
         };
         self.asked = Some((asked, self.now_us()));
