@@ -41,7 +41,8 @@ impl Client {
         settings: QueueSettings,
         shards: u32,
     ) -> Result<bool, Error> {
-        let request = self.changes().begin().await;
+        let attempts = Attempts::new(self, None, Repeat::Safe, Duration::ZERO);
+        let request = attempts.begin(self.changes()).await?;
         let wire = CreateQueueRequest {
             queue: queue.to_owned(),
             settings: Some(settings),
@@ -49,7 +50,7 @@ impl Client {
             request: Some(request.id()),
         };
         let answer =
-            self.ask(Repeat::Safe, wire, async |channel, wire| queues(channel).create_queue(wire).await);
+            self.ask_in(attempts, wire, async |channel, wire| queues(channel).create_queue(wire).await);
         Ok(answer.await?.created)
     }
 
@@ -108,13 +109,14 @@ impl Client {
     /// # Errors
     /// `InvalidArgument`, or when the queue is unknown.
     pub async fn set_queue(&self, queue: &str, settings: QueueSettings) -> Result<(), Error> {
-        let request = self.changes().begin().await;
+        let attempts = Attempts::new(self, None, Repeat::Safe, Duration::ZERO);
+        let request = attempts.begin(self.changes()).await?;
         let wire = SetQueueRequest {
             queue: queue.to_owned(),
             settings: Some(settings),
             request: Some(request.id()),
         };
-        self.ask(Repeat::Safe, wire, async |channel, wire| queues(channel).set_queue(wire).await).await?;
+        self.ask_in(attempts, wire, async |channel, wire| queues(channel).set_queue(wire).await).await?;
         Ok(())
     }
 
@@ -147,10 +149,10 @@ impl Client {
     /// # Errors
     /// When the queue is unknown. Not tried again after `Unknown`.
     pub async fn delete_queue(&self, queue: &str) -> Result<(), Error> {
-        let request = self.changes().begin().await;
+        let attempts = Attempts::new(self, None, Repeat::Unsafe, Duration::ZERO);
+        let request = attempts.begin(self.changes()).await?;
         let wire = DeleteQueueRequest { queue: queue.to_owned(), request: Some(request.id()) };
-        self.ask(Repeat::Unsafe, wire, async |channel, wire| queues(channel).delete_queue(wire).await)
-            .await?;
+        self.ask_in(attempts, wire, async |channel, wire| queues(channel).delete_queue(wire).await).await?;
         Ok(())
     }
 
@@ -410,7 +412,18 @@ impl Client {
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
-        let attempts = Attempts::new(self, None, repeat, Duration::ZERO);
+        self.ask_in(Attempts::new(self, None, repeat, Duration::ZERO), wire, call).await
+    }
+
+    async fn ask_in<W: Clone, T, F>(
+        &self,
+        attempts: Attempts<'_>,
+        wire: W,
+        call: impl Fn(Channel, W) -> F,
+    ) -> Result<T, Error>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
         self.call(attempts, |channel| call(channel, wire.clone())).await
     }
 }

@@ -1,6 +1,7 @@
 //! One call, tried until it has a result or its time is over.
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use leasehold_proto::v1::Outcome;
@@ -9,6 +10,7 @@ use tonic::transport::Channel;
 use tonic::{Response, Status};
 
 use crate::backoff::Backoff;
+use crate::session::{Request, Sessions};
 use crate::{Client, Error};
 
 /// What an attempt may take beyond the wait it asks for: more than a node looks for a leader.
@@ -40,6 +42,14 @@ impl<'a> Attempts<'a> {
         Self { client, queue, repeat, wait, deadline, backoff: Backoff::default(), was_unknown: false }
     }
 
+    /// Names the request of the call; what it waits for that counts as time of the call.
+    ///
+    /// # Errors
+    /// `NotDone` when the time is over before anything was sent.
+    pub(crate) async fn begin(&self, sessions: &Arc<Sessions>) -> Result<Request, Error> {
+        sessions.begin(self.deadline).await
+    }
+
     pub(crate) async fn once<T, F>(&mut self, attempt: impl FnOnce(Channel) -> F) -> Result<T, Error>
     where
         F: Future<Output = Result<Response<T>, Status>>,
@@ -51,8 +61,7 @@ impl<'a> Attempts<'a> {
             Ok(answer) => answer.map(Response::into_inner).map_err(Error::from),
             Err(_) => Err(Error::timed_out(format!("{address} did not answer in time"))),
         };
-        self.client.note_result(&address, self.queue, result.as_ref().err());
-        result
+        self.client.note_result(&address, self.queue, result)
     }
 
     /// Waits before the next attempt, or gives the error back that ends the call.

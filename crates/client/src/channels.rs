@@ -24,6 +24,8 @@ const CONNECTION_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
 /// How long a node that failed is asked only when no other is left; doubles while it fails at each try.
 const MISTRUST_MIN: Duration = Duration::from_secs(1);
 const MISTRUST_DOUBLINGS_MAX: u32 = 5;
+/// How long a node that belonged to no cluster is believed not to have joined one.
+const OUTSIDE_TIME: Duration = Duration::from_secs(1);
 
 /// The connections of one client, by the node's address.
 pub(crate) struct Channels {
@@ -40,9 +42,15 @@ struct Known {
     channel: Channel,
     failures: u32,
     mistrusted_until: Option<Instant>,
+    /// It said a moment ago that it belongs to no cluster.
+    outside_until: Option<Instant>,
 }
 
 impl Known {
+    fn new(channel: Channel) -> Self {
+        Self { channel, failures: 0, mistrusted_until: None, outside_until: None }
+    }
+
     fn is_trusted(&self) -> bool {
         self.mistrusted_until.is_none_or(|until| until <= Instant::now())
     }
@@ -97,10 +105,7 @@ impl Channels {
             Some(dialer) => endpoint.connect_with_connector_lazy(dialer.clone()),
             None => endpoint.connect_timeout(CONNECT_TIMEOUT).connect_lazy(),
         };
-        known.insert(
-            address.to_owned(),
-            Known { channel: channel.clone(), failures: 0, mistrusted_until: None },
-        );
+        known.insert(address.to_owned(), Known::new(channel.clone()));
         Ok(channel)
     }
 
@@ -133,7 +138,20 @@ impl Channels {
     }
 
     pub(crate) fn note_success(&self, address: &str) {
-        self.with(address, |known| (known.failures, known.mistrusted_until) = (0, None));
+        self.with(address, |known| {
+            (known.failures, known.mistrusted_until, known.outside_until) = (0, None, None);
+        });
+    }
+
+    /// This node belongs to no cluster. Whether another may: an endpoint that did not say the same a moment ago or, where `has_routes`,
+    /// any such node.
+    pub(crate) fn note_outside(&self, address: &str, has_routes: bool) -> bool {
+        let now = Instant::now();
+        self.with(address, |known| known.outside_until = Some(now + OUTSIDE_TIME));
+        let may_serve = |known: &Known| known.outside_until.is_none_or(|until| until <= now);
+        let is_asked = |address: &String| has_routes || self.endpoints.contains(address);
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.iter().any(|(other, known)| other != address && is_asked(other) && may_serve(known))
     }
 
     pub(crate) fn is_trusted(&self, address: &str) -> bool {
@@ -205,6 +223,20 @@ mod tests {
             let error = scheme(wrong).unwrap_err();
             assert_eq!((error.outcome, error.reason), (Outcome::NotDone, Reason::InvalidArgument), "{wrong}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_node_without_a_cluster_matters_only_when_no_other_may_have_one() {
+        let two = of(&["a:1", "b:1"], None).unwrap();
+        assert!(two.note_outside("a:1", false));
+        assert!(!two.note_outside("b:1", false), "both say so");
+        two.note_success("a:1");
+        assert!(two.note_outside("b:1", false));
+        let one = of(&["a:1"], None).unwrap();
+        assert!(!one.note_outside("a:1", true));
+        one.channel("c:1").unwrap();
+        assert!(one.note_outside("a:1", true));
+        assert!(!one.note_outside("a:1", false), "only calls with routes go to other nodes");
     }
 
     #[tokio::test]

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use leasehold_proto::v1::cluster_client::ClusterClient;
 use leasehold_proto::v1::messages_client::MessagesClient;
@@ -13,14 +13,16 @@ use tonic::transport::Channel;
 
 use crate::backoff::RetryBudget;
 use crate::channels::{Channels, Scheme, scheme};
-use crate::routes::{FRESH, Leaders, Look, RouteCache};
-use crate::session::{Sessions, WINDOW_MAX};
+use crate::routes::{FRESH, Facts, Leaders, Look, RouteCache};
+use crate::session::{REQUESTS_MAX, Sessions, WINDOW_MAX};
 use crate::{Error, Tls};
 
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longer times are as good as this one, and could be more than a clock counts.
 pub(crate) const TIME_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 const RETRIES_PER_SECOND: u32 = 200;
+/// Receives that may wait at a time. A node takes 1,024 calls on a connection, and other calls need some.
+const RECEIVES_MAX: usize = 768;
 /// A look for routes that takes longer is given up; the request goes to any endpoint.
 const ROUTES_TIMEOUT: Duration = Duration::from_millis(500);
 /// The largest answer that is read: a receive of 4 MiB, or one message beyond it, and what surrounds it.
@@ -100,9 +102,9 @@ impl ClientBuilder {
                 tls,
                 retries_per_second: self.retries_per_second,
                 routes: RouteCache::default(),
-                writes: Sessions::new(WINDOW_MAX),
-                receives: Sessions::new(1),
-                changes: Sessions::new(WINDOW_MAX),
+                writes: Sessions::new(WINDOW_MAX, REQUESTS_MAX),
+                receives: Sessions::new(1, RECEIVES_MAX),
+                changes: Sessions::new(WINDOW_MAX, REQUESTS_MAX),
                 turn: AtomicUsize::new(0),
                 settings,
             }),
@@ -219,11 +221,21 @@ impl Client {
 
     /// The node to ask next: a leader of the queue in turn, or any endpoint.
     pub(crate) async fn address_for(&self, queue: Option<&str>) -> String {
-        let turn = self.inner.turn.fetch_add(1, Ordering::Relaxed);
         match queue {
-            Some(queue) => self.inner.channels.pick(&self.leaders(queue, FRESH).await.addresses, turn),
-            None => self.inner.channels.pick(&[], turn),
+            Some(queue) => self.address_and_facts(queue).await.0,
+            None => self.inner.channels.pick(&[], self.turn()),
         }
+    }
+
+    /// A node to ask about a queue, and what is known of it.
+    pub(crate) async fn address_and_facts(&self, queue: &str) -> (String, Option<Facts>) {
+        let turn = self.turn();
+        let leaders = self.leaders(queue, FRESH).await;
+        (self.inner.channels.pick(&leaders.addresses, turn), leaders.facts)
+    }
+
+    fn turn(&self) -> usize {
+        self.inner.turn.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Who leads shards of the queue, by an answer that is at most that old unless none comes.
@@ -232,10 +244,10 @@ impl Client {
             Look::Fresh(leaders) => return leaders,
             Look::Due(leaders) => leaders,
         };
-        let address = self.inner.channels.pick(&[], 0);
+        let (address, asked) = (self.inner.channels.pick(&[], 0), Instant::now());
         match self.ask_routes(&address, queue).await {
             Ok(routes) => {
-                let leaders = self.inner.routes.learn(queue, &routes);
+                let leaders = self.inner.routes.learn(queue, &routes, asked);
                 // It may be cut off from those who know.
                 if !leaders.is_complete {
                     self.inner.channels.move_on_from(&address);
@@ -256,23 +268,47 @@ impl Client {
             Ok(answer) => answer.map(tonic::Response::into_inner).map_err(Error::from),
             Err(_) => Err(Error::timed_out(format!("{address} did not answer in time"))),
         };
-        self.note_result(address, None, result.as_ref().err());
-        result
+        self.note_result(address, None, result)
     }
 
     /// Learns from how an attempt at a node went.
-    pub(crate) fn note_result(&self, address: &str, queue: Option<&str>, error: Option<&Error>) {
-        match error {
-            Some(error) if error.is_of_the_node() => self.inner.channels.note_failure(address),
-            // It may be cut off from the leader that others know; it is not to blame otherwise.
-            Some(error) if error.reason == Reason::NoLeader => self.inner.channels.move_on_from(address),
-            _ => self.inner.channels.note_success(address),
+    pub(crate) fn note_result<T>(
+        &self,
+        address: &str,
+        queue: Option<&str>,
+        result: Result<T, Error>,
+    ) -> Result<T, Error> {
+        if result.is_ok() {
+            self.inner.channels.note_success(address);
         }
-        if let (Some(queue), Some(error)) = (queue, error)
+        result.map_err(|error| self.note_error(address, queue, error))
+    }
+
+    /// Learns from why an attempt at a node failed, and says in the error whether another node may do better.
+    pub(crate) fn note_error(&self, address: &str, queue: Option<&str>, error: Error) -> Error {
+        let channels = &self.inner.channels;
+        let is_outside = error.reason == Reason::NotInitialised;
+        let is_alone = is_outside && !channels.note_outside(address, queue.is_some());
+        let error = if is_outside && !is_alone { error.of_an_outsider() } else { error };
+        if error.is_of_the_node() {
+            channels.note_failure(address);
+        } else if error.reason == Reason::NoLeader {
+            // It may be cut off from the leader that others know; it is not to blame otherwise.
+            channels.move_on_from(address);
+        } else if !is_outside {
+            channels.note_success(address);
+        }
+        if let Some(queue) = queue
             && error.spoils_routes()
         {
-            self.inner.routes.spoil(queue);
+            self.spoil_routes(queue);
         }
+        error
+    }
+
+    /// What is known of a queue may be so no longer.
+    pub(crate) fn spoil_routes(&self, queue: &str) {
+        self.inner.routes.spoil(queue);
     }
 }
 

@@ -36,6 +36,8 @@ pub(crate) enum Origin {
     Server,
     /// The connection, a proxy, or a time limit of this client: another node may do better.
     Transport,
+    /// A node that belongs to no cluster, while another may.
+    Outsider,
 }
 
 impl Error {
@@ -51,6 +53,11 @@ impl Error {
 
     pub(crate) fn transport(outcome: Outcome, reason: Reason, detail: impl Into<String>) -> Self {
         Self { outcome, origin: Origin::Transport, ..Self::not_done(reason, detail) }
+    }
+
+    /// Of a node that belongs to no cluster, where another may do better.
+    pub(crate) fn of_an_outsider(self) -> Self {
+        Self { origin: Origin::Outsider, ..self }
     }
 
     pub(crate) fn timed_out(detail: impl Into<String>) -> Self {
@@ -75,12 +82,12 @@ impl Error {
             Reason::Busy | Reason::NoLeader | Reason::Stopping | Reason::NodeFailed | Reason::TimedOut
         );
         let is_open = self.outcome == Outcome::Unknown && self.reason == Reason::None;
-        passes || is_open || self.retry_after.is_some() || self.origin == Origin::Transport
+        passes || is_open || self.retry_after.is_some() || self.origin != Origin::Server
     }
 
     /// Whether to ask another node, and for the routes anew.
     pub(crate) fn is_of_the_node(&self) -> bool {
-        self.origin == Origin::Transport || matches!(self.reason, Reason::Stopping | Reason::NodeFailed)
+        self.origin != Origin::Server || matches!(self.reason, Reason::Stopping | Reason::NodeFailed)
     }
 
     /// Whether the leaders are no longer where they were.

@@ -10,6 +10,10 @@ use tokio::time::Instant;
 
 use crate::Error;
 
+/// Attributes that do not count with Amazon, and so not with a node, while they are no longer than this.
+const OF_SQS: &[&str] = &["AWS.TraceHeader", "AWS.MessageDeduplicationId"];
+const OF_SQS_BYTES_MAX: usize = 1_024;
+
 /// A message to send.
 ///
 /// ```
@@ -79,6 +83,17 @@ impl NewMessage {
     /// Bytes on the wire.
     pub(crate) fn size_bytes(&self) -> usize {
         self.wire.encoded_len()
+    }
+
+    /// Body and attributes, as a node counts them for the limit of a queue.
+    pub(crate) fn counted_bytes(&self) -> usize {
+        let is_of_sqs = |attribute: &Attribute| {
+            OF_SQS.contains(&attribute.name.as_str()) && attribute.value.len() <= OF_SQS_BYTES_MAX
+        };
+        let counted = self.wire.attributes.iter().filter(|attribute| !is_of_sqs(attribute));
+        let of_attribute =
+            |attribute: &Attribute| attribute.name.len() + attribute.r#type.len() + attribute.value.len();
+        self.wire.body.len() + counted.map(of_attribute).sum::<usize>()
     }
 }
 

@@ -52,7 +52,8 @@ impl Client {
         if batch.is_empty() {
             return Ok(Vec::new());
         }
-        let request = self.writes().begin().await;
+        let attempts = self.attempts(queue);
+        let request = attempts.begin(self.writes()).await?;
         let wire = SendRequest {
             queue: queue.to_owned(),
             messages: batch.into_iter().map(|message| message.wire).collect(),
@@ -65,7 +66,7 @@ impl Client {
         let read = |answer: leasehold_proto::v1::SendResponse| {
             answer.outcomes.iter().map(Sent::from_outcome).collect()
         };
-        self.call_for_items(queue, wire.messages.len(), attempt, read).await
+        self.call_for_items(attempts, wire.messages.len(), attempt, read).await
     }
 
     /// Leases messages; an empty result after `options.wait` means that there were none.
@@ -86,19 +87,20 @@ impl Client {
     /// # Errors
     /// When no messages could be leased. After `Unknown`, messages may be leased to nobody until their leases end.
     pub async fn receive(&self, queue: &str, options: ReceiveOptions) -> Result<Vec<Message>, Error> {
-        let request = self.receives().begin().await;
-        let wait = options.wait.min(TIME_MAX);
+        let (asked, wait) = (Instant::now(), options.wait.min(TIME_MAX));
+        let attempts = Attempts::new(self, Some(queue), Repeat::Safe, wait);
+        let request = attempts.begin(self.receives()).await?;
         let wire = ReceiveRequest {
             queue: queue.to_owned(),
             messages_max: options.messages_max,
             lease_ms: options.lease.map(millis),
-            wait_ms: millis(wait),
+            // It may have waited for its turn already.
+            wait_ms: millis(wait).saturating_sub(millis(asked.elapsed())),
             consumer: options.consumer,
             request: Some(request.id()),
             attempt_id: options.attempt_id,
             bytes_max: options.bytes_max,
         };
-        let attempts = Attempts::new(self, Some(queue), Repeat::Safe, wait);
         let answer = self
             .call(attempts, |channel| {
                 let wire = wire.clone();
@@ -131,14 +133,15 @@ impl Client {
     /// # Errors
     /// When nothing is known of any receipt. Of single ones: `ReceiptStale`, `MessageGone`, `ReceiptForged`.
     pub async fn ack(&self, queue: &str, receipts: &[Bytes]) -> Result<ItemResults<()>, Error> {
-        let request = self.writes().begin().await;
+        let attempts = self.attempts(queue);
+        let request = attempts.begin(self.writes()).await?;
         let wire =
             AckRequest { queue: queue.to_owned(), receipts: receipts.to_vec(), request: Some(request.id()) };
         let attempt = |channel| {
             let wire = wire.clone();
             async move { messages(channel).ack(wire).await }
         };
-        self.settle(queue, receipts.len(), attempt).await
+        self.settle(attempts, receipts.len(), attempt).await
     }
 
     /// Makes leases end the given time from now, up to 12 h after their receive. At most 4,096.
@@ -159,7 +162,8 @@ impl Client {
     /// # Errors
     /// As [`Client::ack`], and `LeaseTooLong`.
     pub async fn extend(&self, queue: &str, leases: &[Lease]) -> Result<ItemResults<()>, Error> {
-        let request = self.writes().begin().await;
+        let attempts = self.attempts(queue);
+        let request = attempts.begin(self.writes()).await?;
         let item =
             |lease: &Lease| ExtendItem { receipt: lease.receipt.clone(), lease_ms: millis(lease.duration) };
         let wire = ExtendRequest {
@@ -171,7 +175,7 @@ impl Client {
             let wire = wire.clone();
             async move { messages(channel).extend(wire).await }
         };
-        self.settle(queue, leases.len(), attempt).await
+        self.settle(attempts, leases.len(), attempt).await
     }
 
     /// Gives messages back, ready again after the given time. At most 4,096.
@@ -224,7 +228,8 @@ impl Client {
         leases: &[Lease],
         untouched: bool,
     ) -> Result<ItemResults<()>, Error> {
-        let request = self.writes().begin().await;
+        let attempts = self.attempts(queue);
+        let request = attempts.begin(self.writes()).await?;
         let item = |lease: &Lease| ReleaseItem {
             receipt: lease.receipt.clone(),
             delay_ms: millis(lease.duration),
@@ -239,7 +244,7 @@ impl Client {
             let wire = wire.clone();
             async move { messages(channel).release(wire).await }
         };
-        self.settle(queue, leases.len(), attempt).await
+        self.settle(attempts, leases.len(), attempt).await
     }
 
     /// Moves messages to the queue's dead-letter queue, each with a reason of at most 1,024 bytes. At most 4,096.
@@ -258,7 +263,8 @@ impl Client {
     /// # Errors
     /// As [`Client::ack`], and `NoDeadLetterQueue`: the lease stays as it was.
     pub async fn reject(&self, queue: &str, rejections: &[Rejection]) -> Result<ItemResults<()>, Error> {
-        let request = self.writes().begin().await;
+        let attempts = self.attempts(queue);
+        let request = attempts.begin(self.writes()).await?;
         let item = |rejection: &Rejection| RejectItem {
             receipt: rejection.receipt.clone(),
             why: rejection.why.clone(),
@@ -272,7 +278,7 @@ impl Client {
             let wire = wire.clone();
             async move { messages(channel).reject(wire).await }
         };
-        self.settle(queue, rejections.len(), attempt).await
+        self.settle(attempts, rejections.len(), attempt).await
     }
 
     /// Looks at up to 1,000 messages without leasing them; 0 means 10.
@@ -289,9 +295,8 @@ impl Client {
     /// # Errors
     /// When no answer came, or the queue is unknown.
     pub async fn peek(&self, queue: &str, messages_max: u32) -> Result<Vec<Peeked>, Error> {
-        let attempts = Attempts::new(self, Some(queue), Repeat::Safe, Duration::ZERO);
         let answer = self
-            .call(attempts, |channel| {
+            .call(self.attempts(queue), |channel| {
                 let wire = PeekRequest { queue: queue.to_owned(), messages_max };
                 async move { messages(channel).peek(wire).await }
             })
@@ -314,17 +319,20 @@ impl Client {
     /// # Errors
     /// When no answer came, or the queue or partition is unknown.
     pub async fn why(&self, queue: &str, id: MessageId) -> Result<WhyResponse, Error> {
-        let attempts = Attempts::new(self, Some(queue), Repeat::Safe, Duration::ZERO);
-        self.call(attempts, |channel| {
+        self.call(self.attempts(queue), |channel| {
             let wire = WhyRequest { queue: queue.to_owned(), id: Some(id) };
             async move { messages(channel).why(wire).await }
         })
         .await
     }
 
+    fn attempts<'a>(&'a self, queue: &'a str) -> Attempts<'a> {
+        Attempts::new(self, Some(queue), Repeat::Safe, Duration::ZERO)
+    }
+
     async fn settle<F>(
         &self,
-        queue: &str,
+        attempts: Attempts<'_>,
         asked: usize,
         attempt: impl Fn(Channel) -> F,
     ) -> Result<ItemResults<()>, Error>
@@ -335,13 +343,13 @@ impl Client {
             return Ok(Vec::new());
         }
         let read = |answer: SettleResponse| answer.outcomes.iter().map(settled).collect();
-        self.call_for_items(queue, asked, attempt, read).await
+        self.call_for_items(attempts, asked, attempt, read).await
     }
 
     /// A call whose items have results of their own: tried again as a whole until every item has a final one.
     async fn call_for_items<A, T, F>(
         &self,
-        queue: &str,
+        mut attempts: Attempts<'_>,
         asked: usize,
         attempt: impl Fn(Channel) -> F,
         read: impl Fn(A) -> ItemResults<T>,
@@ -349,7 +357,6 @@ impl Client {
     where
         F: Future<Output = Result<Response<A>, Status>>,
     {
-        let mut attempts = Attempts::new(self, Some(queue), Repeat::Safe, Duration::ZERO);
         let mut items = Items::new(asked);
         loop {
             let answer = attempts.once(&attempt).await.map(&read);

@@ -27,6 +27,8 @@ pub(crate) struct Leaders {
 /// What a consumer wants to know of its queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Facts {
+    /// When the node was asked for them.
+    pub(crate) asked: Instant,
     /// Messages of a group are in order.
     pub(crate) is_fifo: bool,
     /// Of the queue; `None` when the node did not say.
@@ -42,7 +44,8 @@ pub(crate) struct RouteCache {
 struct Known {
     leaders: Leaders,
     looked: Instant,
-    is_spoiled: bool,
+    /// Since when it may be wrong.
+    spoiled: Option<Instant>,
 }
 
 /// What the cache answers.
@@ -59,7 +62,7 @@ impl RouteCache {
         let now = Instant::now();
         if let Some(known) = queues.get_mut(queue) {
             let age = now.duration_since(known.looked);
-            if age < PAUSE_MIN || (age < age_max && !known.is_spoiled) {
+            if age < PAUSE_MIN || (age < age_max && known.spoiled.is_none()) {
                 return Look::Fresh(known.leaders.clone());
             }
             known.looked = now;
@@ -68,30 +71,62 @@ impl RouteCache {
         if queues.len() >= QUEUES_MAX {
             queues.clear();
         }
-        let known = Known { leaders: Leaders::default(), looked: now, is_spoiled: true };
+        let known = Known { leaders: Leaders::default(), looked: now, spoiled: Some(now) };
         queues.insert(queue.to_owned(), known);
         Look::Due(Leaders::default())
     }
 
-    /// Remembers an answer. Shards without a leader make the next look come soon.
-    pub(crate) fn learn(&self, queue: &str, routes: &RoutesResponse) -> Leaders {
+    /// Remembers an answer. Shards without a leader make the next look come soon, and so does what was spoiled since it was asked for.
+    pub(crate) fn learn(&self, queue: &str, routes: &RoutesResponse, asked: Instant) -> Leaders {
         let mut addresses: Vec<_> = routes.shards.iter().map(|shard| shard.leader_address.clone()).collect();
         let is_complete = !addresses.is_empty() && !addresses.iter().any(String::is_empty);
         addresses.retain(|address| !address.is_empty());
         addresses.sort_unstable();
         addresses.dedup();
         let lease = (routes.lease_ms > 0).then(|| Duration::from_millis(routes.lease_ms));
-        let facts = Some(Facts { is_fifo: routes.kind() == QueueKind::Fifo, lease });
+        let facts = Some(Facts { asked, is_fifo: routes.kind() == QueueKind::Fifo, lease });
         let leaders = Leaders { addresses: addresses.into(), is_complete, facts };
-        let known = Known { leaders: leaders.clone(), looked: Instant::now(), is_spoiled: !is_complete };
-        self.queues.lock().unwrap_or_else(PoisonError::into_inner).insert(queue.to_owned(), known);
+        let looked = Instant::now();
+        let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = queues.get(queue).and_then(|known| known.spoiled).filter(|spoiled| *spoiled > asked);
+        let spoiled = since.or((!is_complete).then_some(looked));
+        queues.insert(queue.to_owned(), Known { leaders: leaders.clone(), looked, spoiled });
         leaders
     }
 
     pub(crate) fn spoil(&self, queue: &str) {
         let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = queues.get_mut(queue) {
-            known.is_spoiled = true;
+            known.spoiled = Some(Instant::now());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use leasehold_proto::v1::ShardRoute;
+
+    use super::*;
+
+    fn is_due(cache: &RouteCache) -> bool {
+        std::thread::sleep(PAUSE_MIN);
+        matches!(cache.look("q", FRESH), Look::Due(_))
+    }
+
+    #[test]
+    fn an_answer_mends_only_what_was_spoiled_before_it_was_asked_for() {
+        let cache = RouteCache::default();
+        let shards = vec![ShardRoute { partition: 0, leader_address: "a:1".to_owned() }];
+        let routes = RoutesResponse { shards, ..RoutesResponse::default() };
+        assert!(matches!(cache.look("q", FRESH), Look::Due(_)));
+        cache.learn("q", &routes, Instant::now());
+        assert!(!is_due(&cache));
+        let asked = Instant::now();
+        std::thread::sleep(Duration::from_millis(1));
+        cache.spoil("q");
+        cache.learn("q", &routes, asked);
+        assert!(is_due(&cache));
+        cache.learn("q", &routes, Instant::now());
+        assert!(!is_due(&cache));
     }
 }

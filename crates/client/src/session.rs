@@ -2,25 +2,30 @@
 //!
 //! A partition remembers a bounded number of replies of a session. The requests of one session that may still be tried again
 //! therefore lie within a window of sequences; when the window is full, because one request takes long, another session goes on.
+//! A session without room has a request under way, so there are never more of them than requests may be.
 
 use std::collections::BTreeSet;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use leasehold_proto::v1::RequestId;
-use tokio::sync::Notify;
+use leasehold_proto::v1::{Outcome, Reason, RequestId};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout_at};
+
+use crate::Error;
 
 /// Sequences between the oldest unanswered request of a session and its newest: what a partition remembers.
 pub(crate) const WINDOW_MAX: u64 = 128;
-/// Sessions of one pool; beyond it new requests wait.
-const SESSIONS_MAX: usize = 256;
+/// Requests of one pool that are under way; beyond it new ones wait.
+pub(crate) const REQUESTS_MAX: usize = 4_096;
 
 /// Sessions that share the requests of one client.
 #[derive(Debug)]
 pub(crate) struct Sessions {
     window: u64,
     open: Mutex<Vec<Session>>,
-    room: Notify,
+    /// One for each request that may be under way. Who waits longest has the next: nobody who asks later overtakes.
+    places: Arc<Semaphore>,
 }
 
 #[derive(Debug)]
@@ -35,37 +40,46 @@ struct Session {
 pub(crate) struct Request {
     id: RequestId,
     sessions: Arc<Sessions>,
+    /// Free again once the sequence is answered.
+    _place: OwnedSemaphorePermit,
 }
 
 impl Sessions {
-    /// `window` is at most [`WINDOW_MAX`]; 1 for requests that take long by design.
-    pub(crate) fn new(window: u64) -> Arc<Self> {
+    /// `window` is at most [`WINDOW_MAX`]; 1 for requests that take long by design. `requests_max` may be under way.
+    pub(crate) fn new(window: u64, requests_max: usize) -> Arc<Self> {
         assert!((1..=WINDOW_MAX).contains(&window));
-        Arc::new(Self { window, open: Mutex::default(), room: Notify::new() })
+        Arc::new(Self { window, open: Mutex::default(), places: Arc::new(Semaphore::new(requests_max)) })
     }
 
-    /// Names a request, waiting while too many are under way.
-    pub(crate) async fn begin(self: &Arc<Self>) -> Request {
-        loop {
-            let room = self.room.notified();
-            if let Some(request) = self.try_begin() {
-                return request;
+    /// Names a request. While too many are under way it waits, behind those that wait already.
+    ///
+    /// # Errors
+    /// `NotDone` when there is no place for it before the deadline.
+    pub(crate) async fn begin(self: &Arc<Self>, deadline: Instant) -> Result<Request, Error> {
+        match timeout_at(deadline, Arc::clone(&self.places).acquire_owned()).await {
+            Ok(place) => Ok(self.name(place.expect("the semaphore is never closed"))),
+            Err(_) => {
+                let detail = "too many requests of this client are under way: nothing was sent";
+                Err(Error::transport(Outcome::NotDone, Reason::TimedOut, detail))
             }
-            room.await;
         }
     }
 
+    /// Names a request if it may be under way now.
     pub(crate) fn try_begin(self: &Arc<Self>) -> Option<Request> {
+        Arc::clone(&self.places).try_acquire_owned().ok().map(|place| self.name(place))
+    }
+
+    fn name(self: &Arc<Self>, place: OwnedSemaphorePermit) -> Request {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let position = match open.iter().position(|session| session.has_room(self.window)) {
             Some(position) => position,
-            None if open.len() < SESSIONS_MAX => {
+            None => {
                 open.push(Session { id: random_u64(), next: 1, unanswered: BTreeSet::new() });
                 open.len() - 1
             }
-            None => return None,
         };
-        Some(Request { id: open[position].begin(), sessions: Arc::clone(self) })
+        Request { id: open[position].begin(), sessions: Arc::clone(self), _place: place }
     }
 
     fn end(&self, id: RequestId) {
@@ -73,8 +87,6 @@ impl Sessions {
         if let Some(session) = open.iter_mut().find(|session| session.id == id.session) {
             session.unanswered.remove(&id.sequence);
         }
-        drop(open);
-        self.room.notify_waiters();
     }
 }
 
@@ -115,11 +127,19 @@ pub(crate) fn random_u64() -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use tokio::task::{JoinSet, yield_now};
+
     use super::*;
+
+    fn later() -> Instant {
+        Instant::now() + Duration::from_secs(60)
+    }
 
     #[test]
     fn a_slow_request_does_not_stretch_the_window() {
-        let sessions = Sessions::new(4);
+        let sessions = Sessions::new(4, 32);
         let slow = sessions.try_begin().unwrap();
         let mut seen = Vec::new();
         for _ in 0..20 {
@@ -132,7 +152,7 @@ mod tests {
 
     #[test]
     fn answered_requests_are_forgotten() {
-        let sessions = Sessions::new(WINDOW_MAX);
+        let sessions = Sessions::new(WINDOW_MAX, 3);
         let first = sessions.try_begin().unwrap();
         let second = sessions.try_begin().unwrap();
         drop(first);
@@ -140,16 +160,44 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn requests_wait_when_every_session_is_full() {
-        let sessions = Sessions::new(1);
-        let mut held: Vec<_> = (0..SESSIONS_MAX).map(|_| sessions.try_begin().unwrap()).collect();
+    async fn requests_wait_while_too_many_are_under_way() {
+        let sessions = Sessions::new(1, 256);
+        let mut held: Vec<_> = (0..256).map(|_| sessions.try_begin().unwrap()).collect();
         assert!(sessions.try_begin().is_none());
         let waiting = tokio::spawn({
             let sessions = Arc::clone(&sessions);
-            async move { sessions.begin().await.id() }
+            async move { sessions.begin(later()).await.unwrap().id() }
         });
-        tokio::task::yield_now().await;
+        yield_now().await;
         let freed = held.pop().unwrap().id().session;
         assert_eq!(waiting.await.unwrap().session, freed);
+    }
+
+    #[tokio::test]
+    async fn who_waits_has_its_turn_among_those_that_ask_again_and_again() {
+        const PLACES: usize = 256;
+        let sessions = Sessions::new(1, PLACES);
+        let mut loopers = JoinSet::new();
+        for _ in 0..PLACES {
+            let sessions = Arc::clone(&sessions);
+            loopers.spawn(async move {
+                while let Ok(request) = sessions.begin(later()).await {
+                    yield_now().await;
+                    drop(request);
+                }
+            });
+        }
+        while sessions.try_begin().is_some() {
+            yield_now().await;
+        }
+        assert!(sessions.begin(later()).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waited_too_long_has_done_nothing() {
+        let sessions = Sessions::new(1, 1);
+        let _held = sessions.try_begin().unwrap();
+        let error = sessions.begin(later()).await.unwrap_err();
+        assert_eq!((error.outcome, error.reason), (Outcome::NotDone, Reason::TimedOut));
     }
 }

@@ -229,7 +229,7 @@ mod tests {
 
     fn one_request(items: Vec<u32>) -> Unanswered<RequestId, u32> {
         let mut unanswered = Unanswered::new();
-        let request = Sessions::new(8).try_begin().unwrap();
+        let request = Sessions::new(8, 8).try_begin().unwrap();
         let id = request.id();
         unanswered.add(1, request, id, items, Duration::from_secs(10));
         unanswered

@@ -1,5 +1,7 @@
 //! Consumers: credit, leases that are kept, settling over losses, and endings.
 
+#![allow(clippy::unwrap_used, reason = "it is a test")]
+
 mod fake;
 
 use std::sync::Arc;
@@ -7,10 +9,17 @@ use std::time::Duration;
 
 use fake::{Fault, Node, eventually};
 use futures::StreamExt;
-use leasehold_client::{Delivery, Outcome, QueueKind, Reason};
+use leasehold_client::{Client, Consumer, Delivery, Outcome, QueueKind, Reason};
+use tokio::time::timeout;
 
 const LONG: Duration = Duration::from_secs(30);
-const SHORT: Duration = Duration::from_millis(300);
+/// A lease that is extended by half time, which no machine sleeps through.
+const SHORT: Duration = Duration::from_secs(6);
+
+/// What comes next, before a slow machine would be taken for one that hangs.
+async fn next(consumer: &mut Consumer) -> Delivery {
+    timeout(LONG, consumer.next()).await.expect("a delivery comes in time").unwrap().unwrap()
+}
 
 #[tokio::test]
 async fn messages_are_pulled_against_credit_and_acked() {
@@ -88,13 +97,26 @@ async fn the_lease_of_a_held_message_is_extended() {
     let node = Node::start().await;
     node.shared.offer(&["held"], SHORT);
     let mut consumer = node.client().queue("q").consumer().lease(LONG).start();
-    let delivery = consumer.next().await.unwrap().unwrap();
+    let delivery = next(&mut consumer).await;
     eventually("it is extended", || node.shared.extensions() > 0).await;
     eventually("the lease is long", || delivery.lease_left() > LONG / 2).await;
     assert!(node.shared.reaches("held").contains(&30_000));
     delivery.extend(LONG * 3).await.unwrap();
     assert!(delivery.lease_left() > LONG * 2);
     delivery.ack().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_lease_without_end_ends_nothing_else() {
+    let node = Node::start().await;
+    node.shared.offer(&["endless", "next"], LONG);
+    let mut consumer = node.client().queue("q").consumer().start();
+    let delivery = consumer.next().await.unwrap().unwrap();
+    // This node takes any.
+    delivery.extend(Duration::MAX).await.unwrap();
+    assert!(delivery.lease_left() > LONG);
+    delivery.ack().await.unwrap();
+    consumer.next().await.unwrap().unwrap().ack().await.unwrap();
 }
 
 #[tokio::test]
@@ -108,8 +130,8 @@ async fn a_message_that_waits_is_extended_too_until_the_maximum() {
     let node = Node::start().await;
     node.shared.offer(&["ends"], SHORT);
     let mut consumer = node.client().queue("q").consumer().keep_leases_for(Duration::ZERO).start();
-    let delivery = consumer.next().await.unwrap().unwrap();
-    delivery.lease_lost().cancelled().await;
+    let delivery = next(&mut consumer).await;
+    timeout(LONG, delivery.lease_lost().cancelled()).await.expect("the lease ends");
     assert_eq!(delivery.lease_left(), Duration::ZERO);
     assert_eq!(node.shared.extensions(), 0);
 }
@@ -221,12 +243,55 @@ async fn a_queue_that_is_not_there_ends_the_consumer() {
 }
 
 #[tokio::test]
+async fn a_node_without_a_cluster_ends_a_consumer_only_where_no_other_is() {
+    let (outsider, node) = (Node::start().await, Node::start().await);
+    outsider.shared.state().is_outside = true;
+    node.shared.offer(&["a"], LONG);
+    let client = Client::connect([outsider.address.clone(), node.address.clone()]).unwrap();
+    let mut consumer = client.queue("q").consumer().start();
+    consumer.next().await.unwrap().unwrap().ack().await.unwrap();
+    let mut alone = outsider.client().queue("q").consumer().start();
+    assert_eq!(alone.next().await.unwrap().unwrap_err().reason, Reason::NotInitialised);
+    assert!(alone.next().await.is_none());
+}
+
+/// The queue that has the name now may be of another kind.
+#[tokio::test]
+async fn order_holds_after_a_stream_ended_until_the_queue_is_known_again() {
+    let node = Node::start().await;
+    node.shared.describe(&node.address, QueueKind::Standard, LONG);
+    let mut consumer = node.client().queue("q").consumer().start();
+    eventually("there is a stream", || node.shared.state().starts.len() == 1).await;
+    node.shared.describe(&node.address, QueueKind::Fifo, LONG);
+    node.shared.end_streams();
+    eventually("there is another stream", || node.shared.state().starts.len() == 2).await;
+    node.shared.offer_groups(&[("a1", Some("a"))], LONG);
+    let first = consumer.next().await.unwrap().unwrap();
+    assert_eq!(first.ordered_group(), Some("a"));
+    first.ack().await.unwrap();
+
+    node.shared.describe(&node.address, QueueKind::Standard, LONG);
+    node.shared.end_streams();
+    for _ in 0..3_000 {
+        node.shared.offer_groups(&[("tenant", Some("a"))], LONG);
+        let delivery = next(&mut consumer).await;
+        let is_free = delivery.ordered_group().is_none();
+        delivery.ack().await.unwrap();
+        if is_free {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("it is never known again");
+}
+
+#[tokio::test]
 async fn a_message_that_waits_has_a_short_lease_until_somebody_begins() {
     let node = Node::start().await;
     node.shared.describe(&node.address, QueueKind::Standard, LONG);
     node.shared.offer(&["begun", "waits"], SHORT);
     let mut consumer = node.client().queue("q").consumer().start();
-    let begun = consumer.next().await.unwrap().unwrap();
+    let begun = next(&mut consumer).await;
     assert_eq!(node.shared.state().starts[0].1.lease_ms, Some(5_000));
     eventually("its lease is that of the queue", || begun.lease_left() > LONG / 2).await;
     assert_eq!(node.shared.reaches("begun")[0], 30_000);
@@ -239,12 +304,12 @@ async fn a_message_that_waits_has_a_short_lease_until_somebody_begins() {
 async fn a_message_whose_lease_was_lost_while_it_waited_is_not_handed_out() {
     let node = Node::start().await;
     node.shared.state().stale.insert(b"lost".to_vec());
-    node.shared.offer(&["lost"], SHORT);
+    node.shared.offer(&["lost", "good"], SHORT);
     let mut consumer = node.client().queue("q").consumer().start();
-    eventually("it is lost", || node.shared.extensions() > 0).await;
-    tokio::time::sleep(SHORT * 2).await;
-    node.shared.offer(&["good"], LONG);
-    assert_eq!(consumer.next().await.unwrap().unwrap().body, "good");
+    // Their extensions are answered together, and the next one comes after that.
+    eventually("the loss is known", || node.shared.reaches("good").len() > 1).await;
+    assert!(!node.shared.reaches("lost").is_empty());
+    assert_eq!(next(&mut consumer).await.body, "good");
 }
 
 /// It comes again, and they after it.
@@ -255,9 +320,10 @@ async fn what_is_behind_a_message_of_its_group_that_was_lost_while_it_waited_goe
     node.shared.state().stale.insert(b"a1".to_vec());
     let mut consumer = node.client().queue("q").consumer().start();
     node.shared.offer_groups(&[("a1", Some("a")), ("b1", Some("b")), ("a2", Some("a"))], SHORT);
-    eventually("its lease is refused", || !node.shared.reaches("a1").is_empty()).await;
-    tokio::time::sleep(SHORT * 2).await;
-    assert_eq!(consumer.next().await.unwrap().unwrap().body, "b1");
+    // Their extensions are answered together, and the next one comes after that.
+    eventually("the loss is known", || node.shared.reaches("b1").len() > 1).await;
+    assert!(!node.shared.reaches("a1").is_empty());
+    assert_eq!(next(&mut consumer).await.body, "b1");
     eventually("it goes back", || node.shared.released().contains_key(b"a2".as_ref())).await;
 }
 

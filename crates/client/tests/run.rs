@@ -198,6 +198,38 @@ async fn what_is_behind_a_failure_of_its_group_goes_back_unhandled() {
     assert!(!notes.lock().unwrap().iter().any(|name| name == "a3" || name == "a4"));
 }
 
+/// Panics when it is dropped.
+struct Bomb;
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        panic!("on purpose");
+    }
+}
+
+#[tokio::test]
+async fn a_group_goes_on_after_what_panics_when_it_is_dropped() {
+    let node = Node::start().await;
+    node.shared.describe(&node.address, QueueKind::Fifo, LONG);
+    let offered = [("its future", "a"), ("a2", "a"), ("what it panics with", "b"), ("b2", "b")];
+    node.shared.offer_groups(&offered.map(|(name, group)| (name, Some(group))), LONG);
+    let running = run(node.client().queue("q").consumer().handler_timeout(SHORT), |job| async move {
+        match job.body.as_ref() {
+            b"its future" => {
+                let _bomb = Bomb;
+                std::future::pending().await
+            }
+            b"what it panics with" => std::panic::panic_any(Bomb),
+            _ => Ok(()),
+        }
+    });
+    eventually("all are given back", || node.shared.released().len() == 4).await;
+    node.shared.offer_groups(&[("a3", Some("a")), ("b3", Some("b"))], LONG);
+    eventually("the groups go on", || node.shared.acked().len() == 2).await;
+    let counts = running.stop().await;
+    assert_eq!((counts.started, counts.panicked, counts.returned, counts.acked), (4, 2, 2, 2));
+}
+
 #[tokio::test]
 async fn tenants_of_a_standard_queue_do_not_wait_for_each_other() {
     let node = Node::start().await;

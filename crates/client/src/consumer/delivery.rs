@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::groups::GroupGrant;
+use crate::client::TIME_MAX;
 use crate::{Error, Message, RetryPolicy};
 
 /// What deliveries and the consumer tell the hub.
@@ -249,7 +250,8 @@ impl Delivery {
     /// # Errors
     /// As [`Delivery::ack`], and `LeaseTooLong` beyond 12 h from the receive.
     pub async fn extend(&self, lease: Duration) -> Result<(), Error> {
-        self.tell(Settle::Extend(lease)).await
+        // More could be beyond what a clock counts; the node refuses less.
+        self.tell(Settle::Extend(lease.min(TIME_MAX))).await
     }
 
     /// The message, without its lease: it is released when nothing else holds it.

@@ -53,6 +53,7 @@ pub(super) async fn run(
         aiming: Aiming::new(client.clone(), options.queue.clone()),
         queue: options.queue.as_str().into(),
         is_fifo: true,
+        lost_at: None,
         options,
         client,
         commands,
@@ -89,8 +90,10 @@ struct Hub {
     client: Client,
     options: Options,
     queue: Arc<str>,
-    /// True until it is known.
+    /// True until it is known, also after a stream was lost: the queue may have been made again, as another kind.
     is_fifo: bool,
+    /// When a stream was lost last. What was asked before may be of another queue.
+    lost_at: Option<std::time::Instant>,
     lanes: Lanes,
     leases: Leases,
     settles: Settles,
@@ -111,6 +114,9 @@ impl Hub {
         self.lose_stuck_lanes(now);
         for due in self.leases.take_due(now) {
             self.settle(due.key, Settle::Extend(due.reach), None);
+        }
+        for key in self.leases.take_unwanted() {
+            self.settle(key, Settle::GiveBack, None);
         }
         self.settles.start_batches(now, self.client.settings());
         if self.outbox.is_none() && !(self.settles.is_empty() && self.leases.len() == 0) {
@@ -271,6 +277,8 @@ impl Hub {
         if !self.lanes.lost(lane, &error, Instant::now()) {
             return;
         }
+        (self.is_fifo, self.lost_at) = (true, Some(std::time::Instant::now()));
+        self.client.spoil_routes(&self.queue);
         self.aiming.soon();
         if !error.is_transient()
             && let Some(outbox) = &self.outbox
@@ -288,8 +296,12 @@ impl Hub {
 
     fn on_leaders(&mut self, leaders: &Leaders) {
         if let Some(facts) = leaders.facts {
-            self.is_fifo = facts.is_fifo;
             self.set_reaches(facts.lease);
+            if self.lost_at.is_none_or(|lost_at| facts.asked > lost_at) {
+                self.is_fifo = facts.is_fifo;
+            } else {
+                self.aiming.soon();
+            }
         }
         if self.outbox.is_some() {
             self.lanes.aim(leaders, self.options.concurrency);

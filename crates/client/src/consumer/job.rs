@@ -56,8 +56,8 @@ impl Job {
         self.end.map_or(lease, |end| end.min(lease))
     }
 
-    /// Fires when working on makes no sense: the lease was lost, the handler timed out, or the consumer has to end. Hand it to
-    /// what the handler starts; check it before an effect that cannot be taken back.
+    /// Fires when working on makes no sense: the lease was lost, the handler timed out or panicked, or the consumer has to end. Hand
+    /// it to what the handler starts; check it before an effect that cannot be taken back.
     #[must_use]
     pub fn cancelled(&self) -> &CancellationToken {
         &self.cancelled

@@ -322,10 +322,7 @@ impl Carrier {
         let error = match self.carry(&address, outgoing).await {
             // As a node does when this side closed the stream.
             Ok(()) => Error::transport(Outcome::Unknown, Reason::None, "the node ended the stream"),
-            Err(error) => {
-                self.client.note_result(&address, Some(&self.queue), Some(&error));
-                error
-            }
+            Err(error) => self.client.note_error(&address, Some(&self.queue), error),
         };
         let _ = self.events.send((self.id, LaneEvent::Lost(error)));
     }
@@ -338,7 +335,7 @@ impl Carrier {
             Ok(answer) => answer?,
             Err(_) => return Err(Error::timed_out(format!("{address} did not open a stream in time"))),
         };
-        self.client.note_result(address, Some(&self.queue), None);
+        self.client.channels().note_success(address);
         let _ = self.events.send((self.id, LaneEvent::Opened(address.to_owned())));
         let mut responses = answer.into_inner();
         while let Some(response) = responses.message().await? {

@@ -21,6 +21,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures::Stream;
+use leasehold_proto::v1::{Outcome, Reason};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -34,6 +35,9 @@ pub use job::Job;
 
 use delivery::Command;
 use hub::Outgoing;
+
+/// No lease is longer, from its receive on.
+const LEASE_MAX: Duration = Duration::from_secs(12 * 60 * 60);
 
 /// How a consumer is made.
 ///
@@ -132,10 +136,10 @@ impl ConsumerBuilder {
     }
 
     /// How long the lease lasts when handling begins, and how far each extension reaches; the queue's own unless told. Until
-    /// then it is 5 s at most, extended while the message waits.
+    /// then it is 5 s at most, extended while the message waits. At most 12 h, counted from the receive.
     #[must_use]
     pub fn lease(mut self, lease: Duration) -> Self {
-        self.options.lease = Some(lease.min(TIME_MAX));
+        self.options.lease = Some(lease.min(LEASE_MAX));
         self
     }
 
@@ -206,15 +210,16 @@ impl ConsumerBuilder {
         let stopped = Box::pin(stop.clone().cancelled_owned());
         let run = hub::run(self.client, self.options, commands.downgrade(), inbox, outbox, lost.clone());
         tokio::spawn(run);
-        Consumer { arriving, arrived: VecDeque::new(), concurrency, commands, stopped, lost }
+        let (arrived, is_over) = (VecDeque::new(), false);
+        Consumer { arriving, arrived, concurrency, commands, stopped, lost, is_over }
     }
 }
 
 /// A stream of the messages of one queue.
 ///
-/// It ends when it is stopped, and after an error: when the queue cannot be consumed at all (`UnknownQueue`, `InvalidArgument`).
-/// Losses of connections and leaders are not errors. When it is dropped, messages not handed out go back to the queue;
-/// deliveries that are held can still be settled.
+/// It ends when it is stopped, and after an error: when the queue cannot be consumed at all (`UnknownQueue`, `InvalidArgument`), or
+/// something failed in this process. Losses of connections and leaders are not errors. When it is dropped, messages not handed
+/// out go back to the queue; deliveries that are held can still be settled.
 ///
 /// ```no_run
 /// use futures::TryStreamExt;
@@ -236,6 +241,8 @@ pub struct Consumer {
     stopped: Pin<Box<dyn Future<Output = ()> + Send>>,
     /// Cancelled to tell everybody at work that time is over.
     lost: CancellationToken,
+    /// It was stopped, or ended with an error.
+    is_over: bool,
 }
 
 impl Consumer {
@@ -250,6 +257,7 @@ impl Consumer {
     /// ```
     pub fn stop(&mut self) {
         let _ = self.commands.send(Command::Stop);
+        self.is_over = true;
         self.arriving.close();
         self.arrived.clear();
         while self.arriving.try_recv().is_ok() {}
@@ -284,15 +292,23 @@ impl Consumer {
 
     /// What came together: all that a grant brought of a message group. `None` at the end.
     fn poll_batch(&mut self, context: &mut Context<'_>) -> Poll<Option<Outgoing>> {
-        if self.arriving.is_closed() && self.arriving.is_empty() {
+        if self.is_over {
             return Poll::Ready(None);
         }
         if self.stopped.as_mut().poll(context).is_ready() {
             self.stop();
             return Poll::Ready(None);
         }
-        self.arriving.poll_recv(context)
+        // Its task lives until it is stopped.
+        let batch = ready!(self.arriving.poll_recv(context)).unwrap_or_else(|| Err(ended_by_itself()));
+        self.is_over = batch.is_err();
+        Poll::Ready(Some(batch))
     }
+}
+
+fn ended_by_itself() -> Error {
+    let detail = "the task of the consumer failed: what is not settled comes again when its lease has ended";
+    Error::transport(Outcome::Unknown, Reason::None, detail)
 }
 
 impl Stream for Consumer {
@@ -328,5 +344,29 @@ impl Drop for Consumer {
 impl std::fmt::Debug for Consumer {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.debug_struct("Consumer").field("arrived", &self.arrived.len()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::StreamExt;
+
+    use super::*;
+
+    fn consumer_without_a_task() -> Consumer {
+        let mut consumer = Client::connect(["127.0.0.1:1"]).unwrap().queue("q").consumer().start();
+        (_, consumer.arriving) = mpsc::unbounded_channel();
+        consumer
+    }
+
+    #[tokio::test]
+    async fn a_task_that_ended_by_itself_is_an_error() {
+        let mut consumer = consumer_without_a_task();
+        let error = consumer.next().await.unwrap().unwrap_err();
+        assert_eq!((error.outcome, error.reason), (Outcome::Unknown, Reason::None));
+        assert!(consumer.next().await.is_none());
+        let mut stopped = consumer_without_a_task();
+        stopped.stop();
+        assert!(stopped.next().await.is_none());
     }
 }

@@ -53,7 +53,8 @@ impl ConsumerBuilder {
     /// ```
     ///
     /// # Errors
-    /// When the queue cannot be consumed at all (`UnknownQueue`, `InvalidArgument`). Losses of connections and leaders are not errors.
+    /// When the queue cannot be consumed at all (`UnknownQueue`, `InvalidArgument`), or something failed in this process. Losses of
+    /// connections and leaders are not errors.
     pub async fn run<H, F>(self, handler: H) -> Result<(), Error>
     where
         H: Fn(Job) -> F + Send + Sync + 'static,
@@ -146,7 +147,7 @@ where
             counters: Arc::clone(&self.options.counters),
             options: self.options.clone(),
         };
-        self.tasks.spawn(async move { Ended { group, fate: work.handle(delivery, permit).await } });
+        self.tasks.spawn(async move { Ended { group, fate: work.run(delivery, permit).await } });
     }
 
     /// `None` when the task was aborted.
@@ -208,6 +209,16 @@ where
     H: Fn(Job) -> F,
     F: Future<Output = Result<(), Failure>>,
 {
+    /// Has a fate whatever panics, also what is dropped: without one nothing more of the group would begin.
+    async fn run(self, delivery: Delivery, permit: OwnedSemaphorePermit) -> Fate {
+        let counters = Arc::clone(&self.counters);
+        let handled = AssertUnwindSafe(self.handle(delivery, permit)).catch_unwind().await;
+        handled.unwrap_or_else(|_| {
+            counters.add(Count::Panicked);
+            Fate::Returned
+        })
+    }
+
     async fn handle(self, delivery: Delivery, permit: OwnedSemaphorePermit) -> Fate {
         let delivery = Arc::new(delivery);
         // What the handler started may hold the job for longer than this task lives.
@@ -248,24 +259,22 @@ where
         let end = self.options.time_max.map(|time_max| Instant::now() + time_max);
         let job = Job::new(Arc::clone(delivery), end);
         let cancelled = job.cancelled().clone();
-        // A handler may panic before it gives a future.
-        let called = AssertUnwindSafe(async { (self.handler)(job).await }).catch_unwind();
-        let result = match self.options.time_max {
-            None => Some(called.await),
-            Some(time_max) => timeout(time_max, called).await.ok(),
+        // A handler may panic before it gives a future, and its future when it is dropped because time is over.
+        let called = async {
+            let called = async { (self.handler)(job).await };
+            match self.options.time_max {
+                None => Some(called.await),
+                Some(time_max) => timeout(time_max, called).await.ok(),
+            }
         };
-        match result {
-            Some(Ok(result)) => result,
-            Some(Err(_)) => {
-                self.counters.add(Count::Panicked);
-                Err(Failure::retry("the handler panicked"))
-            }
-            None => {
-                cancelled.cancel();
-                self.counters.add(Count::TimedOut);
-                Err(Failure::retry("the handler took too long"))
-            }
-        }
+        let (count, why) = match AssertUnwindSafe(called).catch_unwind().await {
+            Ok(Some(result)) => return result,
+            Ok(None) => (Count::TimedOut, "the handler took too long"),
+            Err(_) => (Count::Panicked, "the handler panicked"),
+        };
+        cancelled.cancel();
+        self.counters.add(count);
+        Err(Failure::retry(why))
     }
 
     fn settle_of(&self, failure: &Failure, receive_count: u32) -> (Settle, Count) {

@@ -14,13 +14,14 @@ use super::groups::GroupGrant;
 use crate::client::Settings;
 use crate::message::millis;
 use crate::messages::settled;
-use crate::session::{Sessions, WINDOW_MAX};
+use crate::session::{REQUESTS_MAX, Sessions, WINDOW_MAX};
 use crate::unanswered::{Finished, Unanswered};
 use crate::{Error, ItemResults};
 
 /// Items that close a batch.
 const BATCH_ITEMS_MAX: usize = 1_024;
-/// For the messages of one lane: a partition without a leader does not hold up those of the others.
+/// Of one sort: a partition without a leader does not hold up the messages of others, nor acks the extensions. A node takes 64 of a
+/// stream at a time.
 const BATCHES_IN_FLIGHT_MAX: usize = 8;
 /// How long a batch waits for more while another is under way.
 const LINGER: Duration = Duration::from_millis(1);
@@ -29,14 +30,48 @@ const LINGER: Duration = Duration::from_millis(1);
 pub(super) struct Settles {
     sessions: Arc<Sessions>,
     gathering: VecDeque<SettleItem>,
-    unanswered: Unanswered<Homed, SettleItem>,
+    unanswered: Unanswered<Sorted, SettleItem>,
     next_tag: u64,
 }
 
-/// A request, and the lane that its messages came on.
-#[derive(Debug)]
-struct Homed {
+/// What a node makes of an item: each kind is a command of its own. A request of one kind has a name at every partition. So a repeat is
+/// answered as the first time, and no extension is done a second time, after a longer one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Ack,
+    Extend,
+    Release,
+    Postpone,
+    GiveBack,
+    Reject,
+}
+
+impl Kind {
+    fn of(how: &Settle) -> Self {
+        match how {
+            Settle::Ack => Self::Ack,
+            Settle::Extend(_) => Self::Extend,
+            Settle::Release(_) => Self::Release,
+            // For no time it is given back: a node counts in milliseconds.
+            Settle::Postpone(delay) if millis(*delay) > 0 => Self::Postpone,
+            Settle::Postpone(_) | Settle::GiveBack => Self::GiveBack,
+            Settle::Reject(..) => Self::Reject,
+        }
+    }
+}
+
+/// Items that may share a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Sort {
+    /// The lane that the messages came on.
     home: u64,
+    kind: Kind,
+}
+
+/// A request with items of one sort.
+#[derive(Debug)]
+struct Sorted {
+    sort: Sort,
     settle: PullSettle,
 }
 
@@ -53,10 +88,16 @@ pub(super) struct SettleItem {
     pub(super) asked: Instant,
 }
 
+impl SettleItem {
+    fn sort(&self) -> Sort {
+        Sort { home: self.home, kind: Kind::of(&self.how) }
+    }
+}
+
 impl Settles {
     pub(super) fn new() -> Self {
         Self {
-            sessions: Sessions::new(WINDOW_MAX),
+            sessions: Sessions::new(WINDOW_MAX, REQUESTS_MAX),
             gathering: VecDeque::new(),
             unanswered: Unanswered::new(),
             next_tag: 1,
@@ -73,55 +114,52 @@ impl Settles {
 
     /// Makes requests of what was gathered, as far as may be under way.
     pub(super) fn start_batches(&mut self, now: Instant, settings: &Settings) {
-        while let Some(home) = self.next_home(now) {
+        while let Some(sort) = self.next_sort(now) {
             let Some(request) = self.sessions.try_begin() else { return };
-            let items = self.next_batch(home);
-            let wire = Homed { home, settle: wire(self.next_tag, request.id(), &items) };
+            let items = self.next_batch(sort);
+            let wire = Sorted { sort, settle: wire(self.next_tag, request.id(), &items) };
             self.unanswered.add(self.next_tag, request, wire, items, settings.call_timeout);
             self.next_tag += 1;
         }
     }
 
     /// Of what a batch is to be made now.
-    fn next_home(&self, now: Instant) -> Option<u64> {
+    fn next_sort(&self, now: Instant) -> Option<Sort> {
         let first = self.first_with_place()?;
         let is_wanted = self.unanswered.is_empty()
             || self.gathering.len() >= BATCH_ITEMS_MAX
             || first.asked + LINGER <= now;
-        is_wanted.then_some(first.home)
+        is_wanted.then(|| first.sort())
     }
 
-    /// The first item of a home that may have another batch under way.
+    /// The first item of a sort that may have another batch under way: every sort has its turn.
     fn first_with_place(&self) -> Option<&SettleItem> {
         let mut full = Vec::new();
         self.gathering.iter().find(|item| {
-            if full.contains(&item.home) {
+            let sort = item.sort();
+            if full.contains(&sort) {
                 return false;
             }
-            let has_place = self.unanswered.count(|wire| wire.home == item.home) < BATCHES_IN_FLIGHT_MAX;
+            let has_place = self.unanswered.count(|wire| wire.sort == sort) < BATCHES_IN_FLIGHT_MAX;
             if !has_place {
-                full.push(item.home);
+                full.push(sort);
             }
             has_place
         })
     }
 
-    /// Items of one home, in the order in which a request carries them. Extensions go by themselves: a request of one kind has a name
-    /// at every partition, so that no extension is done a second time, after a longer one.
-    fn next_batch(&mut self, home: u64) -> Vec<SettleItem> {
-        let mut batch: Vec<SettleItem> = Vec::new();
+    /// Items of one sort, in the order in which they came.
+    fn next_batch(&mut self, sort: Sort) -> Vec<SettleItem> {
+        let mut batch = Vec::new();
         let mut rest = VecDeque::new();
-        let is_extension = |item: &SettleItem| matches!(item.how, Settle::Extend(_));
         for item in self.gathering.drain(..) {
-            let is_alike = batch.first().is_none_or(|first| is_extension(first) == is_extension(&item));
-            if item.home == home && is_alike && batch.len() < BATCH_ITEMS_MAX {
+            if item.sort() == sort && batch.len() < BATCH_ITEMS_MAX {
                 batch.push(item);
             } else {
                 rest.push_back(item);
             }
         }
         self.gathering = rest;
-        batch.sort_by_key(|item| place_of(&item.how));
         batch
     }
 
@@ -135,7 +173,7 @@ impl Settles {
         now: Instant,
         choose: impl Fn(u64) -> u64,
     ) -> impl Iterator<Item = (u64, PullSettle)> {
-        let due = self.unanswered.send_due(now, move |wire| choose(wire.home));
+        let due = self.unanswered.send_due(now, move |wire| choose(wire.sort.home));
         due.map(|(_, lane, wire)| (lane, wire.settle.clone()))
     }
 
@@ -162,15 +200,6 @@ impl Settles {
 
     pub(super) fn expire(&mut self, now: Instant) -> Finished<SettleItem, ()> {
         self.unanswered.expire(now)
-    }
-}
-
-fn place_of(how: &Settle) -> u8 {
-    match how {
-        Settle::Ack => 0,
-        Settle::Extend(_) => 1,
-        Settle::Release(_) | Settle::Postpone(_) | Settle::GiveBack => 2,
-        Settle::Reject(..) => 3,
     }
 }
 
@@ -224,17 +253,52 @@ mod tests {
         settles.send_due(now, |home| home).collect()
     }
 
+    /// How many of each part of a request, and how many releases are untouched, and have a delay.
+    fn counts(settle: &PullSettle) -> [usize; 6] {
+        let untouched = settle.releases.iter().filter(|item| item.untouched).count();
+        let delayed = settle.releases.iter().filter(|item| item.delay_ms > 0).count();
+        let (acks, extends, rejects) = (settle.acks.len(), settle.extends.len(), settle.rejects.len());
+        [acks, extends, settle.releases.len(), rejects, untouched, delayed]
+    }
+
+    /// As the node tells kinds apart: a request of several has no name there.
     #[tokio::test]
-    async fn extensions_share_no_request_with_anything_else() {
+    async fn a_request_is_of_one_kind() {
+        let seconds = Duration::from_secs(5);
         let mut settles = Settles::new();
-        for how in [Settle::Ack, Settle::Extend(Duration::from_secs(5)), Settle::Ack] {
+        for how in [
+            Settle::Ack,
+            Settle::Extend(seconds),
+            Settle::Release(Duration::ZERO),
+            Settle::Reject("no".to_owned(), seconds),
+            Settle::Postpone(seconds),
+            Settle::Postpone(Duration::ZERO),
+            Settle::Ack,
+            Settle::Release(seconds),
+            Settle::GiveBack,
+            Settle::Postpone(Duration::from_micros(900)),
+        ] {
             settles.push(item(1, how));
         }
-        let kinds = sent(&mut settles, Instant::now() + SOON)
-            .iter()
-            .map(|(_, settle)| (settle.acks.len(), settle.extends.len()))
-            .collect::<Vec<_>>();
-        assert_eq!(kinds, [(2, 0), (0, 1)]);
+        let now = Instant::now() + SOON;
+        let kinds = sent(&mut settles, now).iter().map(|(_, settle)| counts(settle)).collect::<Vec<_>>();
+        let [acks, extends, releases] = [[2, 0, 0, 0, 0, 0], [0, 1, 0, 0, 0, 0], [0, 0, 2, 0, 0, 1]];
+        let [rejects, postponed, given_back] = [[0, 0, 0, 1, 0, 0], [0, 0, 1, 0, 1, 1], [0, 0, 3, 0, 3, 0]];
+        assert_eq!(kinds, [acks, extends, releases, rejects, postponed, given_back]);
+    }
+
+    #[tokio::test]
+    async fn acks_without_answers_do_not_hold_up_an_extension() {
+        let mut settles = Settles::new();
+        let now = Instant::now() + SOON;
+        for _ in 0..BATCHES_IN_FLIGHT_MAX {
+            settles.push(item(1, Settle::Ack));
+            assert_eq!(sent(&mut settles, now).len(), 1);
+        }
+        settles.push(item(1, Settle::Ack));
+        settles.push(item(1, Settle::Extend(SOON)));
+        let kinds = sent(&mut settles, now).iter().map(|(_, settle)| counts(settle)).collect::<Vec<_>>();
+        assert_eq!(kinds, [[0, 1, 0, 0, 0, 0]]);
     }
 
     #[tokio::test]

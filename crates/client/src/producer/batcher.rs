@@ -6,14 +6,24 @@ use leasehold_proto::v1::{self, PublishRequest, PublishResponse, Reason, SendReq
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::DropGuard;
 
 use super::stream::{Event, Stream};
 use super::{CLOSED, Command, Options, Outgoing};
-use crate::session::{Sessions, WINDOW_MAX};
+use crate::session::{REQUESTS_MAX, Sessions, WINDOW_MAX};
 use crate::unanswered::{Finished, Unanswered};
 use crate::{Client, Error, ItemResults, Sent};
 
-pub(super) async fn run(client: Client, options: Options, mut inbox: UnboundedReceiver<Command>) {
+/// Batches under way to a queue without an order, unless told.
+const STANDARD_IN_FLIGHT_MAX: usize = 8;
+
+/// `_ended` tells everybody, when it is dropped, that every message has its result.
+pub(super) async fn run(
+    client: Client,
+    options: Options,
+    mut inbox: UnboundedReceiver<Command>,
+    _ended: DropGuard,
+) {
     let mut batcher = Batcher::new(client, options);
     let mut is_closed = false;
     loop {
@@ -32,7 +42,6 @@ pub(super) async fn run(client: Client, options: Options, mut inbox: UnboundedRe
         }
         batcher.is_closing |= is_closed;
     }
-    batcher.answer_closes();
 }
 
 struct Batcher {
@@ -45,7 +54,6 @@ struct Batcher {
     stream: Stream,
     /// Each waits until every tag below its own is answered.
     flushes: Vec<(u64, oneshot::Sender<()>)>,
-    closes: Vec<oneshot::Sender<()>>,
     is_closing: bool,
 }
 
@@ -71,12 +79,11 @@ impl Batcher {
             stream: Stream::new(client.clone(), options.queue.clone()),
             client,
             options,
-            sessions: Sessions::new(WINDOW_MAX),
+            sessions: Sessions::new(WINDOW_MAX, REQUESTS_MAX),
             gathering: Gathering::default(),
             next_tag: 1,
             unanswered: Unanswered::new(),
             flushes: Vec::new(),
-            closes: Vec::new(),
             is_closing: false,
         }
     }
@@ -116,7 +123,13 @@ impl Batcher {
             || self.is_closing
             || !self.flushes.is_empty()
             || since + self.options.linger <= now;
-        is_wanted && self.unanswered.len() < self.options.batches_in_flight_max
+        is_wanted && self.unanswered.len() < self.in_flight_max()
+    }
+
+    /// While it is not known whether order matters, it does.
+    fn in_flight_max(&self) -> usize {
+        let by_kind = if self.stream.is_to_standard() { STANDARD_IN_FLIGHT_MAX } else { 1 };
+        self.options.batches_in_flight_max.unwrap_or(by_kind)
     }
 
     /// False when too many requests are under way.
@@ -144,7 +157,7 @@ impl Batcher {
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        let has_place = self.unanswered.len() < self.options.batches_in_flight_max;
+        let has_place = self.unanswered.len() < self.in_flight_max();
         let linger = self.gathering.since.filter(|_| has_place).map(|since| since + self.options.linger);
         let due = self.unanswered.next_deadline().map(|at| self.stream.not_before(at));
         linger.into_iter().chain(due).min()
@@ -161,8 +174,7 @@ impl Batcher {
                     let after = u64::from(!self.gathering.messages.is_empty());
                     self.flushes.push((self.next_tag + after, done));
                 }
-                Command::Close(done) => {
-                    self.closes.push(done);
+                Command::Close => {
                     self.is_closing = true;
                     inbox.close();
                 }
@@ -203,12 +215,6 @@ impl Batcher {
         if let Some(error) = left {
             let event = self.stream.leave(error);
             self.on_event(event);
-        }
-    }
-
-    fn answer_closes(self) {
-        for done in self.closes {
-            let _ = done.send(());
         }
     }
 }

@@ -1,11 +1,12 @@
 //! The Publish stream of a producer: opened when there is something to send, and again after a loss.
 
 use std::future::pending;
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use leasehold_proto::v1::{Outcome, PublishRequest, PublishResponse, Reason};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::Streaming;
 
@@ -13,6 +14,10 @@ use crate::backoff::Backoff;
 use crate::call::ATTEMPT_TIME_MAX;
 use crate::client::messages;
 use crate::{Client, Error};
+
+/// Looks at what a queue is, for as long as the stream lasts, and the pause between them.
+const LOOKS_MAX: usize = 4;
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 /// One stream at a time.
 pub(super) struct Stream {
@@ -32,6 +37,8 @@ enum State {
 
 struct Open {
     address: String,
+    /// Of the queue, as far as it was known then.
+    is_standard: bool,
     answers: Box<Streaming<PublishResponse>>,
 }
 
@@ -67,6 +74,11 @@ impl Stream {
 
     pub(super) fn id(&self) -> u64 {
         self.id
+    }
+
+    /// Whether it is open, and its queue known to have no order.
+    pub(super) fn is_to_standard(&self) -> bool {
+        matches!(&self.state, State::Open { open, .. } if open.is_standard)
     }
 
     /// When something that is due at `at` can be sent at the earliest.
@@ -131,9 +143,10 @@ impl Stream {
     }
 
     fn close(&mut self, error: Error) -> Event {
-        if let State::Open { open, .. } = &self.state {
-            self.client.note_result(&open.address, Some(&self.queue), Some(&error));
-        }
+        let error = match &self.state {
+            State::Open { open, .. } => self.client.note_error(&open.address, Some(&self.queue), error),
+            _ => error,
+        };
         let pause = self.backoff.next(error.retry_after, &self.client.settings().budget);
         self.state = State::Closed { until: Instant::now() + pause };
         tracing::debug!(queue = self.queue, %error, "a publish stream was lost");
@@ -146,12 +159,20 @@ async fn open(
     queue: String,
     outgoing: UnboundedReceiverStream<PublishRequest>,
 ) -> Result<Open, Error> {
-    let address = client.address_for(Some(&queue)).await;
+    let (mut address, mut facts) = client.address_and_facts(&queue).await;
+    for _ in 1..LOOKS_MAX {
+        if facts.is_some() {
+            break;
+        }
+        sleep(LOOK_AGAIN).await;
+        (address, facts) = client.address_and_facts(&queue).await;
+    }
+    let is_standard = facts.is_some_and(|facts| !facts.is_fifo);
     let mut messages = messages(client.channels().channel(&address)?);
     let result = match timeout(ATTEMPT_TIME_MAX, messages.publish(outgoing)).await {
         Ok(answer) => answer.map_err(Error::from),
         Err(_) => Err(Error::timed_out(format!("{address} did not open a stream in time"))),
     };
-    client.note_result(&address, Some(&queue), result.as_ref().err());
-    result.map(|answer| Open { address, answers: Box::new(answer.into_inner()) })
+    let result = client.note_result(&address, Some(&queue), result);
+    result.map(|answer| Open { address, is_standard, answers: Box::new(answer.into_inner()) })
 }

@@ -52,6 +52,8 @@ pub struct State {
     pub stale: BTreeSet<Vec<u8>>,
     pub receives: usize,
     pub has_no_dead_letter_queue: bool,
+    /// It belongs to no cluster.
+    pub is_outside: bool,
 }
 
 #[derive(Debug, Default)]
@@ -59,8 +61,10 @@ pub struct Shared {
     state: Mutex<State>,
     /// Changes when there is something to push.
     push: watch::Sender<()>,
-    /// Changes to end the Pull streams.
+    /// Changes to break the Pull streams.
     reset: watch::Sender<()>,
+    /// Changes to end them in good order.
+    end: watch::Sender<()>,
 }
 
 impl Shared {
@@ -100,6 +104,11 @@ impl Shared {
     /// Resets the Pull streams that are open.
     pub fn reset_streams(&self) {
         self.reset.send_replace(());
+    }
+
+    /// Ends the Pull streams that are open, as when the queue is deleted.
+    pub fn end_streams(&self) {
+        self.end.send_replace(());
     }
 
     pub fn lead_at(&self, addresses: &[&str]) {
@@ -236,7 +245,7 @@ impl Node {
         let address = listener.local_addr().unwrap().to_string();
         let service = services::Service { address: address.clone(), shared: Arc::clone(&shared) };
         let server = Server::builder()
-            .add_service(MessagesServer::new(service.clone()))
+            .add_service(MessagesServer::new(service.clone()).max_decoding_message_size(8 * 1024 * 1024))
             .add_service(QueuesServer::new(service.clone()))
             .add_service(ClusterServer::new(service));
         runtime.spawn(async move {

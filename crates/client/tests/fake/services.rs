@@ -36,6 +36,13 @@ impl Service {
         }
     }
 
+    fn check_member(&self) -> Result<(), Status> {
+        if self.shared.state().is_outside {
+            return Err(refusal(Reason::NotInitialised, Outcome::NotDone, 0));
+        }
+        Ok(())
+    }
+
     fn settled(&self, settle: &PullSettle) -> PullSettled {
         let acks = settle.acks.iter();
         let extends = settle.extends.iter().map(|item| &item.receipt);
@@ -99,6 +106,7 @@ impl Service {
         answers: Sender<Result<PullResponse, Status>>,
     ) {
         let (mut pushes, mut resets) = (self.shared.push.subscribe(), self.shared.reset.subscribe());
+        let mut ends = self.shared.end.subscribe();
         let mut credit = 0;
         loop {
             self.push(&mut credit, &answers).await;
@@ -109,6 +117,7 @@ impl Service {
                 },
                 _ = pushes.changed() => true,
                 _ = resets.changed() => false,
+                _ = ends.changed() => return,
             };
             if !is_kept {
                 let _ = answers.send(Err(Status::unavailable("reset"))).await;
@@ -124,6 +133,7 @@ impl Messages for Service {
     type PullStream = Answers<PullResponse>;
 
     async fn send(&self, request: Request<SendRequest>) -> Answer<SendResponse> {
+        self.check_member()?;
         let send = request.into_inner();
         self.shared.state().sends.push(send.clone());
         let fault = self.shared.next_fault();
@@ -136,6 +146,7 @@ impl Messages for Service {
     }
 
     async fn publish(&self, request: Request<Streaming<PublishRequest>>) -> Answer<Self::PublishStream> {
+        self.check_member()?;
         let mut requests = request.into_inner();
         let (answers, stream) = channel(64);
         let service = self.clone();
@@ -172,6 +183,7 @@ impl Messages for Service {
     }
 
     async fn pull(&self, request: Request<Streaming<PullRequest>>) -> Answer<Self::PullStream> {
+        self.check_member()?;
         let (answers, stream) = channel(64);
         tokio::spawn(self.clone().serve_pull(request.into_inner(), answers));
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
@@ -207,6 +219,7 @@ impl Messages for Service {
 #[tonic::async_trait]
 impl Queues for Service {
     async fn create_queue(&self, _: Request<CreateQueueRequest>) -> Answer<CreateQueueResponse> {
+        self.check_member()?;
         Ok(Response::new(CreateQueueResponse { created: true }))
     }
 

@@ -40,6 +40,8 @@ pub(super) struct Leases {
     held: HashMap<u64, Held>,
     /// (when to look at it again, key); every key is in `held`.
     due: BTreeSet<(Instant, u64)>,
+    /// Those that nobody began to work on for as long as they are kept.
+    unwanted: Vec<u64>,
     next_key: u64,
     reaches: Reaches,
     keep_for: Duration,
@@ -112,6 +114,7 @@ impl Leases {
         Self {
             held: HashMap::new(),
             due: BTreeSet::new(),
+            unwanted: Vec::new(),
             next_key: 1,
             reaches: Reaches::default(),
             keep_for,
@@ -234,6 +237,11 @@ impl Leases {
         taken.into_iter().filter_map(|key| self.look(key, now)).collect()
     }
 
+    /// Messages that are to be given back: nobody began to work on them for as long as they are kept.
+    pub(super) fn take_unwanted(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.unwanted)
+    }
+
     fn look(&mut self, key: u64, now: Instant) -> Option<Due> {
         let held = self.held.get(&key)?;
         let until = held.state.until()?;
@@ -244,15 +252,24 @@ impl Leases {
         if now < held.keep_until && held.extending == 0 {
             return self.start_extension(key);
         }
+        if now >= held.keep_until && held.began.is_none() && !self.keep_for.is_zero() {
+            held.state.lose();
+            self.unwanted.push(key);
+            return None;
+        }
         self.look_again(key, until);
         None
     }
 
-    /// The holder asks for an extension; it comes back with [`Leases::extended`] as the hub's do.
+    /// The holder asks for an extension; it comes back with [`Leases::extended`] as the hub's do. Where it does not, and the lease may
+    /// be shorter than it was, it is lost in time.
     pub(super) fn holder_asks(&mut self, key: u64, reach: Duration) {
-        if let Some(held) = self.held.get_mut(&key) {
-            held.is_short |= held.extending > 0;
-            held.ask(reach);
+        let Some(held) = self.held.get_mut(&key) else { return };
+        held.is_short |= held.extending > 0;
+        held.ask(reach);
+        if let Some(until) = held.state.until() {
+            let at = held.look_at.map_or(until, |at| at.min(until));
+            self.look_again(key, at);
         }
     }
 
@@ -278,10 +295,14 @@ impl Leases {
             Err(error) if by == AskedBy::Holder && error.outcome == Outcome::Unknown => now,
             // It stays as it was.
             Err(_) if by == AskedBy::Holder => half_of_the_rest,
-            // The lease cannot grow any more; it lasts as long as it did.
+            // From now on the lease cannot grow as far: by half of it, it may, once less than that is left. In the end it lasts as long as
+            // it does.
             Err(error) if error.reason == Reason::LeaseTooLong => {
-                held.keep_until = now;
-                until
+                held.reach = reach / 2;
+                if held.reach < REACH_MIN {
+                    held.keep_until = now;
+                }
+                until.checked_sub(held.reach / 2).map_or(now, |at| at.max(now))
             }
             Err(_) => (now + (held.reach / 10).clamp(TOGETHER, REACH_MIN)).min(until),
         };
@@ -302,191 +323,4 @@ fn is_lost(error: &Error) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use leasehold_proto::v1;
-    use tokio::time::advance;
-
-    use super::*;
-
-    const LEASE: Duration = Duration::from_secs(30);
-    const WAITING: Duration = Duration::from_secs(5);
-
-    fn held(keep_for: Duration) -> (Leases, u64, Arc<LeaseState>) {
-        let mut leases = Leases::new(keep_for, CancellationToken::new());
-        leases.set_reaches(Reaches { waiting: Some(WAITING), processing: Some(LEASE) });
-        let (key, state) = hold(&mut leases);
-        (leases, key, state)
-    }
-
-    fn by_hub(at: Instant, reach: Duration) -> Extension {
-        Extension { by: AskedBy::Hub, at, reach }
-    }
-
-    fn by_holder(at: Instant, reach: Duration) -> Extension {
-        Extension { by: AskedBy::Holder, at, reach }
-    }
-
-    fn hold(leases: &mut Leases) -> (u64, Arc<LeaseState>) {
-        let wire = v1::Delivery { lease_ms: 5_000, ..Default::default() };
-        leases.hold(&Message::from_wire(wire, Instant::now()), 1, None)
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_waiting_lease_is_short_and_extended_at_half_time_again_and_again() {
-        let (mut leases, key, state) = held(LEASE * 10);
-        for _ in 0..5 {
-            assert!(leases.take_due(Instant::now()).is_empty());
-            advance(WAITING / 2).await;
-            let now = Instant::now();
-            assert_eq!(leases.take_due(now), vec![Due { key, reach: WAITING }]);
-            leases.extended(key, by_hub(now, WAITING), &Ok(()));
-            assert_eq!(state.until(), Some(now + WAITING));
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn the_processing_lease_starts_with_the_work() {
-        let (mut leases, key, state) = held(LEASE * 10);
-        advance(WAITING / 4).await;
-        let now = Instant::now();
-        assert_eq!(leases.begin(key, now), Some(Due { key, reach: LEASE }));
-        leases.extended(key, by_hub(now, LEASE), &Ok(()));
-        assert_eq!(state.until(), Some(now + LEASE));
-        advance(LEASE / 2).await;
-        assert_eq!(leases.take_due(Instant::now()), vec![Due { key, reach: LEASE }]);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn work_that_begins_during_an_extension_is_extended_after_it() {
-        let (mut leases, key, state) = held(LEASE * 10);
-        advance(WAITING / 2).await;
-        let asked = Instant::now();
-        assert_eq!(leases.take_due(asked).len(), 1);
-        assert_eq!(leases.begin(key, asked), None);
-        leases.extended(key, by_hub(asked, WAITING), &Ok(()));
-        assert_eq!(leases.take_due(asked), vec![Due { key, reach: LEASE }]);
-        leases.extended(key, by_hub(asked, LEASE), &Ok(()));
-        assert_eq!(state.until(), Some(asked + LEASE));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn short_work_needs_no_extension() {
-        let (mut leases, key, _) = held(LEASE * 10);
-        leases.forget(key);
-        for _ in 0..100 {
-            let (key, _) = hold(&mut leases);
-            leases.begin(key, Instant::now());
-            advance(Duration::from_millis(100)).await;
-            leases.forget(key);
-        }
-        let (key, _) = hold(&mut leases);
-        assert_eq!(leases.begin(key, Instant::now()), None);
-        // This one takes long after all.
-        advance(WAITING / 2).await;
-        assert_eq!(leases.take_due(Instant::now()), vec![Due { key, reach: LEASE }]);
-        // Too little is left of a lease that has waited.
-        let (key, _) = hold(&mut leases);
-        advance(WAITING - Duration::from_millis(300)).await;
-        assert_eq!(leases.begin(key, Instant::now()), Some(Due { key, reach: LEASE }));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn it_is_not_extended_beyond_the_maximum_and_lost_when_it_ends() {
-        let (mut leases, _, state) = held(WAITING / 4);
-        advance(WAITING / 2).await;
-        assert!(leases.take_due(Instant::now()).is_empty());
-        assert!(state.until().is_some());
-        advance(WAITING / 2).await;
-        assert!(leases.take_due(Instant::now()).is_empty());
-        assert!(state.until().is_none());
-        let (mut leases, key, _) = held(LEASE);
-        leases.forget(key);
-        assert_eq!(leases.next_deadline(), None);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn an_extension_without_an_answer_ends_with_the_lease() {
-        let (mut leases, key, state) = held(LEASE * 10);
-        advance(WAITING / 2).await;
-        assert_eq!(leases.take_due(Instant::now()).len(), 1);
-        advance(WAITING / 2).await;
-        assert!(leases.take_due(Instant::now()).is_empty());
-        assert!(state.until().is_none());
-        leases.extended(key, by_hub(Instant::now(), WAITING), &Ok(()));
-        assert!(state.until().is_none(), "what was said to be lost stays lost");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_refusal_loses_it_and_a_failure_is_tried_again() {
-        let (mut leases, key, state) = held(LEASE * 10);
-        advance(WAITING / 2).await;
-        assert_eq!(leases.take_due(Instant::now()).len(), 1);
-        leases.extended(key, by_hub(Instant::now(), WAITING), &Err(Error::timed_out("")));
-        assert!(leases.next_deadline().is_some_and(|next| next < state.until().unwrap()));
-        let stale = Error::not_done(Reason::ReceiptStale, "");
-        leases.extended(key, by_hub(Instant::now(), WAITING), &Err(stale));
-        assert_eq!(state.until(), None);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_the_holder_asks_for_is_the_reach_from_then_on_unless_it_is_refused() {
-        let (mut leases, key, state) = held(LEASE * 10);
-        let began = Instant::now();
-        assert!(leases.begin(key, began).is_some());
-        leases.extended(key, by_hub(began, LEASE), &Ok(()));
-        advance(LEASE / 4).await;
-        leases.holder_asks(key, LEASE * 1_440);
-        let too_long = Error::not_done(Reason::LeaseTooLong, "");
-        leases.extended(key, by_holder(Instant::now(), LEASE * 1_440), &Err(too_long));
-        assert_eq!(state.until(), Some(began + LEASE), "it stays as it was");
-        advance(LEASE / 2).await;
-        assert_eq!(leases.take_due(Instant::now()), vec![Due { key, reach: LEASE }], "and is extended on");
-        leases.extended(key, by_hub(Instant::now(), LEASE), &Ok(()));
-        leases.holder_asks(key, LEASE * 2);
-        leases.extended(key, by_holder(Instant::now(), LEASE * 2), &Ok(()));
-        advance(LEASE).await;
-        assert_eq!(leases.take_due(Instant::now()), vec![Due { key, reach: LEASE * 2 }]);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn work_that_began_before_the_lease_of_the_queue_was_known_gets_it() {
-        let mut leases = Leases::new(LEASE * 10, CancellationToken::new());
-        leases.set_reaches(Reaches { waiting: Some(WAITING), processing: None });
-        let (key, _) = hold(&mut leases);
-        assert_eq!(leases.begin(key, Instant::now()), Some(Due { key, reach: WAITING }));
-        leases.extended(key, by_hub(Instant::now(), WAITING), &Ok(()));
-        leases.set_reaches(Reaches { waiting: Some(WAITING), processing: Some(LEASE) });
-        advance(WAITING / 2).await;
-        assert_eq!(leases.take_due(Instant::now()), vec![Due { key, reach: LEASE }]);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_may_have_become_shorter_is_believed_to_be() {
-        let (mut leases, key, state) = held(LEASE * 10);
-        let began = Instant::now();
-        assert!(leases.begin(key, began).is_some());
-        leases.extended(key, by_hub(began, LEASE), &Ok(()));
-        leases.holder_asks(key, WAITING);
-        assert_eq!(state.until(), Some(began + WAITING), "before the answer");
-        leases.extended(key, by_holder(began, WAITING), &Err(Error::timed_out("")));
-        assert_eq!(state.until(), Some(began + WAITING), "without one");
-        assert_eq!(leases.take_due(began), vec![Due { key, reach: LEASE }]);
-        leases.extended(key, by_hub(began, LEASE), &Ok(()));
-        assert_eq!(state.until(), Some(began + LEASE));
-    }
-
-    /// Either may be the last that the node did.
-    #[tokio::test(start_paused = true)]
-    async fn after_two_extensions_at_once_comes_another() {
-        let (mut leases, key, _) = held(LEASE * 10);
-        leases.begin(key, Instant::now());
-        leases.holder_asks(key, LEASE * 2);
-        let asked = Instant::now();
-        leases.extended(key, by_hub(asked, LEASE), &Ok(()));
-        assert!(leases.take_due(asked).is_empty(), "none goes beside the holder's");
-        leases.extended(key, by_holder(asked, LEASE * 2), &Ok(()));
-        assert_eq!(leases.take_due(asked), vec![Due { key, reach: LEASE * 2 }]);
-        leases.extended(key, by_hub(asked, LEASE * 2), &Ok(()));
-        assert!(leases.take_due(asked).is_empty());
-    }
-}
+mod tests;
