@@ -19,6 +19,8 @@ use crate::{Form, Kind};
 
 /// Says in an answer why its message is to be rejected.
 const REJECT: &str = "leasehold-reject";
+/// The field of an answer that names messages.
+const FAILURES: &str = "batchItemFailures";
 /// Bytes of an answer that are told when it is an error.
 const TOLD_BYTES_MAX: usize = 200;
 
@@ -39,6 +41,8 @@ pub(crate) enum Outcome {
     Done,
     /// Again, after the time or when the policy says.
     Retry(Option<Duration>),
+    /// Again after the time: it has to wait, and nothing has failed.
+    Postpone(Duration),
     Reject(String),
 }
 
@@ -109,8 +113,8 @@ impl Rules {
     /// The outcomes that a successful answer tells.
     fn failures(&self, ids: &[String], answer: &Answer) -> Result<Vec<Outcome>, String> {
         let mut outcomes = vec![Outcome::Done; ids.len()];
-        let content_type = answer.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-        if self.form == Form::Raw || answer.body.is_empty() || !content_type.is_some_and(is_json) {
+        let may_tell = answer.is_json() || names_failures(&answer.body);
+        if self.form == Form::Raw || answer.body.is_empty() || !may_tell {
             return Ok(outcomes);
         }
         let told = serde_json::from_slice::<Option<Told>>(&answer.body)
@@ -129,9 +133,21 @@ impl Rules {
     }
 }
 
-fn is_json(content_type: &str) -> bool {
-    let media_type = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    media_type == "application/json" || media_type.ends_with("+json")
+impl Answer {
+    /// Whether it says that it is JSON.
+    pub(crate) fn is_json(&self) -> bool {
+        let Some(Ok(content_type)) = self.headers.get(CONTENT_TYPE).map(|value| value.to_str()) else {
+            return false;
+        };
+        let media_type = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+        media_type == "application/json" || media_type.ends_with("+json")
+    }
+}
+
+/// Whether a body that does not say what it is names messages that failed: many servers call JSON plain text unless they are told.
+fn names_failures(body: &[u8]) -> bool {
+    let object = serde_json::from_slice::<HashMap<String, serde::de::IgnoredAny>>(body);
+    object.is_ok_and(|object| object.contains_key(FAILURES))
 }
 
 /// The answer of a batch. Other fields are the endpoint's own.
@@ -146,14 +162,16 @@ struct Told {
 struct Item {
     item_identifier: String,
     retry_after_ms: Option<u64>,
+    postpone_ms: Option<u64>,
     reject: Option<String>,
 }
 
 impl Item {
     fn outcome(self) -> Outcome {
-        match self.reject {
-            Some(why) => Outcome::Reject(why),
-            None => Outcome::Retry(self.retry_after_ms.map(Duration::from_millis)),
+        match (self.reject, self.postpone_ms) {
+            (Some(why), _) => Outcome::Reject(why),
+            (None, Some(delay_ms)) => Outcome::Postpone(Duration::from_millis(delay_ms)),
+            (None, None) => Outcome::Retry(self.retry_after_ms.map(Duration::from_millis)),
         }
     }
 }
@@ -210,13 +228,27 @@ mod tests {
         assert_eq!(judge(&ids(), &answer(204, &[], "")), done);
         assert_eq!(judge(&ids(), &answer(200, &[("content-type", "text/plain")], "{")), done);
         let body = r#"{"batchItemFailures":[
-            {"itemIdentifier":"0:3","reject":"no such user"},{"itemIdentifier":"0:1","retryAfterMs":1500,"note":"busy"}]}"#;
+            {"itemIdentifier":"0:3","reject":"no such user"},{"itemIdentifier":"0:1","retryAfterMs":1500,"note":"busy"},
+            {"itemIdentifier":"0:2","postponeMs":2500}]}"#;
         let told = Verdict::Each(vec![
             Outcome::Retry(Some(Duration::from_millis(1_500))),
-            Outcome::Done,
+            Outcome::Postpone(Duration::from_millis(2_500)),
             Outcome::Reject("no such user".to_owned()),
         ]);
         assert_eq!(judge(&ids(), &answer(200, JSON, body)), told);
+    }
+
+    #[test]
+    fn failures_are_heard_whatever_an_answer_calls_itself() {
+        let body = r#" {"batchItemFailures":[{"itemIdentifier":"0:2"}]}"#;
+        let told = Verdict::Each(vec![Outcome::Done, Outcome::Retry(None), Outcome::Done]);
+        let broken = r#"{"batchItemFailures":["0:2"]}"#;
+        for headers in [&[][..], &[("content-type", "text/plain; charset=utf-8")], &[("content-type", "é")]]
+        {
+            assert_eq!(judge(&ids(), &answer(200, headers, body)), told, "{headers:?}");
+            let verdict = judge(&ids(), &answer(200, headers, broken));
+            assert!(matches!(verdict, Verdict::Failed(_)), "{verdict:?}");
+        }
     }
 
     #[test]

@@ -6,18 +6,22 @@ use std::time::Duration;
 use futures::{FutureExt, StreamExt};
 use leasehold_client::{CancellationToken, Client, Consumer, Delivery, Error};
 use tokio::task::{JoinError, JoinSet};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
 use crate::answer::Rules;
 use crate::endpoint::Endpoint;
 use crate::gate::{Gate, Pass};
 use crate::gathering::{Gathering, Limits};
 use crate::request::Source;
-use crate::work::{Finished, Shared, deliver};
+use crate::work::{Finished, Held, Shared, deliver};
 use crate::{Invalid, Numbers, Settings};
 
-/// How long a message may be in hand, whatever the endpoint does: its lease is kept as long, and then it is another's.
-const KEEP_FOR: Duration = Duration::from_secs(60 * 60);
+/// Of what a message may be in hand, this is left for settling it.
+const MARGIN_MAX: Duration = Duration::from_secs(60);
+/// How often to look for messages that have waited for too long.
+const LOOK_INTERVAL_MAX: Duration = Duration::from_secs(10);
+/// How large a message is thought to be before one was seen.
+const FIRST_SIZE_BYTES: usize = 64 * 1024;
 
 /// Brings the messages of a queue to an endpoint, until it is stopped.
 ///
@@ -77,6 +81,8 @@ impl Connector {
     pub async fn run(self) -> Result<(), Error> {
         let source = self.source().await?;
         let consumer = self.consumer();
+        let keep_for = self.settings.keep_for;
+        let wait_max = keep_for - self.settings.timeout - MARGIN_MAX.min(keep_for / 10);
         let limits = Limits {
             messages: self.settings.batch(),
             bytes: self.settings.batch_bytes,
@@ -89,10 +95,17 @@ impl Connector {
             source,
             rules: Rules { form: self.settings.form, reject_statuses: self.settings.reject_statuses },
             retry: self.settings.retry,
+            wait_max,
             stop: self.stop,
         });
-        let mut running =
-            Running { shared, consumer, limits, gathering: Gathering::new(limits), batches: JoinSet::new() };
+        let mut running = Running {
+            shared,
+            consumer,
+            limits,
+            gathering: Gathering::new(limits),
+            sizes: Sizes::default(),
+            batches: JoinSet::new(),
+        };
         let ended = running.run().await;
         running.end(self.settings.stop_within).await;
         ended
@@ -116,13 +129,13 @@ impl Connector {
     }
 
     fn consumer(&self) -> Consumer {
-        let batch = u32::try_from(self.settings.batch()).unwrap_or(u32::MAX);
         let builder = self.client.queue(self.settings.queue.as_str()).consumer();
         let builder = builder
-            .concurrency(batch.saturating_mul(self.gate.limit()))
-            .buffer(batch)
+            // Told anew before anything is received; those that wait beside the batches are counted there.
+            .concurrency(1)
+            .buffer(1)
             .name(&self.settings.name)
-            .keep_leases_for(KEEP_FOR)
+            .keep_leases_for(self.settings.keep_for)
             .stop_on(self.stop.clone());
         match self.settings.lease {
             Some(lease) => builder.lease(lease).start(),
@@ -131,11 +144,34 @@ impl Connector {
     }
 }
 
+/// How large the last messages were, as a mean that follows them.
+#[derive(Debug, Default)]
+struct Sizes {
+    mean_bytes: Option<f64>,
+}
+
+impl Sizes {
+    fn note(&mut self, size_bytes: usize) {
+        let size_bytes = size_bytes as f64;
+        let mean_bytes = self.mean_bytes.get_or_insert(size_bytes);
+        // Larger ones count at once: a batch of them is what has to fit.
+        *mean_bytes = size_bytes.max(*mean_bytes + (size_bytes - *mean_bytes) / 64.0);
+    }
+
+    /// Messages that a request carries.
+    fn fit(&self, limits: Limits) -> u32 {
+        let mean_bytes = self.mean_bytes.unwrap_or(FIRST_SIZE_BYTES as f64).max(1.0);
+        let by_bytes = (limits.bytes as f64 / mean_bytes) as u32;
+        by_bytes.clamp(1, u32::try_from(limits.messages).unwrap_or(u32::MAX))
+    }
+}
+
 struct Running {
     shared: Arc<Shared>,
     consumer: Consumer,
     limits: Limits,
-    gathering: Gathering<Delivery>,
+    gathering: Gathering<Held>,
+    sizes: Sizes,
     /// Those under way.
     batches: JoinSet<Finished>,
 }
@@ -143,9 +179,13 @@ struct Running {
 impl Running {
     async fn run(&mut self) -> Result<(), Error> {
         let stop = self.shared.stop.clone();
+        let mut looks = interval(LOOK_INTERVAL_MAX.min(self.shared.wait_max / 4));
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let limit = self.shared.gate.limit();
-            self.consumer.set_concurrency(limit.saturating_mul(self.limits.messages as u32));
+            // What the requests of now carry, and a batch more.
+            let carried = self.sizes.fit(self.limits);
+            self.consumer.set_concurrency(carried.saturating_mul(limit + 1));
             let due_at = self.gathering.due_at();
             let is_due = due_at.is_some_and(|due_at| due_at <= Instant::now());
             let has_place = self.batches.len() < limit as usize;
@@ -157,6 +197,7 @@ impl Running {
                     Some(delivery) => self.take(delivery?)?,
                     None => return Ok(()),
                 },
+                _ = looks.tick() => self.give_back_older(),
                 () = sleep_until(due_at.unwrap_or_else(Instant::now)), if due_at.is_some() && !is_due => {}
             }
         }
@@ -165,13 +206,24 @@ impl Running {
     /// Takes a message, and what came with it, as far as a batch has room.
     fn take(&mut self, delivery: Delivery) -> Result<(), Error> {
         let now = Instant::now();
-        self.gathering.add(delivery, now);
+        self.add(delivery, now);
         while !self.gathering.is_full()
             && let Some(Some(delivery)) = self.consumer.next().now_or_never()
         {
-            self.gathering.add(delivery?, now);
+            self.add(delivery?, now);
         }
         Ok(())
+    }
+
+    fn add(&mut self, delivery: Delivery, now: Instant) {
+        self.sizes.note(delivery.body.len());
+        self.gathering.add(Held::new(delivery, now), now);
+    }
+
+    /// The endpoint is away for long: others may reach it.
+    fn give_back_older(&mut self) {
+        let Some(than) = Instant::now().checked_sub(self.shared.wait_max) else { return };
+        self.gathering.take_older(than).into_iter().for_each(|held| self.shared.give_back(held));
     }
 
     fn start(&mut self, pass: Pass) {
@@ -190,7 +242,7 @@ impl Running {
         }
         for group in &finished.returned {
             let returned = self.gathering.returned(group);
-            returned.into_iter().for_each(|delivery| self.shared.give_back(delivery));
+            returned.into_iter().for_each(|held| self.shared.give_back(held));
         }
     }
 
@@ -198,7 +250,7 @@ impl Running {
     async fn end(mut self, within: Duration) {
         self.shared.stop.cancel();
         self.consumer.stop();
-        self.gathering.drain().into_iter().for_each(|delivery| self.shared.give_back(delivery));
+        self.gathering.drain().into_iter().for_each(|held| self.shared.give_back(held));
         let all = async { while self.batches.join_next().await.is_some() {} };
         if timeout(within, all).await.is_err() {
             tracing::warn!(

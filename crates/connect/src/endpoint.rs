@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use http::header::USER_AGENT;
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING, USER_AGENT};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::client::legacy::Client;
@@ -18,8 +18,9 @@ use crate::{Invalid, Kind, Secrets, Settings};
 
 const AGENT: &str = concat!("leasehold-connect/", env!("CARGO_PKG_VERSION"));
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(5);
-/// A connection without requests is closed before most endpoints close theirs.
-const IDLE_TIME_MAX: Duration = Duration::from_secs(20);
+/// A connection without requests is closed before endpoints close theirs, which many do after 5 s: a request that meets that is
+/// of unknown outcome.
+const IDLE_TIME_MAX: Duration = Duration::from_secs(4);
 /// An answer has a few bytes for each message that failed.
 const ANSWER_BYTES_MAX: usize = 1024 * 1024;
 
@@ -69,9 +70,18 @@ impl Endpoint {
             Failed::new(kind, with_causes(&error))
         })?;
         let (head, body) = answer.into_parts();
-        let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await;
-        let body = body.map_err(|error| Failed::new(Kind::Broken, with_causes(&*error)))?.to_bytes();
-        Ok(Answer { status: head.status, headers: head.headers, body })
+        let is_bounded = is_bounded(&head);
+        let mut answer = Answer { status: head.status, headers: head.headers, body: Bytes::new() };
+        answer.body = match Limited::new(body, ANSWER_BYTES_MAX).collect().await {
+            Ok(body) => body.to_bytes(),
+            // What is no success says so by its status and headers: the rest is for people.
+            Err(_) if !answer.status.is_success() => Bytes::new(),
+            Err(error) => return Err(Failed::new(Kind::Broken, with_causes(&*error))),
+        };
+        if answer.body.is_empty() && answer.is_json() && !is_bounded {
+            return Err(Failed::new(Kind::Broken, "the connection ended before the body of its answer"));
+        }
+        Ok(answer)
     }
 
     /// Those of the request stand over those that the user gave.
@@ -85,6 +95,14 @@ impl Endpoint {
         headers.extend(own);
         headers
     }
+}
+
+/// Whether a body that breaks off can be told from one that is over.
+fn is_bounded(head: &http::response::Parts) -> bool {
+    head.version >= http::Version::HTTP_2
+        || head.status == http::StatusCode::NO_CONTENT
+        || head.headers.contains_key(CONTENT_LENGTH)
+        || head.headers.contains_key(TRANSFER_ENCODING)
 }
 
 /// An error with what is behind it: the first alone says only that something failed.

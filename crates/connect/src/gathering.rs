@@ -13,6 +13,8 @@ pub(crate) trait Piece {
     /// Within which order holds.
     fn group(&self) -> Option<&str>;
     fn size_bytes(&self) -> usize;
+    /// When it was taken.
+    fn since(&self) -> Instant;
 }
 
 /// How large a batch can be, and how long it waits to be so.
@@ -94,6 +96,17 @@ impl<T: Piece> Gathering<T> {
         self.behind.remove(group).unwrap_or_default()
     }
 
+    /// Everything that waits, when some of it was taken before a time. Those that come while a batch of their group is under way go on
+    /// waiting for it.
+    pub(crate) fn take_older(&mut self, than: Instant) -> Vec<T> {
+        if !self.ready.iter().chain(self.behind.values().flatten()).any(|piece| piece.since() < than) {
+            return Vec::new();
+        }
+        (self.ready_bytes, self.since) = (0, None);
+        let behind = self.behind.values_mut().flat_map(|behind| behind.drain(..));
+        self.ready.drain(..).chain(behind).collect()
+    }
+
     /// Everything that waits.
     pub(crate) fn drain(&mut self) -> Vec<T> {
         (self.ready_bytes, self.since) = (0, None);
@@ -114,6 +127,10 @@ mod tests {
 
         fn size_bytes(&self) -> usize {
             self.1
+        }
+
+        fn since(&self) -> Instant {
+            Instant::now() - SECOND * u32::try_from(self.1).unwrap()
         }
     }
 
@@ -181,6 +198,24 @@ mod tests {
         gathering.cut(now);
         gathering.done("a", now);
         assert!(gathering.behind.is_empty());
+    }
+
+    #[test]
+    fn nothing_waits_for_ever_and_no_group_gets_out_of_order() {
+        let (mut gathering, now) = (gathering(1), Instant::now());
+        for piece in [("a-1", 30), ("a-2", 20), ("b-1", 1)] {
+            gathering.add(piece, now);
+        }
+        assert_eq!(names(gathering.cut(now)), ["a-1"]);
+        assert!(gathering.take_older(now - SECOND * 25).is_empty(), "what is under way is not among them");
+        let mut taken = names(gathering.take_older(now - SECOND * 15));
+        taken.sort_unstable();
+        assert_eq!(taken, ["a-2", "b-1"], "it may be behind another one");
+        assert!(gathering.due_at().is_none());
+        gathering.add(("a-2", 0), now);
+        assert!(gathering.cut(now).is_empty(), "its group is under way");
+        gathering.done("a", now);
+        assert_eq!(names(gathering.cut(now)), ["a-2"]);
     }
 
     #[test]

@@ -31,7 +31,7 @@ pub use connector::Connector;
 pub use numbers::{Kind, Numbers, Tally};
 pub use request::Form;
 pub use settings::{
-    BATCH_BYTES_MAX, BATCH_MESSAGES_MAX, CONCURRENCY_MAX, HELD_MESSAGES_MAX, Invalid, Settings, TIMEOUT_MAX,
-    WINDOW_MAX,
+    BATCH_BYTES_MAX, BATCH_MESSAGES_MAX, CONCURRENCY_MAX, HELD_MESSAGES_MAX, Invalid, KEEP_MAX, Settings,
+    TIMEOUT_MAX, WINDOW_MAX,
 };
 pub use signature::Secrets;

@@ -52,6 +52,7 @@ pub struct Numbers {
     halved: AtomicU64,
     acked: AtomicU64,
     retried: AtomicU64,
+    postponed: AtomicU64,
     rejected: AtomicU64,
     returned: AtomicU64,
     unsettled: AtomicU64,
@@ -72,9 +73,12 @@ pub struct Tally {
     pub acked: u64,
     /// Messages given back because they failed.
     pub retried: u64,
+    /// Messages put off because an answer said so.
+    pub postponed: u64,
     /// Messages moved to the dead-letter queue because an answer said so.
     pub rejected: u64,
-    /// Messages given back without a failure of their own: at a stop, or behind one of their group that failed.
+    /// Messages given back without a failure of their own: at a stop, behind one of their group that failed, or because
+    /// their endpoint was away for too long.
     pub returned: u64,
     /// Messages whose settlement was refused or not answered, mostly because their leases were lost.
     pub unsettled: u64,
@@ -89,6 +93,7 @@ pub struct Tally {
 pub(crate) enum Count {
     Acked,
     Retried,
+    Postponed,
     Rejected,
     Returned,
     Unsettled,
@@ -119,6 +124,7 @@ impl Numbers {
         match what {
             Count::Acked => &self.acked,
             Count::Retried => &self.retried,
+            Count::Postponed => &self.postponed,
             Count::Rejected => &self.rejected,
             Count::Returned => &self.returned,
             Count::Unsettled => &self.unsettled,
@@ -141,6 +147,7 @@ impl Numbers {
             halved: self.halved.load(Ordering::Relaxed),
             acked: messages(Count::Acked),
             retried: messages(Count::Retried),
+            postponed: messages(Count::Postponed),
             rejected: messages(Count::Rejected),
             returned: messages(Count::Returned),
             unsettled: messages(Count::Unsettled),

@@ -17,6 +17,8 @@ pub const WINDOW_MAX: Duration = Duration::from_secs(5 * 60);
 pub const CONCURRENCY_MAX: u32 = 1_000;
 /// How long an endpoint may take for an answer.
 pub const TIMEOUT_MAX: Duration = Duration::from_secs(15 * 60);
+/// How long a message may be in hand: no lease is longer.
+pub const KEEP_MAX: Duration = Duration::from_secs(12 * 60 * 60);
 /// Messages that one connector has in its hands: requests at a time, times the messages of each.
 pub const HELD_MESSAGES_MAX: usize = 20_000;
 
@@ -67,6 +69,9 @@ pub struct Settings {
     pub secrets: Option<Secrets>,
     /// How far leases reach; the queue's own when absent.
     pub lease: Option<Duration>,
+    /// How long a message may be in hand, whatever the endpoint does; 1 h. Its lease is kept as long; what has not been asked about when a
+    /// request might take longer than that goes back to the queue.
+    pub keep_for: Duration,
     /// Who receives, for `why`.
     pub name: String,
     /// How long requests may still take when it stops; 30 s.
@@ -93,6 +98,7 @@ impl Settings {
             authorities: None,
             secrets: None,
             lease: None,
+            keep_for: Duration::from_secs(60 * 60),
             name: "leasehold-connect".to_owned(),
             stop_within: Duration::from_secs(30),
         }
@@ -124,6 +130,14 @@ impl Settings {
         if self.timeout.is_zero() {
             return Err(Invalid("the time-out is 0: an endpoint needs some time to answer".to_owned()));
         }
+        no_longer("the time to keep a message", self.keep_for, KEEP_MAX)?;
+        no_longer("the lease", self.lease.unwrap_or_default(), KEEP_MAX)?;
+        if self.keep_for < self.timeout * 2 {
+            let keep_for_ms = self.keep_for.as_millis();
+            return Err(Invalid(format!(
+                "the time to keep a message is {keep_for_ms} ms: it can be twice the time-out or more"
+            )));
+        }
         for status in &self.reject_statuses {
             rejecting(*status)?;
         }
@@ -154,7 +168,9 @@ impl Settings {
 
 /// Reads a URL that requests can be sent to.
 pub(crate) fn uri(url: &str) -> Result<Uri, Invalid> {
-    let wrong = |why: &str| Err(Invalid(format!("{url:?} {why}: give http://host:port/path")));
+    // What is before an @ may be secret.
+    let shown = if url.contains('@') { "the URL".to_owned() } else { format!("{url:?}") };
+    let wrong = |why: &str| Err(Invalid(format!("{shown} {why}: give http://host:port/path")));
     let Ok(uri) = url.parse::<Uri>() else { return wrong("is no URL") };
     match (uri.scheme_str(), uri.authority()) {
         (Some("http" | "https"), Some(authority)) if authority.as_str().contains('@') => {
@@ -219,6 +235,9 @@ mod tests {
         refused(|settings| settings.batch_window = WINDOW_MAX * 2, "batch window is 600 s");
         refused(|settings| settings.timeout = TIMEOUT_MAX * 2, "time-out is 1800 s");
         refused(|settings| settings.timeout = Duration::ZERO, "time-out is 0");
+        refused(|settings| settings.keep_for = KEEP_MAX * 2, "keep a message is 86400 s");
+        refused(|settings| settings.keep_for = settings.timeout, "twice the time-out or more");
+        refused(|settings| settings.lease = Some(KEEP_MAX * 2), "lease is 86400 s");
         for status in [0, 200, 302, 429, 503, 600] {
             refused(
                 |settings| settings.reject_statuses = vec![422, status],
@@ -235,9 +254,11 @@ mod tests {
             ("127.0.0.1:80", "http://"),
             ("/path", "http://"),
             ("ftp://host/", "http://"),
-            ("http://user:secret@host/", "names a user"),
+            ("http://user:secret@host/", "the URL names a user"),
+            ("user:secret@host", "the URL"),
         ] {
             let refused = uri(url).unwrap_err().to_string();
+            assert!(!refused.contains("secret"), "{refused}");
             assert!(refused.contains(expected), "{refused}");
         }
         assert!(uri("http://host").is_ok() && uri("https://[::1]:80/a?b=c").is_ok());

@@ -7,9 +7,10 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
 use futures::future::join_all;
 use leasehold_client::{CancellationToken, Delivery, Message, Reason, RetryPolicy};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 use crate::answer::{Failed, Outcome, Rules, Verdict};
 use crate::endpoint::Endpoint;
@@ -22,13 +23,29 @@ use crate::{Kind, Numbers};
 /// The longest delay of a release.
 const RELEASE_MAX: Duration = Duration::from_secs(12 * 60 * 60);
 
-impl Piece for Delivery {
+/// A message in hand.
+pub(crate) struct Held {
+    delivery: Delivery,
+    taken: Instant,
+}
+
+impl Held {
+    pub(crate) fn new(delivery: Delivery, taken: Instant) -> Self {
+        Self { delivery, taken }
+    }
+}
+
+impl Piece for Held {
     fn group(&self) -> Option<&str> {
-        self.ordered_group()
+        self.delivery.ordered_group()
     }
 
     fn size_bytes(&self) -> usize {
-        self.body.len()
+        self.delivery.body.len()
+    }
+
+    fn since(&self) -> Instant {
+        self.taken
     }
 }
 
@@ -40,6 +57,8 @@ pub(crate) struct Shared {
     pub(crate) source: Source,
     pub(crate) rules: Rules,
     pub(crate) retry: RetryPolicy,
+    /// How long a message may wait for its request to start.
+    pub(crate) wait_max: Duration,
     pub(crate) stop: CancellationToken,
 }
 
@@ -51,9 +70,10 @@ pub(crate) struct Finished {
 }
 
 /// Brings a batch to its end. `pass` is for its first request.
-pub(crate) async fn deliver(shared: Arc<Shared>, batch: Vec<Delivery>, pass: Pass) -> Finished {
+pub(crate) async fn deliver(shared: Arc<Shared>, batch: Vec<Held>, pass: Pass) -> Finished {
     let groups = batch.iter().filter_map(Piece::group).map(str::to_owned).collect::<HashSet<_>>();
-    let mut work = Work { shared: &shared, returned: HashSet::new() };
+    let taken = batch.iter().map(|held| held.taken).min().unwrap_or_else(Instant::now);
+    let mut work = Work { shared: &shared, begin_until: taken + shared.wait_max, returned: HashSet::new() };
     work.run(batch, pass).await;
     let returned = work.returned;
     Finished { done: groups.difference(&returned).cloned().collect(), returned }
@@ -61,12 +81,14 @@ pub(crate) async fn deliver(shared: Arc<Shared>, batch: Vec<Delivery>, pass: Pas
 
 struct Work<'a> {
     shared: &'a Shared,
+    /// Later than this, a request might outlast its leases.
+    begin_until: Instant,
     /// Groups of which something comes again: nothing behind it may be handled.
     returned: HashSet<String>,
 }
 
 impl Work<'_> {
-    async fn run(&mut self, batch: Vec<Delivery>, pass: Pass) {
+    async fn run(&mut self, batch: Vec<Held>, pass: Pass) {
         // The next is last.
         let mut parts = vec![batch];
         let mut pass = Some(pass);
@@ -103,17 +125,18 @@ impl Work<'_> {
         }
     }
 
-    /// `None` when the connector stops: no more requests are started.
+    /// `None` when the connector stops, or it is too late: no more requests are started.
     async fn admitted(&self) -> Option<Pass> {
         tokio::select! {
             biased;
             () = self.shared.stop.cancelled() => None,
+            () = sleep_until(self.begin_until) => None,
             pass = self.shared.gate.enter() => Some(pass),
         }
     }
 
-    async fn ask(&self, part: &[Delivery], pass: Pass) -> Verdict {
-        let messages = part.iter().map(Delivery::message).collect::<Vec<&Message>>();
+    async fn ask(&self, part: &[Held], pass: Pass) -> Verdict {
+        let messages = part.iter().map(|held| held.delivery.message()).collect::<Vec<&Message>>();
         let request = self.shared.source.request(self.shared.rules.form, &messages);
         let began = Instant::now();
         let answer = self.shared.endpoint.ask(request).await;
@@ -144,7 +167,9 @@ impl Work<'_> {
         match verdict {
             Verdict::Each(outcomes) => {
                 self.shared.numbers.request(took, None);
-                let is_futile = outcomes.iter().all(|outcome| matches!(outcome, Outcome::Retry(_)));
+                let is_futile = outcomes
+                    .iter()
+                    .all(|outcome| matches!(outcome, Outcome::Retry(_) | Outcome::Postpone(_)));
                 if is_futile { pass.failed() } else { pass.succeeded() }
             }
             Verdict::Failed(failed) => {
@@ -159,48 +184,56 @@ impl Work<'_> {
     }
 
     /// Those that are to be asked about. One whose lease was lost is another's, and one behind a message that comes again has to wait.
-    fn still_wanted(&mut self, part: Vec<Delivery>) -> Vec<Delivery> {
+    fn still_wanted(&mut self, part: Vec<Held>) -> Vec<Held> {
         let mut wanted = Vec::new();
-        for delivery in part {
-            if delivery.lease_left().is_zero() || self.is_behind(&delivery) {
-                self.give_back([delivery]);
+        for held in part {
+            if held.delivery.lease_left().is_zero() || self.is_behind(&held) {
+                self.give_back([held]);
             } else {
-                wanted.push(delivery);
+                wanted.push(held);
             }
         }
         wanted
     }
 
-    fn is_behind(&self, delivery: &Delivery) -> bool {
-        delivery.group().is_some_and(|group| self.returned.contains(group))
+    fn is_behind(&self, held: &Held) -> bool {
+        held.group().is_some_and(|group| self.returned.contains(group))
     }
 
     /// Settles each message as the endpoint said, but for those behind one of their group that comes again.
-    async fn settle_all(&mut self, part: Vec<Delivery>, outcomes: Vec<Outcome>) {
+    async fn settle_all(&mut self, part: Vec<Held>, outcomes: Vec<Outcome>) {
         let (shared, mut settling) = (self.shared, Vec::new());
-        for (delivery, outcome) in part.into_iter().zip(outcomes) {
-            if self.is_behind(&delivery) {
-                self.give_back([delivery]);
+        for (held, outcome) in part.into_iter().zip(outcomes) {
+            if self.is_behind(&held) {
+                self.give_back([held]);
                 continue;
             }
-            let group = delivery.group().map(str::to_owned);
-            if matches!(outcome, Outcome::Retry(_)) {
+            let group = held.group().map(str::to_owned);
+            let is_rejected = matches!(outcome, Outcome::Reject(_));
+            if matches!(outcome, Outcome::Retry(_) | Outcome::Postpone(_)) {
                 self.returned.extend(group.clone());
             }
-            settling.push(async move { (group, shared.settle(delivery, outcome).await) });
+            let settled = async move { (group, shared.settle(held.delivery, outcome).await) };
+            let settled = settled.boxed();
+            // A queue may have nowhere to put it: it comes again then, before those behind it.
+            if is_rejected { self.note_settled(settled.await) } else { settling.push(settled) }
         }
-        for (group, settled) in join_all(settling).await {
-            if settled == Settled::ComesAgain {
-                self.returned.extend(group);
-            }
+        for settled in join_all(settling).await {
+            self.note_settled(settled);
+        }
+    }
+
+    fn note_settled(&mut self, (group, settled): (Option<String>, Settled)) {
+        if settled == Settled::ComesAgain {
+            self.returned.extend(group);
         }
     }
 
     /// Without a failure of their own.
-    fn give_back(&mut self, deliveries: impl IntoIterator<Item = Delivery>) {
-        for delivery in deliveries {
-            self.returned.extend(delivery.group().map(str::to_owned));
-            self.shared.give_back(delivery);
+    fn give_back(&mut self, part: impl IntoIterator<Item = Held>) {
+        for held in part {
+            self.returned.extend(held.group().map(str::to_owned));
+            self.shared.give_back(held);
         }
     }
 }
@@ -213,8 +246,8 @@ enum Settled {
 
 impl Shared {
     /// Nobody was asked about it, or what was answered does not count.
-    pub(crate) fn give_back(&self, delivery: Delivery) {
-        drop(delivery.give_back());
+    pub(crate) fn give_back(&self, held: Held) {
+        drop(held.delivery.give_back());
         self.numbers.message(Count::Returned);
     }
 
@@ -226,13 +259,14 @@ impl Shared {
                 let delay = asked.unwrap_or_else(|| self.retry.delay(delivery.receive_count));
                 (delivery.release(delay.min(RELEASE_MAX)), Count::Retried)
             }
+            Outcome::Postpone(delay) => (delivery.postpone(delay.min(RELEASE_MAX)), Count::Postponed),
             Outcome::Reject(why) => {
                 let delay = self.retry.delay(delivery.receive_count);
                 (delivery.reject_or_release(why, delay), Count::Rejected)
             }
         };
         let (count, settled) = match settling.await {
-            Ok(()) if count == Count::Retried => (count, Settled::ComesAgain),
+            Ok(()) if matches!(count, Count::Retried | Count::Postponed) => (count, Settled::ComesAgain),
             Ok(()) => (count, Settled::Done),
             Err(error) if error.reason == Reason::NoDeadLetterQueue => {
                 tracing::warn!(queue, id, "a message was rejected, and is tried again instead: {error}");
