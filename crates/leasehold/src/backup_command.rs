@@ -25,7 +25,7 @@ pub async fn run(
         Command::Verify { folder } => ("whole", backup::verify(&folder)?, folder),
     };
     let text = format!("the backup {} is {done}: {}", folder.display(), contents(&manifest));
-    output.line(text, &manifest.to_json())
+    output.done(&text, &manifest.to_json())
 }
 
 /// What a backup holds, for people.

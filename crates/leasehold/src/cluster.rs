@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use leasehold::backup;
-use leasehold::replicas::compare;
+use leasehold::replicas::{Comparison, compare};
 use leasehold_client::Client;
 use leasehold_client::v1::{InitNode, NodeStatus, StatusResponse};
 use serde_json::{Value, json};
@@ -31,8 +31,8 @@ pub enum Command {
     },
     /// Shows nodes and partitions.
     Status,
-    /// Compares the replicas of all nodes, and says where they differ (exit code 1). Each partition stands still on a node while it
-    /// is read; a busy one may not be comparable.
+    /// Compares the replicas of all nodes, and says where they differ (exit code 1) or could not be compared (3). Each partition
+    /// stands still on a node while it is read; a busy one may not be comparable.
     Verify {
         /// How long to wait for busy partitions.
         #[arg(long, default_value = "10s", value_parser = duration)]
@@ -62,25 +62,22 @@ pub async fn run(command: Command, client: &Client, output: Output) -> Result<()
                 let restored = backup::restore(client, &folder, nodes, replication).await?;
                 let (id, manifest) = (restored.cluster_id, restored.manifest);
                 let text = format!("cluster {id} is founded and has {}", contents(&manifest));
-                return output.line(text, &json!({ "cluster_id": id, "backup": manifest.to_json() }));
+                return output.done(&text, &json!({ "cluster_id": id, "backup": manifest.to_json() }));
             }
             let id = client.init_cluster(nodes, partitions, replication).await?;
-            output.line(format!("cluster {id} is founded"), &json!({ "cluster_id": id }))?;
-            Ok(())
+            output.done(&format!("cluster {id} is founded"), &json!({ "cluster_id": id }))
         }
         Command::Status => status(&client.cluster_status().await?, output),
         Command::Verify { patience } => verify(client, patience, output).await,
         Command::AddNode { node } => {
             let id = client.add_node(init_node(node)).await?;
-            output.line(format!("node {id} is in the cluster; replicas move to it"), &json!({ "id": id }))?;
-            Ok(())
+            output.done(&format!("node {id} is in the cluster; replicas move to it"), &json!({ "id": id }))
         }
         Command::RemoveNode { name, no_wait } => remove(client, &name, no_wait, output).await,
         Command::Transfer { partition, node } => {
             client.transfer_leader(partition, &node).await?;
             let text = format!("partition {partition} is handed to {node}");
-            output.line(text, &json!({ "partition": partition, "node": node }))?;
-            Ok(())
+            output.done(&text, &json!({ "partition": partition, "node": node }))
         }
     }
 }
@@ -92,7 +89,7 @@ fn init_node((name, peer_address): (String, String)) -> InitNode {
 async fn remove(client: &Client, name: &str, no_wait: bool, output: Output) -> Result<(), Failure> {
     client.remove_node(name).await?;
     if no_wait {
-        return output.line(format!("{name} is leaving"), &json!({ "node": name, "gone": false }));
+        return output.done(&format!("{name} is leaving"), &json!({ "node": name, "gone": false }));
     }
     let bar = output.progress(None);
     loop {
@@ -106,7 +103,7 @@ async fn remove(client: &Client, name: &str, no_wait: bool, output: Output) -> R
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     bar.finish_and_clear();
-    output.line(format!("{name} has left the cluster"), &json!({ "node": name, "gone": true }))
+    output.done(&format!("{name} has left the cluster"), &json!({ "node": name, "gone": true }))
 }
 
 async fn verify(client: &Client, patience: Duration, output: Output) -> Result<(), Failure> {
@@ -120,10 +117,22 @@ async fn verify(client: &Client, patience: Duration, output: Output) -> Result<(
     lines.extend(found.diverged.iter().map(|part| format!("replicas differ: {part}")));
     let object = json!({ "equal": found.equal, "busy": found.busy, "diverged": found.diverged });
     output.line(lines.join("\n"), &object)?;
-    if found.diverged.is_empty() {
+    verdict(&found)
+}
+
+/// What was not compared is not known to be equal.
+fn verdict(found: &Comparison) -> Result<(), Failure> {
+    if !found.diverged.is_empty() {
+        return Err(Failure::new("replicas differ: stop the nodes, keep their data folders, and report it"));
+    }
+    if found.busy.is_empty() {
         return Ok(());
     }
-    Err(Failure::new("replicas differ: stop the nodes, keep their data folders, and report it"))
+    Err(Failure::unknown(format!(
+        "{} of {} parts were too busy to be compared: verify again with a longer --patience, or with less traffic",
+        found.busy.len(),
+        found.busy.len() + found.equal,
+    )))
 }
 
 fn status(status: &StatusResponse, output: Output) -> Result<(), Failure> {
@@ -178,4 +187,21 @@ fn status_text(status: &StatusResponse) -> String {
         lines.push(format!("partition {:<4} led by {leader:<8} on {replicas}{moving}", partition.partition));
     }
     lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_too_busy_to_be_compared_is_unknown() {
+        let exit_code = |busy: &[&str], diverged: &[&str]| {
+            let texts = |parts: &[&str]| parts.iter().map(|part| (*part).to_owned()).collect();
+            let found = Comparison { equal: 2, busy: texts(busy), diverged: texts(diverged) };
+            verdict(&found).map_or_else(|failure| failure.exit_code(), |()| 0)
+        };
+        assert_eq!(exit_code(&[], &[]), 0);
+        assert_eq!(exit_code(&["partition 1"], &[]), 3);
+        assert_eq!(exit_code(&["partition 1"], &["partition 2 at index 7"]), 1);
+    }
 }

@@ -8,10 +8,11 @@ use leasehold_connect::{Connector, Form, Kind, Numbers, Secrets, Settings, Tally
 use leasehold_node::config::LogFormat;
 use leasehold_node::telemetry::start_logging;
 use serde_json::{Value, json};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::input::{duration, header};
-use crate::output::{Failure, Output};
+use crate::output::{Failure, Output, say};
 use crate::server::Stop;
 
 #[derive(clap::Subcommand)]
@@ -58,8 +59,8 @@ pub struct Arguments {
     #[arg(long = "reject-status", value_delimiter = ',')]
     reject_statuses: Vec<u16>,
     /// A header of every request, as `name: value`; repeat it for several.
-    #[arg(long = "header", value_parser = header)]
-    headers: Vec<(String, String)>,
+    #[arg(long = "header")]
+    headers: Vec<String>,
     /// A file with the certificate authorities (PEM) that an https endpoint is checked against, instead of the system's.
     #[arg(long)]
     ca_file: Option<PathBuf>,
@@ -69,6 +70,9 @@ pub struct Arguments {
     /// How far leases reach; the queue's own unless told.
     #[arg(long, value_parser = duration)]
     lease: Option<Duration>,
+    /// How long a message may be in hand while the endpoint is away; 1h unless told, up to 12h. Then it goes back to the queue.
+    #[arg(long, value_parser = duration)]
+    keep_for: Option<Duration>,
     /// Who receives, for `why` and for the processing times of `queue describe`.
     #[arg(long)]
     name: Option<String>,
@@ -94,6 +98,10 @@ impl Arguments {
             let told = |invalid| Failure::usage(format!("{}: {invalid}", path.display()));
             Secrets::parse(&String::from_utf8_lossy(&read(path)?)).map_err(told)
         });
+        // What is wrong is named by its place: a header may be a secret.
+        let headers = (1..).zip(&self.headers).map(|(number, text)| {
+            header(text).map_err(|wrong| Failure::usage(format!("header {number}: {wrong}")))
+        });
         Ok(Settings {
             form: match self.form {
                 FormName::Batch => Form::Batch,
@@ -107,10 +115,11 @@ impl Arguments {
             timeout: self.timeout.unwrap_or(defaults.timeout),
             retry: RetryPolicy::new(self.retry_first, self.retry_longest),
             reject_statuses: self.reject_statuses.clone(),
-            headers: self.headers.clone(),
+            headers: headers.collect::<Result<_, _>>()?,
             authorities: self.ca_file.as_ref().map(|path| read(path)).transpose()?,
             secrets: secrets.transpose()?,
             lease: self.lease,
+            keep_for: self.keep_for.unwrap_or(defaults.keep_for),
             name: self.name.clone().unwrap_or(defaults.name.clone()),
             stop_within: self.stop_within.unwrap_or(defaults.stop_within),
             ..defaults
@@ -136,54 +145,79 @@ pub async fn run(command: Command, client: Client, output: Output) -> Result<(),
         .map_err(|invalid| Failure::usage(invalid.to_string()))?;
     let numbers = connector.numbers();
     let mut running = std::pin::pin!(connector.run());
-    let mut report = Report::new(&arguments, output);
+    let reports = Reports::start(arguments.queue.clone(), output)?;
     let mut ticks = interval(arguments.report.max(REPORT_INTERVAL_MIN));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             ended = &mut running => {
-                let told = report.tell(&numbers);
+                let told = reports.end(&numbers).await;
                 return ended.map_err(Failure::from).and(told);
             }
-            _ = ticks.tick() => {
-                // Without anybody who reads them, messages are handed out all the same.
-                if let Err(failure) = report.tell(&numbers) {
-                    tracing::warn!(%failure, "the report cannot be written");
-                }
-            }
+            _ = ticks.tick() => reports.tell(&numbers),
             () = signals.asked() => {
                 if stop.is_cancelled() {
                     return Err(Failure::new("stopped before everything was given back"));
                 }
-                eprintln!("finishes what is under way and stops; a second signal stops it at once");
                 stop.cancel();
+                say("finishes what is under way and stops; a second signal stops it at once");
             }
         }
     }
 }
 
 const REPORT_INTERVAL_MIN: Duration = Duration::from_millis(100);
+/// How long the last report may take: the one before it may still wait to be read.
+const LAST_REPORT_WITHIN: Duration = Duration::from_secs(1);
 
-/// Tells what was done, when something was.
-struct Report<'a> {
-    arguments: &'a Arguments,
-    output: Output,
-    told: Tally,
+/// Tells what was done, when something was, on a thread of its own: who does not read holds up nothing.
+struct Reports {
+    tallies: mpsc::Sender<Tally>,
+    /// How telling the last of them ended.
+    ended: oneshot::Receiver<Result<(), Failure>>,
 }
 
-impl<'a> Report<'a> {
-    fn new(arguments: &'a Arguments, output: Output) -> Self {
-        Self { arguments, output, told: Tally::default() }
+impl Reports {
+    fn start(queue: String, output: Output) -> Result<Self, Failure> {
+        let (tallies, mut to_tell) = mpsc::channel::<Tally>(1);
+        let (end, ended) = oneshot::channel();
+        let tell = move || {
+            let (mut told, mut last) = (Tally::default(), Ok(()));
+            while let Some(tally) = to_tell.blocking_recv() {
+                if tally == told {
+                    continue;
+                }
+                last = output.line(text(&tally), &object(&queue, &tally));
+                match &last {
+                    Ok(()) => told = tally,
+                    // Without anybody who reads them, messages are handed out all the same.
+                    Err(failure) => tracing::warn!(%failure, "the report cannot be written"),
+                }
+            }
+            // Nobody may wait for it any more.
+            let _ = end.send(last);
+        };
+        std::thread::Builder::new().name("reports".to_owned()).spawn(tell)?;
+        Ok(Self { tallies, ended })
     }
 
-    fn tell(&mut self, numbers: &Numbers) -> Result<(), Failure> {
-        let tally = numbers.now();
-        if tally == self.told {
-            return Ok(());
-        }
-        self.output.line(text(&tally), &object(&self.arguments.queue, &tally))?;
-        self.told = tally;
-        Ok(())
+    /// Tells what is counted now. While earlier reports still wait to be read, it does not: the next one tells more anyway.
+    fn tell(&self, numbers: &Numbers) {
+        let _ = self.tallies.try_send(numbers.now());
+    }
+
+    /// Tells the last of it.
+    async fn end(self, numbers: &Numbers) -> Result<(), Failure> {
+        let Self { tallies, ended } = self;
+        let last = async {
+            let sent = tallies.send(numbers.now()).await;
+            drop(tallies);
+            sent.ok()?;
+            ended.await.ok()
+        };
+        let told = timeout(LAST_REPORT_WITHIN, last).await.ok().flatten();
+        let told = told.unwrap_or_else(|| Err(Failure::new("nobody reads the reports")));
+        told.map_err(|why| Failure::untold("everything was finished or given back", &why, None))
     }
 }
 
@@ -192,13 +226,14 @@ fn text(tally: &Tally) -> String {
     let failed = Kind::ALL.iter().zip(tally.failed).filter(|(_, count)| *count > 0);
     let failed = failed.map(|(kind, count)| format!(", {count} {}", kind.name())).collect::<String>();
     format!(
-        "{} requests (p50 {} ms, p99 {} ms{failed}, {} halved); {} messages acked, {} retried, {} rejected, {} returned, {} unsettled",
+        "{} requests (p50 {} ms, p99 {} ms{failed}, {} halved); {} messages acked, {} retried, {} postponed, {} rejected, {} returned, {} unsettled",
         tally.requests,
         tally.p50.as_millis(),
         tally.p99.as_millis(),
         tally.halved,
         tally.acked,
         tally.retried,
+        tally.postponed,
         tally.rejected,
         tally.returned,
         tally.unsettled,
@@ -211,7 +246,7 @@ fn object(queue: &str, tally: &Tally) -> Value {
     json!({
         "queue": queue, "requests": tally.requests, "failed": failed.collect::<serde_json::Map<_, _>>(),
         "halved": tally.halved, "p50_ms": tally.p50.as_millis() as u64, "p99_ms": tally.p99.as_millis() as u64,
-        "acked": tally.acked, "retried": tally.retried, "rejected": tally.rejected,
+        "acked": tally.acked, "retried": tally.retried, "postponed": tally.postponed, "rejected": tally.rejected,
         "returned": tally.returned, "unsettled": tally.unsettled,
     })
 }

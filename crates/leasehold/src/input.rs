@@ -43,11 +43,12 @@ pub fn pair(text: &str) -> Result<(String, String), String> {
 /// Reads `name: value`, as a header is written.
 ///
 /// # Errors
-/// When there is no `:` or no name.
+/// When there is no `:`, or what is before it is no name. None of it is told: it may be a secret.
 pub fn header(text: &str) -> Result<(String, String), String> {
-    match text.split_once(':') {
-        Some((name, value)) if !name.trim().is_empty() => {
-            Ok((name.trim().to_owned(), value.trim().to_owned()))
+    let is_of_a_name = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    match text.split_once(':').map(|(name, value)| (name.trim(), value.trim())) {
+        Some((name, value)) if !name.is_empty() && name.bytes().all(is_of_a_name) => {
+            Ok((name.to_owned(), value.to_owned()))
         }
         _ => Err("it is not of the form `name: value`".to_owned()),
     }
@@ -129,7 +130,10 @@ mod tests {
         assert_eq!(pair("a=b=c"), Ok(("a".to_owned(), "b=c".to_owned())));
         assert!(pair("=b").is_err() && pair("ab").is_err());
         assert_eq!(header("a: b:c "), Ok(("a".to_owned(), "b:c".to_owned())));
-        assert!(header(": b").is_err() && header("secret").is_err_and(|told| !told.contains("secret")));
+        assert!(header(": b").is_err());
+        for wrong in ["secret", "Bearer secret: b", "secret, it is: b"] {
+            assert!(header(wrong).is_err_and(|told| !told.contains("secret")), "{wrong}");
+        }
         assert_eq!(message_id("3:42"), Ok(MessageId { partition: 3, sequence: 42 }));
         assert!(message_id("42").is_err() && message_id("a:1").is_err());
         assert_eq!(receipt("00fF"), Ok(Bytes::from_static(b"\x00\xff")));

@@ -1,6 +1,6 @@
 //! The `leasehold` command.
 //!
-//! Exit codes: 0 done, 1 not done, 2 wrong usage, 3 the outcome is unknown.
+//! Exit codes: 0 done, 1 not done, 2 wrong usage, 3 the outcome is unknown, or it was done and could not be told.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod backup_command;
@@ -9,6 +9,7 @@ mod connect;
 mod demo;
 mod dev;
 mod endings;
+mod exec;
 mod headroom;
 mod input;
 mod messages;
@@ -37,7 +38,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
     name = "leasehold",
     version,
     about = "A distributed work queue whose leases survive the death of a node",
-    after_help = "Exit codes: 0 done, 1 not done, 2 wrong usage, 3 the outcome is unknown."
+    after_help = "Exit codes: 0 done, 1 not done, 2 wrong usage, 3 the outcome is unknown, or it was done and could not be told."
 )]
 struct Arguments {
     #[command(flatten)]

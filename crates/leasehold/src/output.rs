@@ -8,6 +8,11 @@ use indicatif::{ProgressBar, ProgressDrawTarget};
 use leasehold_client::{Error, Outcome};
 use serde_json::{Value, json};
 
+/// Says something on stderr. Where nobody reads any more, it is not said, and that stops nothing.
+pub fn say(line: impl fmt::Display) {
+    let _ = std::io::stderr().write_all(format!("{line}\n").as_bytes());
+}
+
 /// Where results go.
 #[derive(Debug, Clone, Copy)]
 pub struct Output {
@@ -31,6 +36,14 @@ impl Output {
         let mut stdout = std::io::stdout().lock();
         if self.json { writeln!(stdout, "{object}") } else { writeln!(stdout, "{text}") }?;
         Ok(stdout.flush()?)
+    }
+
+    /// As [`Output::line`], for what has changed something: when it cannot be told, it was done all the same.
+    ///
+    /// # Errors
+    /// When nobody reads any more.
+    pub fn done(self, text: &str, object: &Value) -> Result<(), Failure> {
+        self.line(text, object).map_err(|why| Failure::untold(text, &why, None))
     }
 
     /// A body as it is, or the object.
@@ -59,20 +72,20 @@ impl Output {
     /// Says why it failed; returns the exit code.
     pub fn failed(self, failure: &Failure) -> ExitCode {
         self.tell(failure);
-        ExitCode::from(failure.exit_code)
+        ExitCode::from(failure.exit_code())
     }
 
     /// Says why something of it failed.
     pub fn tell(self, failure: &Failure) {
         if self.json {
-            eprintln!("{}", failure.to_json());
+            say(failure.to_json());
         } else {
-            eprintln!("error: {}", failure.detail);
+            say(format_args!("error: {}", failure.detail));
         }
     }
 }
 
-/// The exit code when nobody knows whether it was done.
+/// The exit code when nobody knows whether it was done, or nobody could be told that it was.
 const UNKNOWN: u8 = 3;
 
 /// Why a command did not do what it was asked.
@@ -93,6 +106,24 @@ impl Failure {
     /// The user asked for something that makes no sense.
     pub fn usage(detail: impl Into<String>) -> Self {
         Self { reason: "INVALID_ARGUMENT".to_owned(), exit_code: 2, ..Self::new(detail) }
+    }
+
+    /// Nobody can say how it is.
+    pub fn unknown(detail: impl Into<String>) -> Self {
+        Self { outcome: "UNKNOWN", exit_code: UNKNOWN, ..Self::new(detail) }
+    }
+
+    /// It was done, and only could not be told: whoever repeats it does it twice. What failed beside it keeps its outcome.
+    pub fn untold(done: &str, why: &Self, beside: Option<Self>) -> Self {
+        let detail = format!("{done}, which could not be told: {why}");
+        match beside {
+            None => Self { outcome: "DONE", exit_code: UNKNOWN, ..Self::new(detail) },
+            Some(failure) => Self { exit_code: UNKNOWN, ..failure.in_front(&format!("{detail}; ")) },
+        }
+    }
+
+    pub fn exit_code(&self) -> u8 {
+        self.exit_code
     }
 
     /// Says first what it was about.
@@ -169,5 +200,18 @@ mod tests {
         );
         assert_eq!(Failure::usage("").exit_code, 2);
         assert_eq!(Failure::new("").exit_code, 1);
+        assert_eq!(Failure::unknown("").exit_code, 3);
+    }
+
+    #[test]
+    fn what_was_done_and_cannot_be_told_is_not_called_undone() {
+        let why = Failure::new("Broken pipe");
+        let untold = Failure::untold("2 messages sent", &why, None);
+        let detail = "2 messages sent, which could not be told: Broken pipe";
+        assert_eq!(untold.to_json(), json!({"outcome": "DONE", "reason": "NONE", "detail": detail}));
+        let mixed = Failure::untold("2 messages sent", &why, Some(Failure::usage("line 3: too large")));
+        let detail = format!("{detail}; line 3: too large");
+        let told = json!({"outcome": "NOT_DONE", "reason": "INVALID_ARGUMENT", "detail": detail});
+        assert_eq!((mixed.to_json(), mixed.exit_code), (told, 3));
     }
 }

@@ -154,7 +154,7 @@ pub async fn run(command: Command, client: &Client, output: Output) -> Result<()
             let created = client.create_queue(&queue, settings.to_wire(Some(kind)), shards).await?;
             let text =
                 if created { format!("{queue} is created") } else { format!("{queue} was there already") };
-            output.line(text, &json!({ "queue": queue, "created": created }))?;
+            output.done(&text, &json!({ "queue": queue, "created": created }))?;
         }
         Command::List { prefix } => list(client, &prefix, output).await?,
         Command::Describe { queue } => describe(&client.describe_queue(&queue).await?, output)?,
@@ -187,7 +187,7 @@ pub async fn run(command: Command, client: &Client, output: Output) -> Result<()
 }
 
 fn done(output: Output, queue: &str, what: &str) -> Result<(), Failure> {
-    output.line(format!("{queue} {what}"), &json!({ "queue": queue, "done": true }))
+    output.done(&format!("{queue} {what}"), &json!({ "queue": queue, "done": true }))
 }
 
 async fn list(client: &Client, prefix: &str, output: Output) -> Result<(), Failure> {
@@ -215,7 +215,7 @@ async fn watch_redrive(client: &Client, queue: &str, output: Output) -> Result<(
         if !redrive.running && waiting == 0 {
             bar.finish_and_clear();
             let text = format!("{} messages of {queue} are moved", redrive.moved);
-            output.line(text, &json!({ "queue": queue, "moved": redrive.moved }))?;
+            output.done(&text, &json!({ "queue": queue, "moved": redrive.moved }))?;
             return Ok(());
         }
         tokio::time::sleep(Duration::from_millis(200)).await;

@@ -1,14 +1,12 @@
 //! `leasehold receive`: prints messages, or runs a command for each.
 
-use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use leasehold_client::{Client, Error, Lease, Message, Outcome, Reason, ReceiveOptions};
-use tokio::io::AsyncWriteExt;
-use tokio::process::Command;
 use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use tokio::time::{Instant, sleep};
 
+use crate::exec::{Group, attend};
 use crate::input::duration;
 use crate::messages::{id_text, message_json};
 use crate::output::{Failure, Output};
@@ -17,9 +15,8 @@ use crate::server::Stop;
 const WAIT: Duration = Duration::from_secs(20);
 /// Messages of one receive.
 const BATCH: u64 = 100;
-/// How long a message waits whose command failed, and a follower after an error.
+/// How long a message waits whose command failed or did not start, and a follower after an error.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
-const EXTEND_INTERVAL_MIN: Duration = Duration::from_millis(100);
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -34,8 +31,9 @@ pub struct Arguments {
     #[arg(long, conflicts_with = "exec")]
     ack: bool,
     /// Runs this with `sh -c` for each message, the body on its stdin and LEASEHOLD_QUEUE, _MESSAGE_ID, _RECEIVE_COUNT,
-    /// _FENCING_TOKEN, _GROUP and _ATTRIBUTE_name in its environment; keeps the lease while it runs; acknowledges when it
-    /// exits with 0, gives back otherwise.
+    /// _FENCING_TOKEN, _GROUP and _ATTRIBUTE_name in its environment, but for a variable over 100 KiB, and what is over 1 MiB in
+    /// all; keeps the lease while it runs; acknowledges when it exits with 0, gives back otherwise. A signal lets it finish, a
+    /// second one kills it.
     #[arg(long)]
     exec: Option<String>,
     /// The queue's own when absent.
@@ -51,7 +49,11 @@ pub struct Arguments {
 /// # Errors
 /// When messages cannot be received, or one of them was not handled and settled.
 pub async fn run(arguments: Arguments, client: &Client, output: Output) -> Result<(), Failure> {
-    let mut stopping = watch_signals()?;
+    let group = Group::default();
+    let mut stopping = watch_signals(&group)?;
+    if arguments.exec.is_some() {
+        group.end_with_the_terminal()?;
+    }
     let mut left = if arguments.follow { u64::MAX } else { arguments.max };
     let (mut failed, mut all, mut last) = (0, 0, None);
     while left > 0 && !*stopping.borrow() {
@@ -77,7 +79,7 @@ pub async fn run(arguments: Arguments, client: &Client, output: Output) -> Resul
         left -= (messages.len() as u64).min(left);
         all += messages.len() as u64;
         let failures = match &arguments.exec {
-            Some(command) => execute_all(&arguments, client, command, &messages).await,
+            Some(command) => execute_all(&arguments, client, &group, command, &messages).await,
             None => match print_all(&arguments, client, &messages, output).await {
                 Ok(failures) => failures,
                 Err(failure) => return Err(with_earlier(failure, last)),
@@ -114,7 +116,7 @@ fn options(arguments: &Arguments, left: u64) -> ReceiveOptions {
 }
 
 /// A follower outlives what is not its own fault.
-fn may_pass(error: &Error) -> bool {
+pub fn may_pass(error: &Error) -> bool {
     let is_final = matches!(
         error.reason,
         Reason::UnknownQueue | Reason::InvalidArgument | Reason::LeaseTooLong | Reason::NotInitialised
@@ -122,15 +124,16 @@ fn may_pass(error: &Error) -> bool {
     error.outcome == Outcome::Unknown || !is_final
 }
 
-/// True after the first signal: what is in hand is brought to its end. The second ends the process.
-fn watch_signals() -> Result<watch::Receiver<bool>, Failure> {
+/// True after the first signal: what is in hand is brought to its end. The second ends the process, and the command that runs.
+fn watch_signals(group: &Group) -> Result<watch::Receiver<bool>, Failure> {
     let mut stop = Stop::new()?;
     let (is_stopping, stopping) = watch::channel(false);
+    let group = group.clone();
     tokio::spawn(async move {
         stop.asked().await;
         is_stopping.send_replace(true);
         stop.asked().await;
-        std::process::exit(1);
+        group.end_process();
     });
     Ok(stopping)
 }
@@ -167,12 +170,13 @@ async fn print_all(
 async fn execute_all(
     arguments: &Arguments,
     client: &Client,
+    group: &Group,
     command: &str,
     messages: &[Message],
 ) -> Vec<Failure> {
     let mut failures = Vec::new();
     for message in messages {
-        let handled = handle(arguments, client, command, message).await;
+        let handled = handle(arguments, client, group, command, message).await;
         failures.extend(handled.err().map(|failure| failure.in_front(&format!("{}: ", id_text(message.id)))));
     }
     failures
@@ -182,11 +186,20 @@ async fn execute_all(
 async fn handle(
     arguments: &Arguments,
     client: &Client,
+    group: &Group,
     command: &str,
     message: &Message,
 ) -> Result<(), Failure> {
     let queue = &arguments.queue;
-    let status = execute(arguments, client, command, message).await?;
+    let lease =
+        arguments.lease.unwrap_or_else(|| message.lease_until.saturating_duration_since(Instant::now()));
+    let child = match group.start(command, queue, message) {
+        Ok(child) => child,
+        Err(error) => return Err(put_off(client, queue, message, &error).await),
+    };
+    let ended = attend(child, client, queue, message, lease).await;
+    group.forget();
+    let status = ended?;
     let (results, failed) = if status.success() {
         (client.ack(queue, std::slice::from_ref(&message.receipt)).await?, None)
     } else {
@@ -197,63 +210,14 @@ async fn handle(
     failed.map_or(Ok(()), Err)
 }
 
-/// Runs the command on a message, whose lease is kept meanwhile.
-async fn execute(
-    arguments: &Arguments,
-    client: &Client,
-    command: &str,
-    message: &Message,
-) -> Result<ExitStatus, Failure> {
-    let lease =
-        arguments.lease.unwrap_or_else(|| message.lease_until.saturating_duration_since(Instant::now()));
-    let mut child = Command::new("sh")
-        .arg("-c")
-        .arg(command)
-        .envs(environment(&arguments.queue, message))
-        .stdin(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()?;
-    let stdin = child.stdin.take();
-    let feed = async {
-        if let Some(mut stdin) = stdin {
-            // A command that does not read its input may still succeed.
-            let _ = stdin.write_all(&message.body).await;
-        }
-    };
-    tokio::pin!(feed);
-    let mut ticks = interval((lease / 3).max(EXTEND_INTERVAL_MIN));
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    ticks.tick().await;
-    let (mut is_fed, mut is_kept) = (false, true);
-    loop {
-        tokio::select! {
-            status = child.wait() => return Ok(status?),
-            () = &mut feed, if !is_fed => is_fed = true,
-            _ = ticks.tick(), if is_kept => {
-                let extended = client.extend(&arguments.queue, &[Lease::new(message.receipt.clone(), lease)]).await;
-                // A lease that is lost stays lost; the end of the command tells.
-                is_kept = extended.map_or_else(|error| may_pass(&error), |results| results.iter().all(Result::is_ok));
-            }
-        }
+/// Gives back a message whose command could not be started, and pauses: the next one would fare no better. It is not the fault of the
+/// message, so the receive does not count.
+async fn put_off(client: &Client, queue: &str, message: &Message, error: &std::io::Error) -> Failure {
+    let postponed = client.postpone(queue, &[Lease::new(message.receipt.clone(), RETRY_DELAY)]).await;
+    sleep(RETRY_DELAY).await;
+    let why = format!("the command cannot be started ({error})");
+    match postponed.and_then(|results| results.into_iter().collect::<Result<(), Error>>()) {
+        Ok(()) => Failure::new(format!("{why}; the message is put off")),
+        Err(error) => Failure::from(error).in_front(&format!("{why}, and the message is not put off: ")),
     }
-}
-
-/// What the command is told beside the body. A value with a zero byte cannot be told.
-fn environment(queue: &str, message: &Message) -> Vec<(String, String)> {
-    let mut variables = vec![
-        ("LEASEHOLD_QUEUE".to_owned(), queue.to_owned()),
-        ("LEASEHOLD_MESSAGE_ID".to_owned(), id_text(message.id)),
-        ("LEASEHOLD_RECEIVE_COUNT".to_owned(), message.receive_count.to_string()),
-        ("LEASEHOLD_FENCING_TOKEN".to_owned(), message.fencing_token.to_string()),
-    ];
-    variables.extend(message.group.clone().map(|group| ("LEASEHOLD_GROUP".to_owned(), group)));
-    let is_name = |name: &str| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
-    variables.extend(message.attributes.iter().filter(|attribute| is_name(&attribute.name)).filter_map(
-        |attribute| {
-            let value = String::from_utf8(attribute.value.to_vec()).ok()?;
-            Some((format!("LEASEHOLD_ATTRIBUTE_{}", attribute.name), value))
-        },
-    ));
-    variables.retain(|(_, value)| !value.contains('\0'));
-    variables
 }

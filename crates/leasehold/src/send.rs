@@ -75,11 +75,27 @@ impl Tally {
         });
     }
 
-    fn end(self) -> Result<(), Failure> {
+    /// Why not everything is known to be sent, if so; `ended` is what broke it off.
+    fn take_failure(&mut self, ended: Result<(), Failure>) -> Option<Failure> {
         let all = self.sent + self.failed;
-        self.failure.map_or(Ok(()), |failure| {
-            Err(failure.of_items(self.failed, all, "messages are not known to be sent"))
-        })
+        match (ended, self.failure.take()) {
+            // What is not known of an earlier message is not known of all.
+            (Err(failure), Some(earlier)) => Some(failure.or_less_certain(earlier)),
+            (Err(failure), None) => Some(failure),
+            (Ok(()), earlier) => {
+                earlier.map(|failure| failure.of_items(self.failed, all, "messages are not known to be sent"))
+            }
+        }
+    }
+
+    /// What was sent cannot be told for this reason.
+    fn untold(&mut self, why: &Failure, ended: Result<(), Failure>) -> Failure {
+        let done = format!("{} messages are sent of lines 1 to {}", self.sent, self.sent + self.failed);
+        Failure::untold(&done, why, self.take_failure(ended))
+    }
+
+    fn end(mut self, ended: Result<(), Failure>) -> Result<(), Failure> {
+        self.take_failure(ended).map_or(Ok(()), Err)
     }
 }
 
@@ -90,8 +106,8 @@ impl Tally {
 pub async fn run(arguments: Arguments, client: &Client, output: Output) -> Result<(), Failure> {
     let mut tally = Tally::default();
     if let Some(body) = arguments.body.clone() {
-        send_batch(&arguments, client, vec![body.into()], &mut tally, output).await?;
-        return tally.end();
+        let sent = send_batch(&arguments, client, vec![body.into()], &mut tally, output).await;
+        return tally.end(sent);
     }
     let input = match &arguments.file {
         Some(path) => lines(path).map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?,
@@ -102,14 +118,9 @@ pub async fn run(arguments: Arguments, client: &Client, output: Output) -> Resul
         true => Ok(()),
         false => output.line(format!("{} messages sent", tally.sent), &json!({})),
     };
-    match (sent.and(told), tally.failure.take()) {
-        // What is not known of an earlier message is not known of all.
-        (Err(failure), Some(earlier)) => Err(failure.or_less_certain(earlier)),
-        (Err(failure), None) => Err(failure),
-        (Ok(()), earlier) => {
-            tally.failure = earlier;
-            tally.end()
-        }
+    match told {
+        Err(why) if tally.sent > 0 => Err(tally.untold(&why, sent)),
+        told => tally.end(sent.and(told)),
     }
 }
 
@@ -154,7 +165,7 @@ fn line_or_failure(line: &std::io::Result<Bytes>) -> Result<Bytes, Failure> {
     }
 }
 
-/// Sends a batch and tells of each message.
+/// Sends a batch and tells of each message. When nobody can be told what is sent, that ends it.
 async fn send_batch(
     arguments: &Arguments,
     client: &Client,
@@ -175,13 +186,18 @@ async fn send_batch(
             failure.in_front(&format!("lines {first} to {}: ", first + count - 1))
         }
     })?;
+    let mut told = Ok(());
     for (number, result) in (first..).zip(results) {
         match result {
             Ok(sent) => {
                 tally.sent += 1;
                 let id = id_text(sent.id);
-                if output.is_json() || is_alone {
-                    output.line(&id, &json!({ "id": id, "duplicate": sent.duplicate }))?;
+                let object = json!({ "id": id, "duplicate": sent.duplicate });
+                if is_alone {
+                    let untold = |why| Failure::untold(&format!("message {id} is sent"), &why, None);
+                    output.line(&id, &object).map_err(untold)?;
+                } else if output.is_json() {
+                    told = told.and_then(|()| output.line(&id, &object));
                 }
             }
             Err(error) if is_alone => tally.note(1, error.into()),
@@ -192,5 +208,5 @@ async fn send_batch(
             }
         }
     }
-    Ok(())
+    told.map_err(|why| tally.untold(&why, Ok(())))
 }

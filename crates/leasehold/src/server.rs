@@ -10,7 +10,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::input::pair;
 use crate::on_runtime;
-use crate::output::{Failure, Output};
+use crate::output::{Failure, Output, say};
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -53,7 +53,7 @@ async fn serve(config: Config, output: Output) -> Result<(), Failure> {
         () = stop.asked() => {}
         reason = node.failed() => return Err(Failure::new(format!("node {name} cannot go on: {reason}"))),
     }
-    eprintln!("node {name} hands over and stops; a second signal stops it at once");
+    say(format_args!("node {name} hands over and stops; a second signal stops it at once"));
     let stopped = async {
         if let Some(sqs) = sqs {
             sqs.shutdown().await;

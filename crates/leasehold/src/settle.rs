@@ -111,10 +111,14 @@ fn told(results: Result<ItemResults<()>, Error>, what: &str, output: Output) -> 
         }
         last = Some(last.map_or(failure.clone(), |known: Failure| known.or_less_certain(failure)));
     }
+    let failure = last.map(|failure| failure.of_items(failed, all, &format!("messages were not {what}")));
     let settled = all - failed;
     if settled > 0 {
         let noun = if settled == 1 { "message" } else { "messages" };
-        output.line(format!("{settled} {noun} {what}"), &json!({ what: settled }))?;
+        let text = format!("{settled} {noun} {what}");
+        if let Err(why) = output.line(&text, &json!({ what: settled })) {
+            return Err(Failure::untold(&text, &why, failure));
+        }
     }
-    last.map_or(Ok(()), |failure| Err(failure.of_items(failed, all, &format!("messages were not {what}"))))
+    failure.map_or(Ok(()), Err)
 }

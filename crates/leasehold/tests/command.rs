@@ -1,14 +1,43 @@
 //! The command as its users meet it: real processes, on loopback.
 #![allow(clippy::unwrap_used, reason = "a test that fails says so by a panic")]
 
-use std::io::{BufRead, BufReader, Write};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use serde_json::Value;
+
+/// Longer than anything takes that works, on a machine that is busy with other things.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn leasehold() -> Command {
     Command::new(env!("CARGO_BIN_EXE_leasehold"))
+}
+
+#[track_caller]
+fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < end, "not in time: {what}");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// It ends with this value.
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended by itself; then there is nothing to end.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -17,7 +46,7 @@ fn text(bytes: &[u8]) -> String {
 
 /// A cluster in a process of its own; it ends with this value.
 struct Dev {
-    child: Child,
+    _process: Process,
     endpoint: String,
 }
 
@@ -27,23 +56,32 @@ impl Dev {
         command
             .args(["dev", "--port", "0", "--sqs-port", "0", "--partitions", "2", "--json"])
             .stdout(Stdio::piped());
-        let mut child = command.spawn().unwrap();
+        let mut process = Process(command.spawn().unwrap());
         let mut endpoint = None;
-        for line in BufReader::new(child.stdout.take().unwrap()).lines() {
+        for line in BufReader::new(process.0.stdout.take().unwrap()).lines() {
             let told: Value = serde_json::from_str(&line.unwrap()).unwrap();
             if told["ready"] == true {
                 break;
             }
             endpoint = endpoint.or_else(|| told["endpoint"].as_str().map(str::to_owned));
         }
-        Self { child, endpoint: endpoint.expect("dev tells its endpoints before it is ready") }
+        let endpoint = endpoint.expect("dev tells its endpoints before it is ready");
+        Self { _process: process, endpoint }
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = leasehold();
+        command.args(arguments).env("LEASEHOLD_ENDPOINT", &self.endpoint);
+        command
     }
 
     fn run(&self, arguments: &[&str], stdin: &str) -> Output {
-        let mut command = leasehold();
-        command.args(arguments).env("LEASEHOLD_ENDPOINT", &self.endpoint);
-        let mut child =
-            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        self.run_into(Stdio::piped(), arguments, stdin)
+    }
+
+    fn run_into(&self, stdout: Stdio, arguments: &[&str], stdin: &str) -> Output {
+        let mut command = self.command(arguments);
+        let mut child = command.stdin(Stdio::piped()).stdout(stdout).stderr(Stdio::piped()).spawn().unwrap();
         child.stdin.take().unwrap().write_all(stdin.as_bytes()).unwrap();
         child.wait_with_output().unwrap()
     }
@@ -60,13 +98,18 @@ impl Dev {
         let arguments = [arguments, &["--json"]].concat();
         self.done(&arguments).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
-}
 
-impl Drop for Dev {
-    fn drop(&mut self) {
-        // It may have ended by itself; then there is nothing to end.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+    /// Receives so many messages, in as many calls as it takes: a node that was held up for a second gives back what it has granted,
+    /// and says at once that there is nothing.
+    fn received(&self, queue: &str, count: usize, more: &[&str]) -> Vec<Value> {
+        let mut got = Vec::new();
+        eventually("the messages are received", || {
+            let left = (count - got.len()).to_string();
+            let arguments = ["receive", queue, "--max", left.as_str(), "--wait", "10s"];
+            got.extend(self.objects(&[&arguments[..], more].concat()));
+            got.len() == count
+        });
+        got
     }
 }
 
@@ -87,7 +130,7 @@ fn every_subcommand_does_its_work_on_a_cluster() {
     let sent = dev.objects(&["send", "jobs", "by hand", "--attribute", "kind=test"]);
     let id = sent[0]["id"].as_str().unwrap().to_owned();
     assert_eq!(dev.objects(&["peek", "jobs"])[0]["body"], "by hand");
-    let got = dev.objects(&["receive", "jobs", "--wait", "10s", "--ack"]);
+    let got = dev.received("jobs", 1, &["--ack"]);
     assert_eq!(
         (&got[0]["id"], &got[0]["attributes"]["kind"]),
         (&Value::from(id.clone()), &Value::from("test"))
@@ -98,9 +141,12 @@ fn every_subcommand_does_its_work_on_a_cluster() {
     assert_eq!(text(&lines.stdout), "3 messages sent\n");
     let seen = tempfile::NamedTempFile::new().unwrap();
     let exec = format!("cat >> {0}; echo >> {0}", seen.path().display());
-    dev.done(&["receive", "jobs", "--max", "3", "--wait", "10s", "--exec", &exec]);
-    let mut bodies =
-        std::fs::read_to_string(seen.path()).unwrap().lines().map(str::to_owned).collect::<Vec<_>>();
+    let mut bodies = Vec::<String>::new();
+    eventually("the command has run for all", || {
+        dev.done(&["receive", "jobs", "--max", "3", "--wait", "10s", "--exec", &exec]);
+        bodies = std::fs::read_to_string(seen.path()).unwrap().lines().map(str::to_owned).collect();
+        bodies.len() >= 3
+    });
     bodies.sort();
     assert_eq!(bodies, ["one", "three", "two"]);
     let described = &dev.objects(&["queue", "describe", "jobs"])[0];
@@ -160,19 +206,19 @@ fn what_was_received_is_settled_by_its_receipt() {
     for body in ["one", "two", "three"] {
         dev.done(&["send", "jobs", body]);
     }
-    let receive = |max: &str| {
-        let got = dev.objects(&["receive", "jobs", "--max", max, "--wait", "10s"]);
+    let receive = |count: usize| {
+        let got = dev.received("jobs", count, &[]);
         got.iter().map(|told| told["receipt"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
     };
-    let receipts = receive("3");
+    let receipts = receive(3);
     let [one, two, three] = &receipts[..] else { panic!("{receipts:?}") };
     assert_eq!(dev.done(&["extend", "jobs", one, two, "--lease", "10m"]), "2 messages extended\n");
     assert_eq!(dev.done(&["ack", "jobs", one]), "1 message acknowledged\n");
     assert_eq!(dev.done(&["reject", "jobs", two, "--reason", "no picture"]), "1 message rejected\n");
     assert_eq!(dev.objects(&["release", "jobs", three])[0]["released"], 1);
-    let four = &receive("1")[0];
+    let four = &receive(1)[0];
     assert_eq!(dev.done(&["postpone", "jobs", four, "--delay", "10ms"]), "1 message postponed\n");
-    let dead = &dev.objects(&["receive", "dead", "--wait", "20s"])[0];
+    let dead = &dev.received("dead", 1, &[])[0];
     assert_eq!(dead["attributes"]["leasehold-rejected"], "no picture");
     // A second time, and of a queue that has nowhere to put what is rejected.
     let again = dev.run(&["ack", "jobs", one, "--json"], "");
@@ -181,10 +227,88 @@ fn what_was_received_is_settled_by_its_receipt() {
     let receipt = dead["receipt"].as_str().unwrap();
     let rejected = dev.run(&["reject", "dead", receipt, "--reason", "x"], "");
     assert!(text(&rejected.stderr).contains("NO_DEAD_LETTER_QUEUE"), "{}", text(&rejected.stderr));
-    let mixed = dev.run(&["ack", "jobs", &receive("1")[0], one], "");
+    let mixed = dev.run(&["ack", "jobs", &receive(1)[0], one], "");
     assert_eq!((mixed.status.code(), text(&mixed.stdout)), (Some(1), "1 message acknowledged\n".to_owned()));
     assert!(text(&mixed.stderr).contains("receipt 2: "), "{}", text(&mixed.stderr));
     assert_eq!(dev.run(&["ack", "jobs", "12:7"], "").status.code(), Some(2));
+}
+
+#[test]
+fn what_was_done_and_cannot_be_told_is_not_called_undone() {
+    let dev = Dev::start();
+    dev.done(&["queue", "create", "jobs"]);
+    let untold = |arguments: &[&str], stdin: &str| {
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        let output = dev.run_into(full.into(), &[arguments, &["--json"]].concat(), stdin);
+        let told = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(3), "{told}");
+        let told: Value = serde_json::from_str(&told).unwrap_or_else(|_| panic!("{told}"));
+        assert_eq!(told["outcome"], "DONE");
+        told["detail"].as_str().unwrap().to_owned()
+    };
+    let told = untold(&["send", "jobs", "one"], "");
+    assert!(told.contains("is sent, which could not be told"), "{told}");
+    let told = untold(&["send", "jobs"], "two\n");
+    assert!(told.contains("1 messages are sent of lines 1 to 1"), "{told}");
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let output = dev.run_into(full.into(), &["send", "jobs"], "three\nfour\n");
+    let told = text(&output.stderr);
+    assert!(output.status.code() == Some(3) && told.contains("2 messages are sent"), "{told}");
+    let got = dev.received("jobs", 1, &[]);
+    let told = untold(&["ack", "jobs", got[0]["receipt"].as_str().unwrap()], "");
+    assert!(told.contains("1 message acknowledged"), "{told}");
+    let described = &dev.objects(&["queue", "describe", "jobs"])[0];
+    assert_eq!((described["ready"].as_u64(), described["leased"].as_u64()), (Some(3), Some(0)));
+}
+
+#[test]
+fn a_signal_of_the_terminal_lets_the_command_in_hand_finish() {
+    let dev = Dev::start();
+    dev.done(&["queue", "create", "jobs", "--lease", "5m"]);
+    dev.done(&["send", "jobs", "by hand"]);
+    let dir = tempfile::tempdir().unwrap();
+    let (began, ended) = (dir.path().join("began"), dir.path().join("ended"));
+    let exec = format!("touch {}; sleep 2; touch {}", began.display(), ended.display());
+    let mut command = dev.command(&["receive", "jobs", "--follow", "--exec", &exec]);
+    let mut process = Process(command.process_group(0).spawn().unwrap());
+    eventually("the command runs", || began.exists());
+    kill_process_group(Pid::from_child(&process.0), Signal::INT).unwrap();
+    let mut status = None;
+    eventually("it ends", || {
+        status = process.0.try_wait().unwrap();
+        status.is_some()
+    });
+    assert!(status.is_some_and(|status| status.success()) && ended.exists(), "{status:?}");
+    let described = &dev.objects(&["queue", "describe", "jobs"])[0];
+    let left = ["ready", "leased", "delayed"].map(|state| described[state].as_u64());
+    assert_eq!(left, [Some(0); 3]);
+}
+
+#[test]
+fn no_command_outlives_the_receive_that_is_stopped_at_once() {
+    let dev = Dev::start();
+    dev.done(&["queue", "create", "jobs", "--lease", "5m"]);
+    dev.done(&["send", "jobs", "by hand"]);
+    let dir = tempfile::tempdir().unwrap();
+    let began = dir.path().join("began");
+    let exec = format!("touch {}; sleep 600; true", began.display());
+    let mut command = dev.command(&["receive", "jobs", "--follow", "--exec", &exec]);
+    let mut process = Process(command.stderr(Stdio::piped()).spawn().unwrap());
+    eventually("the command runs", || began.exists());
+    let mut status = None;
+    eventually("it ends", || {
+        // Two signals that come together are one.
+        kill_process(Pid::from_child(&process.0), Signal::INT).unwrap();
+        thread::sleep(Duration::from_millis(100));
+        status = process.0.try_wait().unwrap();
+        status.is_some()
+    });
+    assert_eq!(status.and_then(|status| status.code()), Some(1));
+    // The command and what it started have its stderr, which ends with the last of them.
+    let mut stderr = process.0.stderr.take().unwrap();
+    let (ended, end) = mpsc::channel();
+    thread::spawn(move || ended.send(stderr.read_to_end(&mut Vec::new()).is_ok()));
+    assert_eq!(end.recv_timeout(PATIENCE), Ok(true), "the command goes on");
 }
 
 fn refused(arguments: &[&str]) -> String {

@@ -2,6 +2,9 @@
 #![allow(clippy::unwrap_used, reason = "a test that fails says so by a panic")]
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
@@ -41,13 +44,18 @@ impl Scene {
         Self { processes, client, _dir: dir }
     }
 
-    fn connect(&self, url: &str, more: &[&str]) -> Child {
+    fn command(&self, url: &str, more: &[&str]) -> Command {
         let mut command = leasehold();
         command
             .args(["connect", "http", "--queue", "q", "--url", url, "--json", "--batch-size", "2"])
             .args(more);
         command.env("LEASEHOLD_ENDPOINT", self.processes.endpoints().join(","));
-        command.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true).spawn().unwrap()
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        command
+    }
+
+    fn connect(&self, url: &str, more: &[&str]) -> Child {
+        self.command(url, more).spawn().unwrap()
     }
 
     async fn left(&self) -> (u64, u64) {
@@ -69,10 +77,14 @@ async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("not in time: {what}"));
 }
 
-/// Tells a process to stop, and returns what it said last.
-async fn stopped(child: Child) -> Value {
+async fn terminate(child: &Child) {
     let pid = child.id().unwrap().to_string();
     assert!(Command::new("kill").args(["-TERM", &pid]).status().await.unwrap().success());
+}
+
+/// Tells a process to stop, and returns what it said last.
+async fn stopped(child: Child) -> Value {
+    terminate(&child).await;
     let output = timeout(PATIENCE, child.wait_with_output()).await.unwrap().unwrap();
     let (told, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{told}{errors}");
@@ -126,6 +138,46 @@ async fn a_signal_lets_requests_finish_and_the_rest_go() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_signal_is_obeyed_when_nobody_reads_what_is_said_about_it() {
+    let scene = Scene::new(Duration::from_secs(300)).await;
+    let endpoint = Endpoint::start(|_| Reply::status(200)).await;
+    let mut child = scene.connect(&endpoint.url(), &[]);
+    eventually("a request is under way", async || !endpoint.asked().is_empty()).await;
+    drop(child.stderr.take());
+    terminate(&child).await;
+    let status = timeout(PATIENCE, child.wait()).await.unwrap().unwrap();
+    assert_eq!(status.code(), Some(0), "{status}");
+    scene.processes.kill_all().await.unwrap();
+}
+
+/// Whatever is written to the first waits until somebody reads from the second.
+fn stalled() -> (OwnedFd, UnixStream) {
+    let (mut writer, reader) = UnixStream::pair().unwrap();
+    writer.set_nonblocking(true).unwrap();
+    let full = std::io::copy(&mut std::io::repeat(0), &mut writer).unwrap_err();
+    assert_eq!(full.kind(), ErrorKind::WouldBlock);
+    writer.set_nonblocking(false).unwrap();
+    (writer.into(), reader)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reports_that_nobody_reads_hold_up_neither_messages_nor_signals() {
+    let scene = Scene::new(Duration::from_secs(300)).await;
+    let endpoint = Endpoint::start(|_| Reply::status(200).after(Duration::from_millis(500))).await;
+    let (stdout, _unread) = stalled();
+    let one_by_one = ["--report", "100ms", "--concurrency", "1", "--concurrency-max", "1"];
+    let mut command = scene.command(&endpoint.url(), &one_by_one);
+    let child = command.stdout(Stdio::from(stdout)).spawn().unwrap();
+    eventually("the queue is empty", async || scene.left().await == (0, 0)).await;
+    terminate(&child).await;
+    let output = timeout(PATIENCE, child.wait_with_output()).await.unwrap().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{told}");
+    assert!(told.contains(r#""outcome":"DONE""#) && told.contains("could not be told"), "{told}");
+    scene.processes.kill_all().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_connected_says_why() {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), "hunter2").unwrap();
@@ -137,6 +189,8 @@ async fn what_cannot_be_connected_says_why() {
         (&["--url", "http://127.0.0.1:1", "--secrets-file", secrets], "whsec_"),
         (&["--url", "http://127.0.0.1:1", "--secrets-file", "/nowhere"], "/nowhere"),
         (&["--url", "http://127.0.0.1:1", "--header", "a"], "name: value"),
+        (&["--url", "http://127.0.0.1:1", "--header", "a: b", "--header", "hunter2"], "header 2: "),
+        (&["--url", "http://127.0.0.1:1", "--header", "Bearer hunter2: a"], "header 1: "),
     ] {
         let output =
             leasehold().args(["connect", "http", "--queue", "q"]).args(arguments).output().await.unwrap();

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that fails says so by a panic")]
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -13,6 +14,9 @@ use leasehold::processes::Processes;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+
+/// Longer than anything takes that works, on a machine that is busy with other things.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 async fn start(dir: &Path) -> (Processes, String) {
     let settings = ["sqs.listen=127.0.0.1:0", "sqs.insecure=true", "sqs.pacing=false"];
@@ -96,10 +100,24 @@ async fn many_requests_share_a_connection_of_http2() {
     let (_, made) = ask("CreateQueue", json!({ "QueueName": "q" })).await;
     let url = made["QueueUrl"].clone();
     assert_eq!(url, format!("http://{address}/000000000000/q"));
-    // The poll waits while the sends beside it are answered.
-    let poll = ask("ReceiveMessage", json!({ "QueueUrl": url, "WaitTimeSeconds": 20 }));
+    // The poll waits while the sends beside it are answered. A machine that stands still for a second takes the leadership, or has the
+    // node give back what it has granted: then it is asked again.
+    let is_sent = AtomicBool::new(false);
+    let poll = async {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let poll = json!({ "QueueUrl": url, "WaitTimeSeconds": 20 });
+            let (status, received) = ask("ReceiveMessage", poll).await;
+            let is_given_back =
+                status == 200 && received["Messages"].is_null() && is_sent.load(Ordering::Relaxed);
+            if !(status == 503 || is_given_back) || Instant::now() >= end {
+                break (status, received);
+            }
+        }
+    };
     let sends = async {
         tokio::time::sleep(Duration::from_millis(300)).await;
+        is_sent.store(true, Ordering::Relaxed);
         for number in 0..5 {
             let (status, sent) =
                 ask("SendMessage", json!({ "QueueUrl": url, "MessageBody": format!("{number}") })).await;
@@ -120,7 +138,7 @@ async fn a_preface_may_come_in_pieces() {
     let preface_and_settings = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
     for piece in preface_and_settings.chunks(11) {
         stream.write_all(piece).await.unwrap();
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let mut frame = [0; 9];
     stream.read_exact(&mut frame).await.unwrap();

@@ -23,7 +23,7 @@ use self::failover::{Failover, kill_busiest, make_probes};
 use self::proof::{SentRow, judge};
 use self::work::Ledger;
 use crate::input::lines;
-use crate::output::{Failure, Output};
+use crate::output::{Failure, Output, say};
 use crate::server::Stop;
 
 const QUEUE: &str = "flights";
@@ -84,9 +84,9 @@ pub async fn run(arguments: Arguments, output: Output) -> Result<(), Failure> {
         processes.kill_all().await?;
     }
     if arguments.keep {
-        eprintln!("kept: {}", dir.keep().display());
+        say(format_args!("kept: {}", dir.keep().display()));
     } else if let Err(error) = dir.close() {
-        eprintln!("the data could not be removed: {error}");
+        say(format_args!("the data could not be removed: {error}"));
     }
     let proof = ended?;
     proof.tell(started.elapsed(), output)?;

@@ -61,7 +61,9 @@ where
     let quiet = if level.contains("openraft") { "" } else { ",openraft=off" };
     let filter = EnvFilter::try_new(format!("{level}{quiet}"))
         .map_err(|error| TelemetryError::Level { level: level.to_owned(), detail: error.to_string() })?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
+    // What tells of a line that could not be written would write to the same place, and panic.
+    let builder = tracing_subscriber::fmt().log_internal_errors(false);
+    let builder = builder.with_env_filter(filter).with_writer(writer);
     Ok(match format {
         LogFormat::Human => Box::new(builder.with_ansi(ansi == Ansi::Colours).finish()),
         LogFormat::Json => Box::new(builder.json().flatten_event(true).with_span_list(false).finish()),
