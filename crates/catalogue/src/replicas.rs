@@ -36,6 +36,11 @@ impl Catalogue {
         Reply::Done
     }
 
+    /// How many settled partitions have fewer replicas than there is room for: [`crate::Rebalance`] gives them what they lack.
+    pub fn partitions_short(&self) -> usize {
+        self.short_partitions().count()
+    }
+
     /// Settled partitions that have fewer replicas than there is room for.
     fn short_partitions(&self) -> impl Iterator<Item = u32> {
         let replication = self.cluster.as_ref().map_or(0, |cluster| cluster.replication as usize);

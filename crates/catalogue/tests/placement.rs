@@ -212,11 +212,15 @@ fn partitions_that_shrank_grow_again_when_there_is_room() {
     rig.remove("n1");
     rig.settle_all();
     assert!(rig.catalogue.partitions().all(|partition| partition.replicas.len() == 2));
+    assert_eq!(rig.catalogue.partitions_short(), 0, "there is no room for more");
     rig.add("n4");
+    assert_eq!(rig.catalogue.partitions_short(), 12);
     rig.rebalance(5);
     assert_eq!(rig.catalogue.partitions().filter(|partition| partition.replicas.len() == 3).count(), 5);
+    assert_eq!(rig.catalogue.partitions_short(), 7);
     rig.settle_all();
     rig.rebalance(1000);
+    assert_eq!(rig.catalogue.partitions_short(), 0);
     assert!(rig.catalogue.partitions().all(|partition| partition.replicas.len() == 3));
     assert_eq!(rig.replicas_spread(), (12, 12));
 }

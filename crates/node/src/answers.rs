@@ -216,7 +216,20 @@ impl LocalAnswers {
 
     pub async fn hand_over(&self, replica: &Replica, to: peer::HandOver) -> Result<(), Failure> {
         self.check_leads(replica)?;
-        let handed = replica.group().transfer(to.replica).await;
+        let (group, partition) = (replica.group(), replica.id());
+        if to.replica == group.replica() {
+            return Ok(());
+        }
+        // Raft stops proposing for whoever is named: the partition would stand still until somebody takes over who can.
+        if !group.members().voters.contains(&to.replica) {
+            let detail = format!("the replica of partition {partition} there has no vote yet: wait");
+            return Err(Failure::not_done(Reason::InvalidArgument, detail));
+        }
+        if !group.may_hand_over_to(to.replica) {
+            let detail = format!("the replica of partition {partition} there has not caught up: wait");
+            return Err(Failure::try_again(Reason::Busy, detail));
+        }
+        let handed = group.transfer(to.replica).await;
         handed.map_err(|error| Failure::try_again(Reason::NoLeader, error))
     }
 

@@ -1,32 +1,37 @@
-//! What a node does once a second: snapshots that let the log be purged, contents of snapshots that were not installed, shards of deleted
-//! queues, and numbers for the operator.
+//! What a node does once a second: snapshots that let the log be purged, contents of snapshots that were not installed, shards that are
+//! not what the catalogue says, and numbers for the operator.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use leasehold_partition::{Command, QueueId};
+use futures::future::join_all;
+use leasehold_catalogue::{self as catalogue, Catalogue, PartitionId};
+use leasehold_partition::{Command, QueueId, Reply};
 use tokio::time::timeout;
 
 use crate::catalogue_link::CATALOGUE_GROUP;
 use crate::core::Core;
+use crate::failure::Failure;
+use crate::give_way::give_way;
 use crate::limits::{
     LEADER_WAIT_MS_MAX, SNAPSHOT_APPLIED_BYTES_MIN, SNAPSHOT_LOG_FACTOR, SNAPSHOTS_TOGETHER_BYTES_MAX,
 };
 use crate::numbers::Numbers;
 use crate::raft::{Group, GroupId, Role};
-use crate::replica::{CommandCall, QueueSource as _, Replica, group_of};
-use crate::router::Repeat;
+use crate::replica::{CommandCall, QueueSource as _, Replica, Request, WantedShard, group_of, refusal};
 
 const INTERVAL: Duration = Duration::from_secs(1);
 /// How long the log may become while a snapshot is sent, which the next one would make useless.
 const SENDING_LOG_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
-/// Shards of deleted queues that are removed in one pass.
-const DELETED_MAX: usize = 64;
+/// Shards of one partition that are removed or configured in one pass.
+const SWEPT_MAX: usize = 64;
+/// Shards that are looked at while the state machine of their partition stands still.
+const SHARDS_TOGETHER: usize = 128;
 
 /// Works until the node stops.
 pub async fn run(core: Arc<Core>) {
-    let mut swept_revision = 0;
+    let mut swept = BTreeMap::new();
     let mut numbers = Numbers::default();
     let mut snapshots = Snapshots::default();
     loop {
@@ -35,10 +40,7 @@ pub async fn run(core: Arc<Core>) {
         for replica in core.router.replicas() {
             replica.group().free_arrivals().await;
         }
-        let revision = core.view.revision();
-        if revision != swept_revision && remove_deleted(&core, revision).await {
-            swept_revision = revision;
-        }
+        sweep(&core, &mut swept).await;
         numbers.publish(&core);
     }
 }
@@ -98,43 +100,116 @@ async fn make_room(group: &Group, taken: &mut HashMap<GroupId, u64>) {
     }
 }
 
-/// Removes shards whose queue is gone from the partitions led here; true when none is left.
-async fn remove_deleted(core: &Core, revision: u64) -> bool {
-    let mut is_clean = true;
-    for replica in core.router.replicas() {
-        if !matches!(*replica.role().borrow(), Role::Leader { .. }) {
-            continue;
-        }
-        let queues = replica.machine().read().queues().collect::<Vec<_>>();
-        let deleted = queues.into_iter().filter(|queue| core.view.is_deleted(*queue)).take(DELETED_MAX);
-        for queue in deleted {
-            is_clean = false;
-            // A partition that does not answer must not hold up what the others need.
-            if !remove_shard(core, &replica, queue, revision).await {
-                break;
-            }
-        }
-    }
-    is_clean
+/// Up to where the shards of a partition were seen to be what the catalogue says, while this node led it in one term. Who did not lead
+/// has seen nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Swept {
+    term: u64,
+    revision: u64,
 }
 
-/// Whether the shard is removed.
-async fn remove_shard(core: &Core, replica: &Replica, queue: QueueId, revision: u64) -> bool {
-    let mut command = Vec::new();
-    Command::Delete { queue, revision }.encode_into(&mut command);
-    let call = CommandCall { queue, command: command.into(), promised_leases_ms: Vec::new() };
+/// Brings the shards of the partitions that are led here to where the catalogue is: those of deleted queues are removed, and those
+/// whose queue has changed are configured, for whoever made the change may have ended half-way.
+async fn sweep(core: &Core, swept: &mut BTreeMap<PartitionId, Swept>) {
+    let revision = core.view.revision();
+    let led = core.router.replicas().into_iter().filter_map(|replica| match *replica.role().borrow() {
+        Role::Leader { term } => Some((replica, term)),
+        Role::Follower { .. } | Role::Stopped => None,
+    });
+    let passes = led.map(|(replica, term)| {
+        let last = swept.get(&replica.id()).filter(|last| last.term == term);
+        let after = last.map_or(0, |last| last.revision);
+        async move {
+            let is_clean = after == revision || sweep_partition(core, &replica, after).await;
+            (replica.id(), Swept { term, revision: if is_clean { revision } else { after } })
+        }
+    });
+    *swept = join_all(passes).await.into_iter().collect();
+}
+
+/// The same for one partition, as far as the catalogue has changed after a revision; true when there was nothing to do.
+async fn sweep_partition(core: &Core, replica: &Replica, after: u64) -> bool {
+    let mut last = QueueId(0);
+    let mut is_clean = true;
+    let mut left = SWEPT_MAX;
+    loop {
+        let queues = replica.machine().read().queues_after(last).take(SHARDS_TOGETHER).collect::<Vec<_>>();
+        let Some(at) = queues.last() else { return is_clean };
+        last = *at;
+        for (queue, commands) in due(core, replica, &queues, after) {
+            is_clean = false;
+            // A partition that does not answer must not hold up what the others need.
+            if left == 0 || !execute(replica, queue, &commands).await {
+                return false;
+            }
+            left -= 1;
+        }
+        give_way().await;
+    }
+}
+
+/// What has to be done to shards whose queue is gone, or has changed after a revision and was not configured since.
+fn due(
+    core: &Core,
+    replica: &Replica,
+    queues: &[QueueId],
+    after: u64,
+) -> Vec<(QueueId, Vec<Command<'static>>)> {
+    let (gone, changed, revision) = core.view.look(|catalogue| {
+        let gone = queues.iter().copied().filter(|queue| is_gone(catalogue, *queue));
+        let changed = queues.iter().copied().filter(|queue| has_changed(catalogue, *queue, after));
+        (gone.collect::<Vec<_>>(), changed.collect::<Vec<_>>(), catalogue.revision())
+    });
+    let wanted = |queue| Some((queue, core.view.shard_of(queue, replica.id())?));
+    let wanted = changed.into_iter().filter_map(wanted).collect::<Vec<_>>();
+    let mut due = Vec::new();
+    due.extend(gone.into_iter().map(|queue| (queue, vec![Command::Delete { queue, revision }])));
+    if !wanted.is_empty() {
+        let state = replica.machine().read();
+        let is_older = |(queue, wanted): &(QueueId, WantedShard)| {
+            state.shard(*queue).is_some_and(|shard| shard.revision < wanted.changed)
+        };
+        let older = wanted.into_iter().filter(is_older);
+        due.extend(older.map(|(queue, wanted)| (queue, wanted.commands(queue))));
+    }
+    due
+}
+
+fn is_gone(catalogue: &Catalogue, queue: QueueId) -> bool {
+    let id = catalogue::QueueId(queue.0);
+    catalogue.has_given_out(id) && catalogue.queue(id).is_none()
+}
+
+fn has_changed(catalogue: &Catalogue, queue: QueueId, after: u64) -> bool {
+    catalogue.queue(catalogue::QueueId(queue.0)).is_some_and(|queue| queue.revision > after)
+}
+
+/// Whether the replica, which leads, has executed commands for a shard. They are not brought to another leader, whose copy of the
+/// catalogue may be another one.
+async fn execute(replica: &Replica, queue: QueueId, commands: &[Command<'static>]) -> bool {
+    let executing = async {
+        for command in commands {
+            let mut bytes = Vec::new();
+            command.encode_into(&mut bytes);
+            let call = CommandCall { queue, command: bytes.into(), promised_leases_ms: Vec::new() };
+            let asked = replica.ask(|reply| Request::Command { call, reply });
+            if let Reply::Refused { reason } = replica.cut_off().or_answer(asked).await? {
+                return Err(refusal(reason));
+            }
+        }
+        Ok::<(), Failure>(())
+    };
     let (partition, queue) = (replica.id().0, queue.0);
-    let removing = core.router.command(replica.id(), call, Repeat::Safe);
-    match timeout(Duration::from_millis(LEADER_WAIT_MS_MAX), removing).await {
-        Ok(Ok(_)) => {
-            tracing::debug!(partition, queue, "the shard of a deleted queue is removed");
+    match timeout(Duration::from_millis(LEADER_WAIT_MS_MAX), executing).await {
+        Ok(Ok(())) => {
+            tracing::debug!(partition, queue, "a shard is brought to where the catalogue is");
             return true;
         }
         Ok(Err(failure)) => {
-            tracing::warn!(partition, queue, %failure, "a deleted queue's shard stays for now")
+            tracing::warn!(partition, queue, %failure, "a shard stays behind the catalogue for now")
         }
         Err(_) => {
-            tracing::warn!(partition, queue, "a deleted queue's shard stays for now: no answer comes")
+            tracing::warn!(partition, queue, "a shard stays behind the catalogue for now: no answer comes")
         }
     }
     false

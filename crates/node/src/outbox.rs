@@ -16,6 +16,7 @@ use std::sync::Weak;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::future::join_all;
 use leasehold_catalogue::PartitionId;
 use leasehold_partition::limits::ATTRIBUTES_BYTES_MAX;
 use leasehold_partition::{
@@ -150,18 +151,23 @@ async fn move_some(core: &Core, replica: &Replica, queue: QueueId, target: Queue
         shards.push(shard);
         by_shard.entry(shard).or_default().push(TransferMessage { number: item.number, message });
     }
+    let source = Source { partition: replica.id().0, queue };
+    let transfers = by_shard.into_iter().map(|(shard, messages)| {
+        let call = call(target, &Command::Transfer { queue: target, source, messages });
+        async move { (shard, core.router.command(shard, call, Repeat::Safe).await) }
+    });
     let mut through = BTreeMap::new();
-    let mut refused = None;
-    for (shard, messages) in by_shard {
-        let source = Source { partition: replica.id().0, queue };
-        let command = Command::Transfer { queue: target, source, messages };
-        match core.router.command(shard, call(target, &command), Repeat::Safe).await? {
-            Reply::Transferred { through_number, refused: reason } => {
+    let mut failed = None;
+    // A shard that is away or full holds up none of the others, nor what has arrived before.
+    for (shard, reply) in join_all(transfers).await {
+        match reply {
+            Ok(Reply::Transferred { through_number, refused }) => {
                 through.insert(shard, through_number);
-                refused = refused.or(reason);
+                failed = failed.or(refused.map(refusal));
             }
-            Reply::Refused { reason } => refused = Some(reason),
-            other => return Err(unexpected(&other)),
+            Ok(Reply::Refused { reason }) => failed = Some(refusal(reason)),
+            Ok(other) => failed = Some(unexpected(&other)),
+            Err(failure) => failed = Some(failure),
         }
     }
     let has_arrived =
@@ -171,8 +177,8 @@ async fn move_some(core: &Core, replica: &Replica, queue: QueueId, target: Queue
         let through_number = items[arrived - 1].number;
         own(core, replica, queue, &Command::TransferDone { queue, target, through_number }).await?;
     }
-    match refused {
-        Some(reason) if arrived == 0 => Err(refusal(reason)),
+    match failed {
+        Some(failure) if arrived == 0 => Err(failure),
         _ => Ok(arrived > 0),
     }
 }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use leasehold_catalogue::{ForgetNode, Kind, NodeId, Partition, PartitionId, SettlePartition};
+use leasehold_catalogue::{ForgetNode, Kind, NodeId, Partition, PartitionId, Rebalance, SettlePartition};
 use leasehold_raft_log::GroupId;
 use tokio::time::timeout;
 
@@ -73,6 +73,7 @@ async fn pass(core: &Arc<Core>, followed: &mut BTreeMap<NodeId, String>) -> bool
             tracing::warn!(error, "the catalogue's members cannot be changed at this moment");
         }
         forget_empty_nodes(core).await;
+        fill_short_partitions(core).await;
     }
     remove_left_over(core).await;
     partitions.iter().any(|partition| !partition.is_founded)
@@ -272,6 +273,25 @@ async fn forget_empty_nodes(core: &Core) {
                 tracing::warn!(node = id, %failure, "the node cannot be forgotten at this moment")
             }
         }
+    }
+}
+
+/// Partitions that shrank for want of nodes, and were not settled when one was added, get what they lack. What is placed is not short
+/// any more, so this happens once; and it waits for nodes that are away, or have not joined yet, since they might be chosen.
+async fn fill_short_partitions(core: &Core) {
+    let is_there = |node: NodeId| node == core.view.here() || core.lanes.is_reachable(node);
+    let (short, nodes) = core.view.look(|catalogue| {
+        let staying = catalogue.nodes().filter(|node| !node.is_leaving).map(|node| NodeId(node.id));
+        (catalogue.partitions_short(), staying.collect::<Vec<_>>())
+    });
+    if short == 0 || !nodes.into_iter().all(is_there) {
+        return;
+    }
+    // No more than these: to move others is asked for by whoever adds a node.
+    let rebalance = Rebalance { moves_max: short as u32 };
+    match core.catalogue.propose(Kind::Rebalance(rebalance)).await {
+        Ok(_) => tracing::info!(partitions = short, "partitions get the replicas that they lack"),
+        Err(failure) => tracing::warn!(%failure, "partitions lack replicas, and get none at this moment"),
     }
 }
 

@@ -103,7 +103,7 @@ pub const OUTCOMES_MAX: u32 = 64;
 /// Failed messages below which nothing is called a storm.
 pub const STORM_MESSAGES_MIN: u32 = 16;
 
-/// Sequences and grants that the second life of a copy leaves to the first: what a partition gives out in 12 days at a million a
+/// Sequences, grants and numbers that the second life of a copy leaves to the first: what a partition gives out in 12 days at a million a
 /// second.
 pub const LIFE_GAP: u64 = 1 << 40;
 

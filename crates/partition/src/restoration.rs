@@ -5,8 +5,9 @@
 //!   second life          \_____________________ 2^40 + 101 ...    never one of them again
 //! ```
 //!
-//! What was given out after the copy was made is outside: in records of effects, in the stores that compare fencing tokens. A second
-//! message under the same sequence would be taken for the first, and a second grant under the same number for one that is over.
+//! What was given out after the copy was made is outside: in records of effects, in the stores that compare fencing tokens, and, for
+//! numbers of the outbox, in what other partitions have seen of them. A second message under the same sequence would be taken for the
+//! first, a second grant under the same number for one that is over, and a dead letter for one that has arrived.
 
 use crate::effects::History;
 use crate::ids::{ContentRef, QueueId};
@@ -29,6 +30,7 @@ impl Partition {
         }
         self.store.next_sequence = self.store.next_sequence.saturating_add(LIFE_GAP);
         self.store.next_grant = self.store.next_grant.saturating_add(LIFE_GAP);
+        self.store.next_number = self.store.next_number.saturating_add(LIFE_GAP);
         gone.len() as u64
     }
 

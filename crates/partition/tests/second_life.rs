@@ -75,18 +75,24 @@ fn what_came_is_kept_and_what_did_not_come_is_gone_from_everything() {
     });
 }
 
+/// A copy that goes on beside the first life.
+fn second_life(first: &Rig) -> Rig {
+    let mut copy = Partition::restore(&first.partition.snapshot()).unwrap();
+    assert_eq!(copy.begin_again(|_| true), 0);
+    let mut second = Rig::new();
+    (second.log_index, second.now_ms, second.wall_ms) = (first.log_index, first.now_ms, first.wall_ms);
+    second.check = rig::Check::Never;
+    second.partition = copy;
+    second
+}
+
 #[test]
 fn names_of_the_first_life_are_never_given_out_again() {
     let mut rig = Rig::new();
     rig.configure(1, Settings::default());
     rig.send(1, &[b"a" as &[u8], b"b"]);
     let first = rig.receive(1, 1, 1_000)[0].receipt;
-    let mut copy = Partition::restore(&rig.partition.snapshot()).unwrap();
-    assert_eq!(copy.begin_again(|_| true), 0);
-    let mut second = Rig::new();
-    (second.log_index, second.now_ms, second.wall_ms) = (rig.log_index, rig.now_ms, rig.wall_ms);
-    second.check = rig::Check::Never;
-    second.partition = copy;
+    let mut second = second_life(&rig);
     // The first life goes on, and does as much as it can.
     let [SendOutcome::Sent { key: old }] = rig.send(1, &[b"c" as &[u8]])[..] else { panic!("not sent") };
     let [SendOutcome::Sent { key: new }] = second.send(1, &[b"d" as &[u8]])[..] else { panic!("not sent") };
@@ -100,4 +106,34 @@ fn names_of_the_first_life_are_never_given_out_again() {
     second.pass(1_000);
     second.expire();
     assert!(!second.partition.holds_lease(&first));
+}
+
+/// The number of the last dead letter of queue 1, after the lease of one more has ended.
+fn next_dead(rig: &mut Rig) -> u64 {
+    assert_eq!(rig.receive(1, 1, 1_000).len(), 1);
+    rig.pass(1_000);
+    rig.expire();
+    rig.partition.outbox(QueueId(1), QueueId(3), 10).last().unwrap().number
+}
+
+#[test]
+fn a_dead_letter_of_the_second_life_is_not_taken_for_one_of_the_first() {
+    let mut rig = Rig::new();
+    let dead_letter = Some(DeadLetter { queue: QueueId(3), receives_max: 1 });
+    rig.configure(1, Settings { dead_letter, ..Settings::default() });
+    rig.send(1, &[b"a" as &[u8], b"b", b"c"]);
+    let kept = next_dead(&mut rig);
+    let mut second = second_life(&rig);
+    // The queue of dead letters has seen what the first life sent after the copy, and comes with the backup.
+    let (seen, new) = (next_dead(&mut rig), next_dead(&mut second));
+    let mut target = Rig::new();
+    target.configure(3, Settings::default());
+    for (number, arrived) in [(kept, 1), (seen, 2), (seen, 2), (new, 3)] {
+        let source = Source { partition: 0, queue: QueueId(1) };
+        let message = NewMessage { content: Content::of_body(b"dead"), ..NewMessage::default() };
+        let messages = vec![TransferMessage { number, message }];
+        target.apply(Command::Transfer { queue: QueueId(3), source, messages });
+        assert_eq!(target.partition.shard(QueueId(3)).unwrap().counters.ready, arrived, "{number}");
+    }
+    assert!(new >= seen + LIFE_GAP - 1, "{seen} {new}");
 }

@@ -1,17 +1,17 @@
 //! Taking a backup of a running cluster.
 //!
 //! ```text
-//!   hold on every node (again and again) ─▶ each partition from its leader ─▶ the catalogue ─▶ manifest
+//!   hold on every node (again and again) ─▶ each partition from its leader ─▶ the catalogue ─▶ all held still? ─▶ manifest
 //! ```
 //!
 //! The catalogue comes last: it has every queue that a partition knows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures::StreamExt;
-use leasehold_client::v1::{BackupRequest, CopyHead, LedPartition};
+use leasehold_client::v1::{BackupRequest, CopyHead, LedPartition, StatusResponse};
 use leasehold_client::{Client, Error, Reason};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
@@ -68,11 +68,9 @@ struct Led {
 
 async fn take_once(client: &Client, folder: &Path) -> Result<Manifest, BackupError> {
     let status = client.cluster_status().await?;
-    let nodes = status.nodes.iter().filter(|node| node.reachable).map(|node| client_of(client, node));
-    let nodes = nodes.collect::<Result<Vec<_>, _>>()?;
     let mut leaders = BTreeMap::new();
     let mut holding = JoinSet::new();
-    for node in nodes {
+    for node in reachable(client, &status)? {
         let held = node.hold_transfers().await?;
         let pause = Duration::from_millis(held.lasts_ms) / HOLDS_PER_TERM;
         for led in held.partitions {
@@ -96,6 +94,7 @@ async fn take_once(client: &Client, folder: &Path) -> Result<Manifest, BackupErr
         return Err(BackupError::Restless { detail });
     }
     parts.push(catalogue);
+    check_calm(client, &leaders).await?;
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let manifest = Manifest {
         cluster_id: status.cluster_id,
@@ -106,6 +105,35 @@ async fn take_once(client: &Client, folder: &Path) -> Result<Manifest, BackupErr
     };
     manifest.store(folder)?;
     Ok(manifest)
+}
+
+/// One client for each node that can be reached.
+fn reachable(client: &Client, status: &StatusResponse) -> Result<Vec<Client>, Error> {
+    status.nodes.iter().filter(|node| node.reachable).map(|node| client_of(client, node)).collect()
+}
+
+/// Whether all partitions are led in the terms and under the holds in which they were copied, as far as any node knows now. One that was
+/// away when the backup began may have led meanwhile, and moved a message into a copy that has it already.
+async fn check_calm(client: &Client, leaders: &BTreeMap<u32, Led>) -> Result<(), BackupError> {
+    let restless = |partition: u32| {
+        let detail = format!("partition {partition} is led anew, or messages may have moved meanwhile");
+        BackupError::Restless { detail }
+    };
+    let mut calm = BTreeSet::new();
+    for node in reachable(client, &client.cluster_status().await?)? {
+        let held = node.hold_transfers().await?;
+        for led in held.partitions {
+            let is_as_begun = |began: &Led| began.led == led && began.hold == held.hold;
+            if !leaders.get(&led.partition).is_some_and(is_as_begun) {
+                return Err(restless(led.partition));
+            }
+            calm.insert(led.partition);
+        }
+    }
+    match leaders.keys().find(|partition| !calm.contains(*partition)) {
+        Some(partition) => Err(restless(*partition)),
+        None => Ok(()),
+    }
 }
 
 /// Keeps a hold in force for as long as this runs. A node that does not answer ends its part of the backup by itself.

@@ -85,12 +85,16 @@ impl Group {
     }
 
     /// Hands leadership to another replica. From here on this one proposes nothing more: when the other does not take over, the
-    /// next one that can be reached shall. Asked again in the same term, it only tells the one that is named now.
+    /// next one that can be reached shall. Asked again in the same term, it only tells the one that is named now. To hand it to
+    /// this one is nothing to do: Raft would propose nothing more, and wait for itself.
     ///
     /// # Errors
     /// When the group has stopped.
     pub async fn transfer(&self, to: u64) -> Result<(), String> {
         let Role::Leader { term } = *self.role.borrow() else { return Ok(()) };
+        if to == self.replica {
+            return Ok(());
+        }
         self.raft.trigger().transfer_leader(to).await.map_err(|error| error.to_string())?;
         // Leadership that was given up does not come back in its term, so one task sees to it until the term is over.
         if self.term_given_up.fetch_max(term, Ordering::Relaxed) < term {
@@ -202,7 +206,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::raft::{Applied, GroupId, Machine, MachineError, Replacement};
+    use crate::raft::{Applied, GroupId, Machine, MachineError, Payload, Replacement};
     use crate::testing::{ADDRESS, HERE, group, silent_lanes};
 
     /// Longer than anything here takes.
@@ -248,6 +252,18 @@ mod tests {
 
     fn tasks() -> usize {
         tokio::runtime::Handle::current().metrics().num_alive_tasks()
+    }
+
+    #[tokio::test]
+    async fn a_leader_that_hands_over_to_itself_leads_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let group = leader(dir.path()).await;
+        group.transfer(HERE).await.unwrap();
+        assert!(!group.gives_up_leadership());
+        let Role::Leader { term } = *group.role().borrow() else { panic!("it does not lead") };
+        let payload = Payload::copy_of(b"written after it");
+        let mut proposal = group.propose(payload, term).await.unwrap();
+        timeout(PATIENCE, proposal.applied()).await.unwrap().unwrap();
     }
 
     #[tokio::test]

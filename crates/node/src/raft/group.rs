@@ -213,12 +213,21 @@ impl Group {
         }
     }
 
-    /// Adds a learner and waits until it has caught up.
+    /// Adds a learner and waits until it has caught up, on its own word: while the log is short, Raft itself would take one that was
+    /// never reached for one that has everything.
     ///
     /// # Errors
     /// When this replica does not lead or the change is refused.
     pub async fn add_learner(&self, replica: u64, node: ReplicaNode) -> Result<(), String> {
-        self.raft.add_learner(replica, node, true).await.map(drop).map_err(|error| error.to_string())
+        self.add_follower(replica, node).await?;
+        let mut metrics = self.raft.metrics();
+        while !self.may_hand_over_to(replica) {
+            if metrics.borrow_watched().replication.is_none() {
+                return Err("leadership was lost while a new replica caught up".to_owned());
+            }
+            metrics.changed().await.map_err(|error| error.to_string())?;
+        }
+        Ok(())
     }
 
     /// Adds a learner and does not wait for it.
@@ -367,7 +376,6 @@ fn raft_config(options: &GroupOptions) -> Result<Config, openraft::ConfigError> 
         max_in_snapshot_log_to_keep: LOG_KEPT_MAX,
         purge_batch_size: 64,
         max_payload_entries: 64,
-        // From where on a new replica has caught up.
         replication_lag_threshold: HEIR_LAG_MAX,
         install_snapshot_timeout: 60_000,
         api_channel_size: Some(1_024),

@@ -1,6 +1,7 @@
 //! The service `Cluster`: founding, status, members.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use leasehold_catalogue::{
     self as catalogue, AddNode, Kind, NodeId, PartitionId, Rebalance, RemoveNode, Reply,
@@ -14,6 +15,7 @@ use leasehold_proto::v1::{
     RemoveNodeRequest, RemoveNodeResponse, ReplicaDigest, RestoreChunk, RestoreResponse, RoutesRequest,
     RoutesResponse, ShardRoute, StatusRequest, StatusResponse, TransferLeaderRequest, TransferLeaderResponse,
 };
+use tokio::time::sleep;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{backup, founding, lookup, validate};
@@ -25,6 +27,9 @@ use crate::replica::Replica;
 
 /// Replicas that one call may set in motion.
 const MOVES_MAX: u32 = 1_024;
+/// Times that a new node is asked to join, and the pause between them.
+const JOINS_MAX: usize = 3;
+const JOIN_AGAIN: Duration = Duration::from_millis(500);
 
 /// Serves the cluster's administration as a node.
 pub struct ClusterService {
@@ -39,15 +44,35 @@ impl ClusterService {
     async fn add_node(&self, request: AddNodeRequest) -> Result<u64, Failure> {
         let core = self.shell.core()?;
         let node = request.node.ok_or_else(|| validate::invalid("`node` is missing"))?;
-        let mut met = founding::meet(self.shell.sockets(), &node).await?;
-        core.catalogue.catch_up().await?;
-        if core.view.look(|catalogue| has_replicas(catalogue, &met.answer.name)) {
-            // As the replicas that it had it would vote for what it has lost.
-            return Err(validate::invalid(format!(
-                "node {0} is in the cluster and has lost what it had, or never joined: `remove-node {0}` first, and wait until it is gone",
-                met.answer.name
-            )));
-        }
+        let mut met = founding::identify(self.shell.sockets(), &node).await?;
+        lookup::catch_up(&core).await?;
+        let known = core.view.look(|catalogue| catalogue.node_by_name(&met.answer.name).cloned());
+        let id = match known {
+            Some(known) if known.is_leaving => {
+                let name = known.name;
+                return Err(validate::invalid(format!(
+                    "node {name} is leaving: wait until it is gone, and empty its data folder"
+                )));
+            }
+            // It has joined: what is left of an earlier call is done now.
+            Some(known) if is_member(&core, &known, &met) => known.id,
+            _ if met.is_member() => return Err(met.refuse_as_member()),
+            // As the replicas that it had, that of the catalogue among them, it would vote for what it has lost. Nobody knows whether it
+            // ever had them.
+            Some(known) => {
+                return Err(validate::invalid(format!(
+                    "node {0} is in the cluster and has lost what it had, or never joined: `remove-node {0}` first, and wait until it is gone",
+                    known.name
+                )));
+            }
+            None => Self::take_in(&core, &mut met).await?,
+        };
+        core.catalogue.propose(Kind::Rebalance(Rebalance { moves_max: MOVES_MAX })).await?;
+        Ok(id)
+    }
+
+    /// Makes a node that belongs to no cluster, and that this one does not know, a member; returns its id.
+    async fn take_in(core: &Core, met: &mut founding::Met) -> Result<u64, Failure> {
         let add = AddNode {
             name: met.answer.name.clone(),
             peer_address: met.peer_address.clone(),
@@ -57,9 +82,16 @@ impl ClusterService {
             return Err(Failure::unknown(Reason::None, "the catalogue answered as something else"));
         };
         let cluster_id = core.identity.cluster_id.to_vec().into();
-        met.join(JoinRequest { cluster_id, node_id: id, catalogue_replica, ..JoinRequest::default() })
-            .await?;
-        core.catalogue.propose(Kind::Rebalance(Rebalance { moves_max: MOVES_MAX })).await?;
+        let join = JoinRequest { cluster_id, node_id: id, catalogue_replica, ..JoinRequest::default() };
+        // To be asked twice changes nothing, and who is known and does not join has to be removed first.
+        for _ in 1..JOINS_MAX {
+            match met.join(join.clone()).await {
+                Ok(()) => return Ok(id),
+                Err(failure) => tracing::debug!(node = id, %failure, "a node is asked to join again"),
+            }
+            sleep(JOIN_AGAIN).await;
+        }
+        met.join(join).await?;
         Ok(id)
     }
 
@@ -89,13 +121,10 @@ impl ClusterService {
     }
 }
 
-/// Whether replicas of partitions are or were to be on the node of that name.
-fn has_replicas(catalogue: &catalogue::Catalogue, name: &str) -> bool {
-    catalogue.node_by_name(name).is_some_and(|node| {
-        let replicas =
-            catalogue.partitions().flat_map(|partition| partition.replicas.iter().chain(&partition.previous));
-        replicas.into_iter().any(|replica| replica.node == node.id)
-    })
+/// Whether the node that answered is the one that this cluster knows.
+fn is_member(core: &Core, known: &catalogue::Node, met: &founding::Met) -> bool {
+    let is_of_this = met.answer.cluster_id[..] == core.identity.cluster_id[..];
+    is_of_this && met.answer.node_id == known.id
 }
 
 #[tonic::async_trait]

@@ -159,7 +159,16 @@ async fn join_all(
 }
 
 /// Asks a node who it is: it must be the one that is meant, and belong to no cluster.
-pub async fn meet(sockets: &Sockets, node: &InitNode) -> Result<Met, Failure> {
+async fn meet(sockets: &Sockets, node: &InitNode) -> Result<Met, Failure> {
+    let met = identify(sockets, node).await?;
+    if met.is_member() { Err(met.refuse_as_member()) } else { Ok(met) }
+}
+
+/// Asks a node who it is: it must be the one that is meant.
+///
+/// # Errors
+/// When it does not answer, or is another one.
+pub async fn identify(sockets: &Sockets, node: &InitNode) -> Result<Met, Failure> {
     let unreachable = |error: String| {
         validate::invalid(format!("node {} does not answer at {}: {error}", node.name, node.peer_address))
     };
@@ -177,15 +186,21 @@ pub async fn meet(sockets: &Sockets, node: &InitNode) -> Result<Met, Failure> {
             node.peer_address, answer.name, node.name
         )));
     }
-    if !answer.cluster_id.is_empty() {
-        let detail =
-            format!("node {} belongs to a cluster already: give it an empty data folder first", node.name);
-        return Err(Failure::not_done(Reason::AlreadyInitialised, detail));
-    }
     Ok(Met { client, peer_address: node.peer_address.clone(), answer })
 }
 
 impl Met {
+    /// Whether the node belongs to a cluster.
+    pub fn is_member(&self) -> bool {
+        !self.answer.cluster_id.is_empty()
+    }
+
+    pub fn refuse_as_member(&self) -> Failure {
+        let name = &self.answer.name;
+        let detail = format!("node {name} belongs to a cluster already: give it an empty data folder first");
+        Failure::not_done(Reason::AlreadyInitialised, detail)
+    }
+
     pub async fn join(&mut self, join: JoinRequest) -> Result<(), Failure> {
         let joined = self.client.join(join).await;
         joined.map(drop).map_err(|status| {

@@ -21,9 +21,21 @@ pub async fn queue(core: &Core, name: &str) -> Result<QueueInfo, Failure> {
     core.view.queue(name).ok_or_else(unknown)
 }
 
+/// Waits until this node's copy of the catalogue shows everything that was decided before this call.
+///
+/// # Errors
+/// When no leader was found in time, or the copy is far behind.
+pub async fn catch_up(core: &Core) -> Result<(), Failure> {
+    let decided = core.catalogue.catch_up().await?;
+    if *core.view.applied().borrow() < decided {
+        return Err(Failure::try_again(Reason::NoLeader, "this node's copy of the catalogue is behind"));
+    }
+    Ok(())
+}
+
 /// Finds a queue as it is now, for who decides something about it: this node's copy may be behind.
 pub async fn queue_now(core: &Core, name: &str) -> Result<QueueInfo, Failure> {
-    core.catalogue.catch_up().await?;
+    catch_up(core).await?;
     queue(core, name).await
 }
 

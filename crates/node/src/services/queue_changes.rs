@@ -14,11 +14,13 @@ use super::lookup;
 use crate::core::Core;
 use crate::failure::Failure;
 use crate::queue_info::QueueInfo;
-use crate::replica::{refusal, wall_ms};
+use crate::replica::{QueueSource as _, WantedShard, refusal, wall_ms};
 use crate::router::Repeat;
 use crate::service::Deletion;
 
 const LIST_MAX: usize = 1_000;
+/// Times that the shards of a queue are configured for one change of it.
+const CONFIGURES_MAX: usize = 8;
 
 /// Makes a queue; false when an equal one was there. With a pause it is refused so soon after a remembered deletion.
 pub async fn create(core: &Core, request: CreateQueueRequest, pause_ms: u64) -> Result<bool, Failure> {
@@ -41,12 +43,44 @@ pub async fn set(core: &Core, request: SetQueueRequest, if_revision: u64) -> Res
     if is_of_tags {
         return Ok(());
     }
-    // A command that does nothing makes each leader bring its shard up to date now.
-    // The catalogue has changed by now: what fails from here on is not a change that was not made.
-    let changed = |failure: Failure| failure.after(true);
-    let info = lookup::queue(core, &name).await.map_err(changed)?;
-    let empty = |_| Command::Ack { queue: info.id(), receipts: Vec::new() };
-    for_each_shard(core, &info, empty, Repeat::Safe).await.map_err(changed)
+    // The catalogue has changed by now: what fails from here on is not a change that was not made. When this node does not come to it,
+    // the leaders of the shards do.
+    configure(core, &name).await.map_err(|failure| failure.after(true))
+}
+
+/// Brings every shard of a queue to where the catalogue is. It does not leave that to their leaders, whose copies of the catalogue may
+/// be behind: when this returns, the settings are in force. Of two changes at a time the later one stays, for each looks again.
+async fn configure(core: &Core, name: &str) -> Result<(), Failure> {
+    let mut done = None;
+    for _ in 0..CONFIGURES_MAX {
+        let queue = lookup::queue_now(core, name).await?;
+        let wanted_on = |shard| Some((shard, core.view.shard_of(queue.id(), shard)?));
+        let shards = queue.shards().filter_map(wanted_on).collect::<Vec<_>>();
+        let changed = shards.iter().map(|(_, wanted)| wanted.changed).max();
+        if changed.is_some() && changed == done {
+            return Ok(());
+        }
+        let all = shards.iter().map(|(shard, wanted)| configure_shard(core, &queue, *shard, wanted));
+        match join_all(all).await.into_iter().collect::<Result<(), _>>() {
+            Ok(()) => done = changed,
+            // A partition has seen a later revision than this node, which looks again.
+            Err(failure) if failure.reason == Reason::Busy => {}
+            Err(failure) => return Err(failure),
+        }
+    }
+    Err(Failure::try_again(Reason::Busy, format!("{name} is changed all the time")))
+}
+
+async fn configure_shard(
+    core: &Core,
+    queue: &QueueInfo,
+    shard: catalogue::PartitionId,
+    wanted: &WantedShard,
+) -> Result<(), Failure> {
+    for command in wanted.commands(queue.id()) {
+        send_to(core, queue, shard, command, Repeat::Safe).await?;
+    }
+    Ok(())
 }
 
 /// Names of queues, in order.

@@ -21,15 +21,42 @@ fn special_of(shard: &ShardView) -> Special {
     (shard.damping.and_then(|damping| damping.budget), shard.suspects.isolation)
 }
 
+/// Where a shard stands that the catalogue has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    /// It is as the catalogue wants it.
+    Configured,
+    /// An entry on its way makes it so.
+    UnderWay,
+    Due,
+    /// The partition has seen a later revision than this node's copy of the catalogue, and would refuse.
+    Behind,
+}
+
+/// `known` is the revision under which the shard was configured, and `seen` that under which this leader last found it so or proposed
+/// it. What was proposed under an earlier revision than the partition has seen by now was refused, or will be.
+fn standing(known: Option<u64>, seen: Option<u64>, revision_min: u64, wanted: &WantedShard) -> Standing {
+    if known.is_some_and(|known| known >= wanted.changed) {
+        Standing::Configured
+    } else if seen.is_some_and(|seen| seen >= wanted.changed && seen >= revision_min) {
+        Standing::UnderWay
+    } else if wanted.revision < revision_min {
+        Standing::Behind
+    } else {
+        Standing::Due
+    }
+}
+
 impl Leadership {
-    /// The shard is created, or brought up to date, right before the first command that needs it.
+    /// The shard is created, or brought up to date, right before the first command that needs it; and again when that was refused.
     ///
     /// # Errors
     /// When this node's copy of the catalogue is too old to know: it is worth trying again.
     pub(super) fn ensure_configured(&mut self, queue: QueueId) -> Result<Existence, Failure> {
         let wanted = self.shared.queues.shard_of(queue, self.shared.id);
-        let is_current =
-            |wanted: &WantedShard| self.configured.get(&queue).is_some_and(|seen| *seen >= wanted.changed);
+        let seen = self.configured.get(&queue).copied();
+        // The catalogue is as it was then. Most commands end here, and leave the state alone.
+        let is_current = |wanted: &WantedShard| seen.is_some_and(|seen| seen >= wanted.revision);
         if wanted.as_ref().is_some_and(is_current) {
             return Ok(Existence::Known);
         }
@@ -46,18 +73,33 @@ impl Leadership {
                 false => Ok(Existence::Known),
             };
         };
-        if known.is_none() && wanted.revision < revision_min {
-            return Err(behind());
-        }
-        // Of what is on its way nothing is applied yet, so that after the first time nothing may be left out.
-        let special = shard.as_ref().map(special_of).unwrap_or_default();
-        let is_first = self.configured.insert(queue, wanted.changed).is_none();
-        if known.is_none_or(|revision| revision < wanted.changed) {
-            for command in configuration(queue, is_first.then_some(special), &wanted) {
-                self.add_own(&command);
+        match standing(known, seen, revision_min, &wanted) {
+            Standing::Configured => {
+                self.configured.insert(queue, wanted.revision);
+            }
+            Standing::UnderWay => {}
+            Standing::Behind if known.is_none() => return Err(behind()),
+            // It serves as it is until this node has heard what others have.
+            Standing::Behind => {}
+            Standing::Due => {
+                // Of what is on its way nothing is applied yet, so that after the first time nothing may be left out.
+                let special = shard.as_ref().map(special_of).unwrap_or_default();
+                let is_first = self.configured.insert(queue, wanted.revision).is_none();
+                for command in configuration(queue, is_first.then_some(special), &wanted) {
+                    self.add_own(&command);
+                }
             }
         }
         Ok(Existence::Known)
+    }
+}
+
+impl WantedShard {
+    /// What makes a shard be so that exists, whatever it is now. The settings come last: with them it counts as configured.
+    pub fn commands(&self, queue: QueueId) -> Vec<Command<'static>> {
+        let mut commands = configuration(queue, None, self);
+        commands.rotate_left(1);
+        commands
     }
 }
 
@@ -80,11 +122,15 @@ mod tests {
 
     use super::*;
 
+    fn wanted(changed: u64, revision: u64) -> WantedShard {
+        let (settings, isolation) = (Settings::default(), Isolation::Off);
+        WantedShard { settings, retry_budget: None, isolation, changed, revision }
+    }
+
     #[test]
     fn only_what_is_known_for_certain_is_left_out() {
         let budget = RetryBudget { percent: 10, floor_per_s: 1 };
-        let (settings, isolation) = (Settings::default(), Isolation::Off);
-        let wanted = WantedShard { settings, retry_budget: None, isolation, changed: 7, revision: 8 };
+        let wanted = wanted(7, 8);
         let commands = |known| configuration(QueueId(1), known, &wanted);
         assert!(matches!(
             commands(Some((None, Isolation::Off)))[..],
@@ -96,5 +142,27 @@ mod tests {
         assert!(matches!(let_go[1..], [Command::SetIsolation { isolation: Isolation::Off, .. }]));
         let on_its_way = commands(None);
         assert!(matches!(on_its_way[1..], [Command::SetRetryBudget { .. }, Command::SetIsolation { .. }]));
+    }
+
+    #[test]
+    fn what_was_refused_is_due_again() {
+        let wanted = wanted(7, 8);
+        assert_eq!(standing(Some(6), None, 5, &wanted), Standing::Due, "it has changed since");
+        assert_eq!(standing(None, Some(8), 8, &wanted), Standing::UnderWay, "it is proposed");
+        assert_eq!(standing(Some(7), Some(8), 9, &wanted), Standing::Configured);
+        // The partition has seen revision 9, and refuses what was proposed under 8.
+        assert_eq!(standing(Some(6), Some(8), 9, &wanted), Standing::Behind);
+        let later = WantedShard { revision: 9, ..wanted };
+        assert_eq!(standing(Some(6), Some(8), 9, &later), Standing::Due);
+        assert_eq!(standing(Some(6), Some(9), 9, &later), Standing::UnderWay);
+    }
+
+    #[test]
+    fn a_shard_counts_as_configured_when_all_of_it_is() {
+        let commands = wanted(7, 8).commands(QueueId(1));
+        assert!(matches!(
+            commands[..],
+            [Command::SetRetryBudget { .. }, Command::SetIsolation { .. }, Command::Configure { .. }]
+        ));
     }
 }
