@@ -100,6 +100,7 @@ impl From<CallFailure> for Failure {
     fn from(failure: CallFailure) -> Self {
         match failure {
             CallFailure::Unreachable(_) => Self::try_again(Reason::NoLeader, failure.to_string()),
+            CallFailure::TooLong(_) => Self::not_done(Reason::BatchTooLarge, failure.to_string()),
             CallFailure::Lost(_) => Self::unknown(Reason::NoLeader, failure.to_string()),
             CallFailure::Refused(failure) => failure.into(),
         }

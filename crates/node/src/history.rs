@@ -24,6 +24,9 @@ const ENTRIES_WAITING_MAX: usize = 4_096;
 /// Events after which a chunk is written.
 const CHUNK_EVENTS_MAX: usize = 4_096;
 
+/// Bytes of events that are told of one message: the answer has to fit wherever it goes.
+const LIFE_BYTES_MAX: usize = 1024 * 1024;
+
 /// Room on the disk for each byte of events: the store writes anew before it gives room back.
 const DISK_FACTOR: u64 = 2;
 /// Chunks, counted over all partitions, that are removed together.
@@ -119,7 +122,7 @@ impl HistoryStore {
         Ok((store, HistoryWriter { entries, collects, dropped: Arc::new(AtomicU64::new(0)) }))
     }
 
-    /// What is known of one message, oldest first.
+    /// What is known of one message, oldest first. Of a very long life the end is told.
     ///
     /// # Errors
     /// When the store cannot be read.
@@ -162,7 +165,7 @@ impl HistoryStore {
             seen.insert((*log_index, event.clone(), detail.clone(), *fencing_token))
         });
         life.sort_by_key(|event| event.log_index);
-        Ok(life)
+        Ok(newest(life, LIFE_BYTES_MAX))
     }
 
     fn write(&self, entries: &Receiver<Noted>, bytes_max: u64) {
@@ -231,6 +234,26 @@ impl HistoryStore {
         }
         Ok(true)
     }
+}
+
+/// The last events of a life, as many as there is room for. The first says how many there were before, and until when.
+fn newest(mut life: Vec<LifeEvent>, bytes_max: usize) -> Vec<LifeEvent> {
+    let mut bytes = 0;
+    let fits = |event: &&LifeEvent| {
+        bytes += event.encoded_len();
+        bytes <= bytes_max
+    };
+    let left_out = life.len() - life.iter().rev().take_while(fits).count();
+    if let Some(last) = left_out.checked_sub(1).and_then(|last| life.get(last)) {
+        let note = LifeEvent {
+            event: "left-out".to_owned(),
+            detail: format!("{left_out} events until then are not told: there are too many"),
+            fencing_token: 0,
+            ..last.clone()
+        };
+        drop(life.splice(..left_out, [note]));
+    }
+    life
 }
 
 /// What the writer knows of the store. Its size on the disk does not say what is in it: it only falls some time after a removal.
@@ -410,6 +433,20 @@ mod tests {
         }
         let told = store.find(PartitionId(0), QueueId(1), 1).unwrap();
         assert_eq!(told.iter().map(|event| event.event.as_str()).collect::<Vec<_>>(), ["sent", "acked"]);
+    }
+
+    #[test]
+    fn of_a_life_that_is_too_long_the_end_is_told() {
+        let told = |index| record_of(index, &event(1, EventKind::Acked { grant: index })).event.unwrap();
+        let life = (1..=10).map(told).collect::<Vec<_>>();
+        let three = life[7..].iter().map(Message::encoded_len).sum();
+        let end = newest(life.clone(), three);
+        assert_eq!(end[1..], life[7..]);
+        assert_eq!((&end[0].event[..], end[0].log_index, end[0].fencing_token), ("left-out", 7, 0));
+        assert!(end[0].detail.starts_with("7 events"), "{}", end[0].detail);
+        let all = life.iter().map(Message::encoded_len).sum();
+        assert_eq!(newest(life.clone(), all), life);
+        assert!(newest(Vec::new(), 0).is_empty());
     }
 
     #[test]

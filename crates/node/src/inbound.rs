@@ -17,9 +17,7 @@ use crate::in_turn;
 use crate::lane::{Answers, Dispatch, Frame, FrameKind};
 use crate::raft::{Group, GroupDirectory, GroupId, Pipelines, serve_call};
 use crate::replica::CommandCall;
-
-/// Questions after which finished ones are swept out.
-const QUESTIONS_SWEPT_AT: usize = 256;
+use crate::sweep::Sweep;
 
 impl GroupDirectory for Core {
     fn find(&self, group: GroupId, replica: u64) -> Option<Group> {
@@ -38,11 +36,13 @@ pub struct Inbound {
     pipelines: Pipelines<Core>,
     /// Questions whose answers are being worked out, so that they can be cancelled.
     questions: HashMap<u64, AbortHandle>,
+    sweep: Sweep,
 }
 
 impl Inbound {
     pub fn new(core: Arc<Core>) -> Self {
-        Self { pipelines: Pipelines::new(core.clone()), core, questions: HashMap::new() }
+        let pipelines = Pipelines::new(core.clone());
+        Self { core, pipelines, questions: HashMap::new(), sweep: Sweep::default() }
     }
 
     fn vote(&self, frame: Frame, kind: FrameKind, answers: &Answers) {
@@ -69,8 +69,9 @@ impl Inbound {
                 Err(failure) => answers.failed(call, &failure.to_peer()),
             }
         });
-        if self.questions.len() >= QUESTIONS_SWEPT_AT {
+        if self.sweep.is_due(self.questions.len()) {
             self.questions.retain(|_, task| !task.is_finished());
+            self.sweep.left(self.questions.len());
         }
         self.questions.insert(call, task.abort_handle());
     }

@@ -49,6 +49,7 @@ mod serving;
 pub mod simulation;
 mod stop_on_drop;
 mod storms;
+mod sweep;
 pub mod telemetry;
 #[cfg(test)]
 mod testing;

@@ -34,6 +34,7 @@ use crate::replica::{CommandCall, Replica, Request, group_of};
 
 /// Pause between two looks for a leader.
 const LOOK_AGAIN_MS: u64 = 15;
+const LEADER_WAIT: Duration = Duration::from_millis(LEADER_WAIT_MS_MAX);
 
 /// Whether a request of unknown outcome may be sent again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +43,13 @@ pub enum Repeat {
     Safe,
     /// It would happen twice.
     Unsafe,
+}
+
+/// A reply, and what is known of the tries before the one that it answers.
+pub struct Answered {
+    pub reply: Reply,
+    /// One of them may have been executed.
+    pub was_unknown: bool,
 }
 
 /// The replicas of this node, and the ways to all others.
@@ -112,13 +120,26 @@ impl Router {
         call: CommandCall,
         repeat: Repeat,
     ) -> Result<Reply, Failure> {
+        self.command_after_all(partition, call, repeat).await.map(|answered| answered.reply)
+    }
+
+    /// The same, for who has to know whether the reply is that of the first execution.
+    ///
+    /// # Errors
+    /// As [`Router::command`].
+    pub async fn command_after_all(
+        &self,
+        partition: PartitionId,
+        call: CommandCall,
+        repeat: Repeat,
+    ) -> Result<Answered, Failure> {
         let message = peer::Command {
             queue: call.queue.0,
             command: call.command.clone(),
             promised_leases_ms: call.promised_leases_ms.clone(),
         };
         let body = LazyBody::new(move || message.encode_to_vec().into());
-        let patience = Patience::of_millis(LEADER_WAIT_MS_MAX);
+        let patience = Patience::of(LEADER_WAIT);
         let mut was_unknown = false;
         loop {
             let tried = match self.way_to(partition) {
@@ -136,7 +157,8 @@ impl Router {
                     was_unknown |= failure.outcome == Outcome::Unknown;
                     sleep(Duration::from_millis(LOOK_AGAIN_MS)).await;
                 }
-                done => return done.map_err(|failure| failure.after(was_unknown)),
+                Ok(reply) => return Ok(Answered { reply, was_unknown }),
+                Err(failure) => return Err(failure.after(was_unknown)),
             }
         }
     }
@@ -146,10 +168,23 @@ impl Router {
     /// # Errors
     /// As [`Router::command`].
     pub async fn ask<Q: Question>(&self, partition: PartitionId, question: Q) -> Result<Q::Answer, Failure> {
+        self.ask_within(partition, question, LEADER_WAIT).await
+    }
+
+    /// The same, looking for the leader for so long. It is asked once at least.
+    ///
+    /// # Errors
+    /// As [`Router::command`].
+    pub async fn ask_within<Q: Question>(
+        &self,
+        partition: PartitionId,
+        question: Q,
+        leader_wait: Duration,
+    ) -> Result<Q::Answer, Failure> {
         let kind = question.clone().kind();
         let repeat = repeat_of(&kind);
         let body = LazyBody::new(move || peer::Query { kind: Some(kind.clone()) }.encode_to_vec().into());
-        let patience = Patience::of_millis(LEADER_WAIT_MS_MAX);
+        let patience = Patience::of(leader_wait);
         let mut was_unknown = false;
         loop {
             let tried = match self.way_to(partition) {
@@ -284,8 +319,8 @@ struct Patience {
 }
 
 impl Patience {
-    fn of_millis(millis: u64) -> Self {
-        Self { end: Instant::now() + Duration::from_millis(millis) }
+    fn of(duration: Duration) -> Self {
+        Self { end: Instant::now() + duration }
     }
 
     fn has_ended(&self) -> bool {

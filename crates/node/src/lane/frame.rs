@@ -12,11 +12,14 @@ use std::io::IoSlice;
 
 use bytes::{Buf, BufMut as _, Bytes, BytesMut};
 
-use crate::limits::PEER_MESSAGE_BYTES_MAX;
+use crate::limits::{FRAME_BATCH_BYTES_MAX, FRAME_BATCH_FRAMES_MAX, PEER_MESSAGE_BYTES_MAX};
 
 /// Bytes before the frames of a batch.
 pub const BATCH_HEAD_BYTES: usize = 8;
 const FRAME_HEAD_BYTES: usize = 25;
+/// The largest body of a frame: its batch is taken whatever else is in it. A larger one would break the lane, and all that is on it.
+pub const BODY_BYTES_MAX: usize =
+    PEER_MESSAGE_BYTES_MAX - FRAME_BATCH_BYTES_MAX - FRAME_BATCH_FRAMES_MAX * FRAME_HEAD_BYTES;
 /// Bodies up to this size are copied behind their heads; larger ones go to the socket from where they are.
 const COPIED_BYTES_MAX: usize = 1024;
 /// Received bodies up to this size get memory of their own: a view holds all that was read with it for as long as it lives, and a

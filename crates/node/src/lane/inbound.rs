@@ -9,7 +9,7 @@ use prost::Message as _;
 use tokio::sync::{mpsc, oneshot};
 
 use super::batch::Batches;
-use super::frame::{Frame, FrameKind};
+use super::frame::{BODY_BYTES_MAX, Frame, FrameKind};
 use super::transport::FrameStream;
 
 /// Where the answers of one inbound lane go. Cheap to clone; answers may come in any order.
@@ -19,8 +19,13 @@ pub struct Answers {
 }
 
 impl Answers {
-    /// Answers a call. A peer that has hung up hears nothing; it counts the call as lost.
+    /// Answers a call. A peer that has hung up hears nothing; it counts the call as lost. An answer that would break the lane is none,
+    /// and its call is of unknown outcome.
     pub fn done(&self, call: u64, body: Bytes) {
+        if body.len() > BODY_BYTES_MAX {
+            let detail = format!("an answer of {} bytes: a lane takes {BODY_BYTES_MAX}", body.len());
+            return self.failed(call, &Failure { detail, ..Failure::default() });
+        }
         let _ = self.frames.send(Frame { call, kind: FrameKind::Answer as u8, body, ..Frame::default() });
     }
 

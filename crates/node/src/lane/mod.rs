@@ -31,6 +31,7 @@ use tokio::sync::{mpsc, watch};
 
 #[cfg(any(test, feature = "simulation"))]
 pub use batch::Batches;
+use frame::BODY_BYTES_MAX;
 pub use frame::{Frame, FrameKind};
 pub use inbound::{Answers, Dispatch, LaneServer};
 pub use origin::{Caller, Origin};
@@ -45,6 +46,9 @@ pub enum CallFailure {
     /// It was never sent: nothing happened.
     #[error("node {0} cannot be reached")]
     Unreachable(NodeId),
+    /// It was not sent, since it is longer than any node takes: nothing happened.
+    #[error("a call of {0} bytes: a lane takes {BODY_BYTES_MAX}")]
+    TooLong(usize),
     /// It was sent and the link broke: it may or may not have happened.
     #[error("the link to node {0} broke before the answer came")]
     Lost(NodeId),

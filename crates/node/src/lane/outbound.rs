@@ -15,7 +15,7 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout};
 
 use super::batch::Batches;
-use super::frame::{Frame, FrameKind};
+use super::frame::{BODY_BYTES_MAX, Frame, FrameKind};
 use super::transport::{FrameStream, Transport, TransportError};
 use super::{CallFailure, Origin, PeerEvent};
 use crate::limits::{LIVENESS_INTERVAL_MS, RECONNECT_PAUSE_MS_MAX, RECONNECT_PAUSE_MS_MIN};
@@ -121,7 +121,7 @@ impl Link {
     /// Sends a call; the frames of one link arrive in the order of these calls.
     ///
     /// # Errors
-    /// [`CallFailure::Unreachable`] when the link is down: nothing was sent.
+    /// [`CallFailure::Unreachable`] when the link is down, [`CallFailure::TooLong`] for what would break it: nothing was sent.
     pub fn call(
         &self,
         kind: FrameKind,
@@ -129,6 +129,9 @@ impl Link {
         target: u64,
         body: Bytes,
     ) -> Result<PendingAnswer, CallFailure> {
+        if body.len() > BODY_BYTES_MAX {
+            return Err(CallFailure::TooLong(body.len()));
+        }
         let call = self.shared.next_call.fetch_add(1, Ordering::Relaxed);
         let (sender, answer) = oneshot::channel();
         let mut wire = self.shared.wire();

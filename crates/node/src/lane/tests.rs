@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::StreamExt as _;
 use leasehold_catalogue::NodeId;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -15,7 +16,8 @@ use crate::connection::Connection;
 
 /// Longer than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(30);
-const LIVENESS_TIMEOUT: Duration = Duration::from_millis(600);
+/// A machine that is busy with other things does not stand still for so long.
+const LIVENESS_TIMEOUT: Duration = Duration::from_secs(3);
 const CLUSTER: [u8; 16] = [7; 16];
 
 /// Serves signs of life, and never answers anything else.
@@ -166,6 +168,60 @@ async fn a_damaged_batch_breaks_the_lane() {
     let mut rest = Vec::new();
     timeout(PATIENCE, stream.read_to_end(&mut rest)).await.expect("it hangs up").unwrap();
     assert!(rest.is_empty(), "{rest:?}");
+}
+
+/// Answers each call with as many bytes as its target says.
+struct Long;
+
+impl Dispatch for Long {
+    fn dispatch(&mut self, frame: Frame, _kind: FrameKind, answers: &Answers) {
+        answers.done(frame.call, vec![0; frame.target as usize].into());
+    }
+}
+
+#[tokio::test]
+async fn what_is_too_long_for_a_lane_fails_alone() {
+    let (sender, _events) = mpsc::unbounded_channel();
+    let origin = Origin::new(&CLUSTER, NodeId(1), "one:7000");
+    let lanes = Lanes::new(origin, Arc::new(Sockets::default()), LIVENESS_TIMEOUT, sender);
+    let long = Bytes::from(vec![0; frame::BODY_BYTES_MAX + 1]);
+    let called = lanes.peer(NodeId(2), "").bulk.call(FrameKind::Query, 1, 1, long);
+    assert!(matches!(called, Err(CallFailure::TooLong(_))));
+
+    let asked = |length: usize| {
+        let (call, target) = (length as u64, length as u64);
+        Frame { call, kind: FrameKind::Query as u8, target, ..Frame::default() }
+    };
+    let calls = vec![asked(frame::BODY_BYTES_MAX + 1), asked(frame::BODY_BYTES_MAX)];
+    let calls = futures::stream::iter([calls]).chain(futures::stream::pending());
+    let mut answers = LaneServer::new(|| Long).serve(calls, std::future::pending());
+    let mut heard = Vec::new();
+    while heard.len() < 2 {
+        heard.extend(timeout(PATIENCE, answers.next()).await.unwrap().expect("the lane goes on"));
+    }
+    heard.sort_by_key(|answer| answer.call);
+    assert_eq!((heard[0].kind(), heard[0].body.len()), (Some(FrameKind::Answer), frame::BODY_BYTES_MAX));
+    assert_eq!(heard[1].kind(), Some(FrameKind::Failure));
+}
+
+#[tokio::test]
+async fn the_longest_body_fits_into_a_batch_with_what_gathered_before_it() {
+    use crate::limits::{FRAME_BATCH_BYTES_MAX, FRAME_BATCH_FRAMES_MAX};
+
+    let (sender, queue) = mpsc::unbounded_channel();
+    let before = FRAME_BATCH_FRAMES_MAX - 1;
+    for at in 0..before {
+        let bytes = if at == 0 { FRAME_BATCH_BYTES_MAX - 1 } else { 0 };
+        sender.send(Frame { body: vec![0; bytes].into(), ..Frame::default() }).unwrap();
+    }
+    sender.send(Frame { body: vec![0; frame::BODY_BYTES_MAX].into(), ..Frame::default() }).unwrap();
+    drop(sender);
+    let batches = batch::Batches::new(queue).collect::<Vec<_>>().await;
+    assert_eq!(batches.iter().map(Vec::len).collect::<Vec<_>>(), [FRAME_BATCH_FRAMES_MAX]);
+    let mut encoded = frame::Encoded::new(&batches[0]);
+    let mut head = [0; frame::BATCH_HEAD_BYTES];
+    bytes::Buf::copy_to_slice(&mut encoded, &mut head);
+    assert!(frame::BatchHead::decode(head).is_ok());
 }
 
 #[tokio::test]

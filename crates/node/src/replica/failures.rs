@@ -1,9 +1,10 @@
 //! What a leader says when it cannot do what it was asked.
 
-use leasehold_partition::Reply;
+use leasehold_partition::{Outcome, Reply};
 use leasehold_proto::v1::Reason;
 
 use crate::failure::Failure;
+use crate::limits::INHERITED_GRACE_MS;
 use crate::raft::ProposeError;
 
 pub fn propose_failure(error: &ProposeError) -> Failure {
@@ -33,5 +34,45 @@ pub fn receive_refused(reply: &Reply) -> Failure {
         }
         Reply::Refused { reason } => super::refusal(*reason),
         other => Failure::unknown(Reason::None, format!("an unexpected reply: {other:?}")),
+    }
+}
+
+/// The answer to extensions to these durations, so long after they began to count. A new leader does not know how late it left: whoever
+/// hears of an extension that is older than what it allows for would believe in it for too long.
+///
+/// # Errors
+/// When the answer is too late to promise anything.
+pub fn promised(reply: Reply, leases_ms: &[u32], lag_ms: u64) -> Result<Reply, Failure> {
+    let was_done = matches!(&reply, Reply::Settled { outcomes } if outcomes.contains(&Outcome::Done));
+    // 0 gives a message back, which promises nothing.
+    let promises = was_done && leases_ms.iter().any(|lease_ms| *lease_ms > 0);
+    if promises && lag_ms > INHERITED_GRACE_MS {
+        let detail = format!("it took {lag_ms} ms to extend the leases: they end earlier than asked for");
+        return Err(Failure::unknown(Reason::None, detail));
+    }
+    Ok(reply)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_extension_is_promised_within_what_a_new_leader_allows_for() {
+        let is_promised = |outcome, leases_ms: &[u32], lag_ms| {
+            let reply = Reply::Settled { outcomes: vec![outcome] };
+            match promised(reply.clone(), leases_ms, lag_ms) {
+                Ok(answer) => answer == reply,
+                Err(failure) => {
+                    assert_eq!(failure.outcome, leasehold_proto::v1::Outcome::Unknown);
+                    false
+                }
+            }
+        };
+        assert!(is_promised(Outcome::Done, &[30_000], INHERITED_GRACE_MS));
+        assert!(!is_promised(Outcome::Done, &[30_000], INHERITED_GRACE_MS + 1));
+        assert!(!is_promised(Outcome::Done, &[0, 30_000], 4_000));
+        assert!(is_promised(Outcome::Done, &[0], 4_000), "it was given back");
+        assert!(is_promised(Outcome::Stale, &[30_000], 4_000), "it was not extended");
     }
 }

@@ -33,11 +33,18 @@ impl Grace {
         *lag = (*lag).max(lag_ms);
     }
 
-    /// By how much the leases that end at `deadline_ms` are ended later.
-    pub fn slack_ms(&self, deadline_ms: u64) -> u64 {
-        let own = self.lag_ms_by_second.get(&(deadline_ms / BUCKET_MS)).copied().unwrap_or_default();
-        let inherited = if deadline_ms <= self.inherited_until_ms { INHERITED_GRACE_MS } else { 0 };
-        own.max(inherited) + ANSWER_ALLOWANCE_MS
+    /// When the leases that end at `deadline_ms` may be ended: not before [`Grace::leases_as_of_ms`] says so, or they would be tried to
+    /// be ended again and again until then.
+    pub fn due_ms(&self, deadline_ms: u64) -> u64 {
+        let mut due_ms = deadline_ms + ANSWER_ALLOWANCE_MS;
+        loop {
+            // Each step is for a longer lag than the one before.
+            let missing_ms = deadline_ms.saturating_sub(self.leases_as_of_ms(due_ms));
+            if missing_ms == 0 {
+                return due_ms;
+            }
+            due_ms += missing_ms;
+        }
     }
 
     /// Up to which deadline leases may be ended now. Every lease at or below it has had its slack.
@@ -50,15 +57,24 @@ impl Grace {
         now_ms.saturating_sub(slack.max(inherited) + ANSWER_ALLOWANCE_MS)
     }
 
-    /// Forgets the lags of leases that have been ended.
+    /// Forgets the lags of leases that are over: none ends before `deadline_ms` any more.
     pub fn ended_through(&mut self, deadline_ms: u64) {
-        self.lag_ms_by_second = self.lag_ms_by_second.split_off(&(deadline_ms / BUCKET_MS));
+        while let Some(first) = self.lag_ms_by_second.first_entry()
+            && *first.key() < deadline_ms / BUCKET_MS
+        {
+            first.remove();
+        }
     }
 }
 
-/// How long ago a lease was granted.
+/// When a lease began to count.
+pub fn granted_ms(delivery: &Delivery) -> u64 {
+    delivery.deadline_log_ms.saturating_sub(u64::from(delivery.lease_ms))
+}
+
+/// How long ago that was.
 pub fn lag_ms(delivery: &Delivery, now_ms: u64) -> u64 {
-    now_ms.saturating_sub(delivery.deadline_log_ms.saturating_sub(u64::from(delivery.lease_ms)))
+    now_ms.saturating_sub(granted_ms(delivery))
 }
 
 /// Whether leases can be promised in full at `now_ms`. A request that is repeated gets the grants of its first try: they may be old,
@@ -82,7 +98,7 @@ mod tests {
     fn a_lease_ends_no_earlier_than_its_duration_after_the_answer() {
         let mut grace = Grace::inherit(0);
         grace.answered(30_000, 400);
-        assert_eq!(grace.slack_ms(30_000), 400 + ANSWER_ALLOWANCE_MS);
+        assert_eq!(grace.due_ms(30_000), 30_000 + 400 + ANSWER_ALLOWANCE_MS);
         assert!(grace.leases_as_of_ms(30_000 + 399 + ANSWER_ALLOWANCE_MS) < 30_000);
         assert!(grace.leases_as_of_ms(30_000 + 400 + ANSWER_ALLOWANCE_MS) >= 30_000);
     }
@@ -102,8 +118,41 @@ mod tests {
         grace.answered(1_500, 900);
         grace.answered(9_000, 3);
         grace.ended_through(2_400);
-        assert_eq!(grace.slack_ms(1_500), ANSWER_ALLOWANCE_MS);
-        assert_eq!(grace.slack_ms(9_000), 3 + ANSWER_ALLOWANCE_MS);
+        assert_eq!(grace.due_ms(1_500), 1_500 + ANSWER_ALLOWANCE_MS);
+        assert_eq!(grace.due_ms(9_000), 9_000 + 3 + ANSWER_ALLOWANCE_MS);
+    }
+
+    /// When a lease is due, and whether that is the first time at which it may be ended.
+    #[track_caller]
+    fn due(grace: &Grace, deadline_ms: u64) -> u64 {
+        let due_ms = grace.due_ms(deadline_ms);
+        assert!(grace.leases_as_of_ms(due_ms) >= deadline_ms, "an entry would end nothing");
+        assert!(grace.leases_as_of_ms(due_ms - 1) < deadline_ms, "it could be ended before");
+        due_ms
+    }
+
+    #[test]
+    fn a_lease_is_due_when_it_may_be_ended_and_not_before() {
+        let mut grace = Grace::inherit(0);
+        grace.answered(30_000, 900);
+        grace.answered(31_100, 5);
+        assert_eq!(due(&grace, 31_100), 31_100 + 900 + ANSWER_ALLOWANCE_MS);
+        grace.ended_through(31_100);
+        assert_eq!(due(&grace, 31_100), 31_100 + 5 + ANSWER_ALLOWANCE_MS);
+        // The slack of the next second begins before this one's is over.
+        grace.answered(40_990, 5);
+        grace.answered(41_500, 700);
+        assert_eq!(due(&grace, 40_990), 40_990 + 700 + ANSWER_ALLOWANCE_MS);
+    }
+
+    #[test]
+    fn a_lease_that_ends_soon_after_the_inherited_ones_is_due_when_it_may_be_ended() {
+        let mut grace = Grace::inherit(5_000);
+        grace.answered(5_100, 5);
+        let due_ms = grace.due_ms(5_100);
+        assert!(due_ms <= 5_100 + INHERITED_GRACE_MS + ANSWER_ALLOWANCE_MS, "{due_ms}");
+        assert!(grace.leases_as_of_ms(due_ms) >= 5_100);
+        assert_eq!(due(&grace, 4_900), 4_900 + INHERITED_GRACE_MS + ANSWER_ALLOWANCE_MS);
     }
 
     const QUEUE: QueueId = QueueId(1);

@@ -13,6 +13,8 @@
 
 mod configuring;
 mod due;
+#[cfg(test)]
+mod tests;
 mod timers;
 mod waking;
 
@@ -25,8 +27,8 @@ use leasehold_partition::{
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
-use super::failures::{invalid, propose_failure, receive_refused, stopping};
-use super::grace::{Grace, lag_ms, may_promise};
+use super::failures::{invalid, promised, propose_failure, receive_refused, stopping};
+use super::grace::{Grace, granted_ms, lag_ms, may_promise};
 use super::log_clock::{LogClock, wall_ms};
 use super::request::{CommandCall, Granted, Receive, ReceiveOptions, ReplySender, Request};
 use super::waiters::Waiters;
@@ -89,6 +91,8 @@ pub struct Leadership {
     to_wake: BTreeSet<QueueId>,
     /// The receives on their way that have a request's name.
     named: HashSet<(u64, u64)>,
+    /// The last grant of this leadership that was answered.
+    granted_through: u64,
     /// The last entry whose requests were answered.
     completed_index: u64,
     /// The catalogue revision under which each queue's shard is known to be configured.
@@ -126,6 +130,7 @@ impl Leadership {
             waiters: Waiters::default(),
             to_wake: BTreeSet::new(),
             named: HashSet::new(),
+            granted_through: 0,
             completed_index,
             configured: HashMap::new(),
             deadline,
@@ -348,7 +353,7 @@ impl Leadership {
             (Pending::Receive(receive), Reply::Received { deliveries }) => {
                 // It may have left something, since it was bounded, for one who was not woken because of it.
                 self.to_wake.insert(receive.queue);
-                self.deliver(*receive, deliveries, entry.rest)
+                self.deliver(*receive, deliveries, &entry)
             }
             (Pending::Receive(receive), Reply::OverLimit) if receive.may_wait() => {
                 self.waiters.park(*receive)
@@ -356,24 +361,27 @@ impl Leadership {
             (Pending::Receive(receive), reply) => drop(receive.reply.send(Err(receive_refused(&reply)))),
             (Pending::Command(sender), reply) => drop(sender.send(Ok(reply))),
             (Pending::Promise(sender, leases_ms), reply) => {
-                for lease_ms in leases_ms {
-                    self.grace.answered(entry.stamp_ms + u64::from(lease_ms), entry.lag_ms);
+                for lease_ms in &leases_ms {
+                    self.grace.answered(entry.stamp_ms + u64::from(*lease_ms), entry.lag_ms);
                 }
-                let _ = sender.send(Ok(reply));
+                let _ = sender.send(promised(reply, &leases_ms, entry.lag_ms));
             }
             (Pending::Expire, Reply::Expired { .. }) => self.is_expiring = false,
             (Pending::Expire | Pending::Own, _) => {}
         }
     }
 
-    fn deliver(&mut self, receive: Receive, deliveries: Vec<Delivery>, rest: &[Pending]) {
+    fn deliver(&mut self, receive: Receive, deliveries: Vec<Delivery>, entry: &Answering<'_>) {
         if deliveries.is_empty() {
             self.park(receive);
             return;
         }
         let now_ms = self.clock.now_ms(Instant::now());
+        let are_nobodys = self.are_nobodys(&deliveries, entry.stamp_ms);
         if !may_promise(&self.shared.machine.read(), &deliveries, now_ms) {
-            self.give_back(receive.queue, &deliveries);
+            if are_nobodys {
+                self.give_back(receive.queue, &deliveries);
+            }
             let _ = receive.reply.send(Ok(Granted::default()));
             return;
         }
@@ -382,11 +390,24 @@ impl Leadership {
         }
         let Receive { queue, options, reply, .. } = receive;
         if let Err(Ok(granted)) = reply.send(Ok(Granted { deliveries }))
-            && !self.is_asked_again(queue, &options, rest)
+            && are_nobodys
+            && !self.is_asked_again(queue, &options, entry.rest)
         {
             // The poller has hung up: the messages must not wait for its leases to end.
             self.give_back(queue, &granted.deliveries);
         }
+    }
+
+    /// Whether leases were granted just now, so that nobody has heard of them. A receive that is repeated is reminded of what it was
+    /// granted before: the first answer may have arrived, and somebody be at work.
+    fn are_nobodys(&mut self, deliveries: &[Delivery], stamp_ms: u64) -> bool {
+        let is_new = |delivery: &Delivery| {
+            granted_ms(delivery) >= stamp_ms && delivery.receipt.grant > self.granted_through
+        };
+        let are_new = deliveries.iter().all(is_new);
+        let last = deliveries.iter().map(|delivery| delivery.receipt.grant).max();
+        self.granted_through = self.granted_through.max(last.unwrap_or_default());
+        are_new
     }
 
     /// Whether the same receive is on its way once more: it gets the same leases, which must then not be given back.
@@ -408,6 +429,9 @@ impl Leadership {
             self.shared.outbox.notify_one();
         }
         self.deadline = self.shared.machine.read().next_deadline().unwrap_or_default();
+        if let Some(first) = self.deadline.lease_log_ms {
+            self.grace.ended_through(first);
+        }
     }
 
     /// The term is over: whoever waits learns it, and entries in flight are of unknown outcome.

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use super::request::{Granted, Receive, ReplySender};
 use crate::failure::Failure;
 use crate::limits::TOLD_PATIENCE_MS;
+use crate::sweep::Sweep;
 
 const TOLD_PATIENCE: Duration = Duration::from_millis(TOLD_PATIENCE_MS);
 
@@ -21,13 +22,20 @@ const TOLD_PATIENCE: Duration = Duration::from_millis(TOLD_PATIENCE_MS);
 #[derive(Default)]
 pub struct Waiters {
     receives: BTreeMap<QueueId, VecDeque<Receive>>,
-    asking: BTreeMap<QueueId, VecDeque<Asking>>,
+    asking: BTreeMap<QueueId, AllAsking>,
     told: BTreeMap<QueueId, VecDeque<Told>>,
     /// When the waits end, with the queue to look at; entries of waiters that have gone are harmless.
     ends: BinaryHeap<Reverse<(Instant, QueueId)>>,
     /// When it is to be looked whether those who were told have come, once a queue.
     looks: BTreeSet<(Instant, QueueId)>,
     looked_at: BTreeSet<QueueId>,
+}
+
+/// Those who ask when a queue is ready, some of whom may have gone.
+#[derive(Default)]
+struct AllAsking {
+    waiting: VecDeque<Asking>,
+    sweep: Sweep,
 }
 
 /// Who asks when a queue is ready.
@@ -54,8 +62,11 @@ impl Waiters {
     }
 
     pub fn ask(&mut self, queue: QueueId, messages_max: u32, reply: ReplySender<()>) {
-        let waiting = self.asking.entry(queue).or_default();
-        waiting.retain(|asking| !asking.reply.is_closed());
+        let AllAsking { waiting, sweep } = self.asking.entry(queue).or_default();
+        if sweep.is_due(waiting.len()) {
+            waiting.retain(|asking| !asking.reply.is_closed());
+            sweep.left(waiting.len());
+        }
         waiting.push_back(Asking { messages_max, reply });
     }
 
@@ -64,9 +75,19 @@ impl Waiters {
         self.receives.contains_key(&queue) || self.asking.contains_key(&queue)
     }
 
+    /// Whether a receive waits for something in the queue. Its consumer may have gone.
+    pub fn has_parked(&self, queue: QueueId) -> bool {
+        self.receives.contains_key(&queue)
+    }
+
     /// The longest waiting receive whose consumer is still there.
     pub fn pop(&mut self, queue: QueueId) -> Option<Receive> {
-        pop_open(&mut self.receives, queue, |receive| receive.reply.is_closed())
+        let waiting = self.receives.get_mut(&queue)?;
+        let found = pop_open(waiting, |receive| receive.reply.is_closed());
+        if waiting.is_empty() {
+            self.receives.remove(&queue);
+        }
+        found
     }
 
     /// Tells as many of those who ask as `ready` messages are for, beside those who were told and have not come yet.
@@ -75,7 +96,7 @@ impl Waiters {
         told.retain(|told| told.until > now);
         let mut left = ready.saturating_sub(told.iter().map(|told| told.messages).sum());
         while left > 0
-            && let Some(asking) = pop_open(&mut self.asking, queue, |asking| asking.reply.is_closed())
+            && let Some(asking) = pop_asking(&mut self.asking, queue)
         {
             if asking.reply.send(Ok(())).is_ok() {
                 let messages = u64::from(asking.messages_max).min(left);
@@ -148,29 +169,29 @@ impl Waiters {
         for receive in waiting.receives.into_values().flatten() {
             let _ = receive.reply.send(Err(failure.clone()));
         }
-        for asking in waiting.asking.into_values().flatten() {
+        for asking in waiting.asking.into_values().flat_map(|asking| asking.waiting) {
             let _ = asking.reply.send(Err(failure.clone()));
         }
     }
 }
 
-/// The first of a queue that is still there.
-fn pop_open<T>(
-    waiting: &mut BTreeMap<QueueId, VecDeque<T>>,
-    queue: QueueId,
-    is_closed: impl Fn(&T) -> bool,
-) -> Option<T> {
-    let of_queue = waiting.get_mut(&queue)?;
-    let found = loop {
-        match of_queue.pop_front() {
-            Some(first) if is_closed(&first) => {}
-            found => break found,
-        }
-    };
-    if of_queue.is_empty() {
-        waiting.remove(&queue);
+fn pop_asking(asking: &mut BTreeMap<QueueId, AllAsking>, queue: QueueId) -> Option<Asking> {
+    let waiting = &mut asking.get_mut(&queue)?.waiting;
+    let found = pop_open(waiting, |asking| asking.reply.is_closed());
+    if waiting.is_empty() {
+        asking.remove(&queue);
     }
     found
+}
+
+/// The first that is still there.
+fn pop_open<T>(waiting: &mut VecDeque<T>, is_closed: impl Fn(&T) -> bool) -> Option<T> {
+    loop {
+        match waiting.pop_front() {
+            Some(first) if is_closed(&first) => {}
+            found => return found,
+        }
+    }
 }
 
 #[cfg(test)]

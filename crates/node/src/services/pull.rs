@@ -5,6 +5,9 @@
 //!   credit ─▶ permits ─▶ one pump a shard: wait until it is ready, take permits, receive, push
 //!   settle ─▶ a task each ─▶ answer
 //! ```
+//!
+//! A consumer that ends its half of the stream in good order gets no more leases, and the answers to what it has asked. Invariant: what
+//! a pump has in hand is delivered or given back.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,16 +20,17 @@ use leasehold_proto::v1::{
     Deliveries, Delivery, PullRequest, PullResponse, PullSettle, PullSettled, PullStart, ReleaseItem,
     pull_request, pull_response,
 };
-use tokio::sync::{Semaphore, mpsc};
-use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::{Instant, interval, sleep};
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, interval, sleep, timeout};
 use tonic::{Status, Streaming};
 
 use super::settle::{Settle, settle};
 use super::{lookup, validate};
 use crate::core::Core;
 use crate::failure::Failure;
-use crate::limits::{RECEIVE_MESSAGES_MAX, RECEIVE_WAIT_MS_MAX};
+use crate::limits::{LEADER_WAIT_MS_MAX, RECEIVE_MESSAGES_MAX, RECEIVE_WAIT_MS_MAX};
 use crate::queue_info::QueueInfo;
 use crate::router::Repeat;
 
@@ -38,6 +42,11 @@ const SETTLES_MAX: usize = 64;
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
 /// How often it is looked which shards this node leads, and whether the queue is still there.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+/// How long the answers to settlements may take when the consumer asks for nothing more. They look for a leader for half of it.
+const END_PATIENCE: Duration = Duration::from_millis(2 * LEADER_WAIT_MS_MAX);
+/// How long a pump that is to stop waits for what it has asked for: leases may be on their way to it already. Those that are granted
+/// after it is gone are given back by the leader.
+const LAST_BATCH_PATIENCE: Duration = Duration::from_millis(50);
 
 type Answers = mpsc::Sender<Result<PullResponse, Status>>;
 
@@ -72,7 +81,8 @@ async fn serve_requests(
     let under_way = Arc::new(Semaphore::new(SETTLES_MAX));
     // Pumps and settlements end with the stream.
     let mut tasks = JoinSet::new();
-    tasks.spawn(run_pumps(pull.clone()));
+    let (run, stop) = watch::channel(());
+    tasks.spawn(run_pumps(pull.clone(), Stop(stop)));
     let mut gone = std::pin::pin!(pull.clone().gone());
     loop {
         let request = tokio::select! {
@@ -80,7 +90,8 @@ async fn serve_requests(
             () = answers.closed() => return Ok(()),
             () = &mut gone => return Ok(()),
         };
-        let Ok(Some(request)) = request else { return Ok(()) };
+        let Ok(request) = request else { return Ok(()) };
+        let Some(request) = request else { break };
         match request.kind {
             Some(pull_request::Kind::Credit(credit)) => pull.give(credit.messages),
             Some(pull_request::Kind::Settle(settle)) => {
@@ -102,6 +113,33 @@ async fn serve_requests(
             }
         }
         while tasks.try_join_next().is_some() {}
+    }
+    drop(run);
+    let all = async { while tasks.join_next().await.is_some() {} };
+    tokio::select! {
+        _in_time = timeout(END_PATIENCE, all) => {}
+        () = answers.closed() => {}
+    }
+    Ok(())
+}
+
+/// Tells a pump to stop, when its other half is dropped.
+struct Stop(watch::Receiver<()>);
+
+impl Stop {
+    fn is_told(&self) -> bool {
+        self.0.has_changed().is_err()
+    }
+
+    /// Completes when it is time to stop. Cancel safe.
+    async fn told(&mut self) {
+        while self.0.changed().await.is_ok() {}
+    }
+
+    /// Completes so long after it is time to stop. Cancel safe.
+    async fn told_for(&mut self, patience: Duration) {
+        self.told().await;
+        sleep(patience).await;
     }
 }
 
@@ -190,23 +228,22 @@ impl Pull {
             self.answers.send(Ok(PullResponse { kind: Some(pull_response::Kind::Settled(settled)) })).await;
     }
 
-    /// Delivers from one shard for ever.
-    async fn pump(self: Arc<Self>, shard: PartitionId) {
+    /// Delivers from one shard until it is told to stop, which it does between two batches.
+    async fn pump(self: Arc<Self>, shard: PartitionId, mut stop: Stop) {
         let mut is_drained = false;
-        loop {
+        while !stop.is_told() {
             // With one shard nobody else needs the credit: the receive itself waits.
             if is_drained && self.queue.shards().len() > 1 {
-                let ready = peer::Ready {
-                    queue: self.queue.id().0,
-                    wait_ms: RECEIVE_WAIT_MS_MAX,
-                    messages_max: self.credit_soon().await,
+                let ready = tokio::select! {
+                    ready = self.ready(shard) => ready,
+                    () = stop.told() => return,
                 };
-                if self.core.router.ask(shard, ready).await.is_err() {
+                if ready.is_err() {
                     sleep(RETRY_PAUSE).await;
                     continue;
                 }
             }
-            match self.deliver_some(shard).await {
+            match self.deliver_some(shard, &mut stop).await {
                 Ok((asked, given)) => is_drained = given < asked,
                 Err(failure) => {
                     tracing::debug!(shard = shard.0, %failure, "a pull waits");
@@ -217,6 +254,13 @@ impl Pull {
         }
     }
 
+    /// Waits until there is credit, and something to deliver.
+    async fn ready(&self, shard: PartitionId) -> Result<(), Failure> {
+        let messages_max = self.credit_soon().await;
+        let ready = peer::Ready { queue: self.queue.id().0, wait_ms: RECEIVE_WAIT_MS_MAX, messages_max };
+        self.core.router.ask(shard, ready).await
+    }
+
     /// Waits until there is credit; returns how many messages a batch may have with it.
     async fn credit_soon(&self) -> u32 {
         // It is never closed.
@@ -225,8 +269,12 @@ impl Pull {
     }
 
     /// Delivers one batch; returns how much credit it had and how many messages it found.
-    async fn deliver_some(&self, shard: PartitionId) -> Result<(usize, usize), Failure> {
-        let Ok(first) = self.credit.acquire().await else { return Ok((1, 0)) };
+    async fn deliver_some(&self, shard: PartitionId, stop: &mut Stop) -> Result<(usize, usize), Failure> {
+        let first = tokio::select! {
+            first = self.credit.acquire() => first,
+            () = stop.told() => return Ok((1, 0)),
+        };
+        let Ok(first) = first else { return Ok((1, 0)) };
         let wanted = self.credit.available_permits().min(self.batch_max as usize - 1);
         let more = self.credit.try_acquire_many(wanted as u32).ok();
         let asked = 1 + more.as_ref().map_or(0, |_| wanted);
@@ -239,7 +287,11 @@ impl Pull {
             ..peer::Receive::default()
         };
         let asked_at = self.began.elapsed();
-        let granted = self.core.router.ask(shard, receive).await?;
+        let granted = tokio::select! {
+            biased;
+            granted = self.core.router.ask(shard, receive) => granted?,
+            () = stop.told_for(LAST_BATCH_PATIENCE) => return Ok((asked, 0)),
+        };
         let leased = asked_at + Duration::from_millis(granted.waited_ms);
         let deliveries = granted.deliveries;
         let given = deliveries.len();
@@ -275,48 +327,71 @@ impl Pull {
         }
     }
 
+    /// Puts a batch on its way to the consumer, or gives it back when the stream ends before there is a place for it.
     async fn push(&self, deliveries: Vec<Delivery>, leased: Duration) {
+        let mut in_hand = InHand { pull: self, deliveries };
+        let Ok(place) = self.answers.reserve().await else { return };
+        let deliveries = std::mem::take(&mut in_hand.deliveries);
         let deliveries = Deliveries { deliveries, leased_ms: Some(leased.as_millis() as u64) };
-        let batch = PullResponse { kind: Some(pull_response::Kind::Deliveries(deliveries)) };
-        if let Err(mpsc::error::SendError(Ok(PullResponse {
-            kind: Some(pull_response::Kind::Deliveries(lost)),
-        }))) = self.answers.send(Ok(batch)).await
-        {
-            // The consumer has gone: its messages must not wait for their leases to end.
-            let untouched = |delivery: Delivery| ReleaseItem {
-                receipt: delivery.receipt,
-                untouched: true,
-                ..ReleaseItem::default()
-            };
-            let items = lost.deliveries.into_iter().map(untouched).collect::<Vec<_>>();
-            let (core, queue) = (self.core.clone(), self.queue.clone());
-            tokio::spawn(async move {
-                if let Err(failure) = settle(&core, queue.name(), Settle::Release(&items), None).await {
-                    tracing::debug!(%failure, "messages of a consumer that has gone stay leased until their time is over");
-                }
-            });
+        place.send(Ok(PullResponse { kind: Some(pull_response::Kind::Deliveries(deliveries)) }));
+    }
+
+    /// Messages that the consumer will not see must not wait for their leases to end.
+    fn give_back(&self, deliveries: Vec<Delivery>) {
+        // A node that ends has none.
+        let Ok(runtime) = Handle::try_current() else { return };
+        let untouched = |delivery: Delivery| ReleaseItem {
+            receipt: delivery.receipt,
+            untouched: true,
+            ..ReleaseItem::default()
+        };
+        let items = deliveries.into_iter().map(untouched).collect::<Vec<_>>();
+        let (core, queue) = (self.core.clone(), self.queue.clone());
+        runtime.spawn(async move {
+            if let Err(failure) = settle(&core, queue.name(), Settle::Release(&items), None).await {
+                tracing::debug!(%failure, "messages of a consumer that has gone stay leased until their time is over");
+            }
+        });
+    }
+}
+
+/// Messages that were leased for a stream and are not on their way yet. When it is dropped, they are given back, and their credit too.
+struct InHand<'a> {
+    pull: &'a Pull,
+    deliveries: Vec<Delivery>,
+}
+
+impl Drop for InHand<'_> {
+    fn drop(&mut self) {
+        let deliveries = std::mem::take(&mut self.deliveries);
+        if !deliveries.is_empty() {
+            self.pull.credit.add_permits(deliveries.len());
+            self.pull.give_back(deliveries);
         }
     }
 }
 
-/// Keeps a pump at work on every shard that this stream delivers from.
-async fn run_pumps(pull: Arc<Pull>) {
+/// Keeps a pump at work on every shard that this stream delivers from, until it is told to stop and they have.
+async fn run_pumps(pull: Arc<Pull>, mut stop: Stop) {
     let mut pumps = JoinSet::new();
-    let mut running: BTreeMap<PartitionId, AbortHandle> = BTreeMap::new();
+    let mut running: BTreeMap<PartitionId, watch::Sender<()>> = BTreeMap::new();
     let mut look = interval(LOOK_INTERVAL);
     loop {
-        look.tick().await;
+        tokio::select! {
+            _ = look.tick() => {}
+            () = stop.told() => break,
+        }
         let shards = pull.shards();
-        running.retain(|shard, pump| {
-            let stays = shards.contains(shard);
-            if !stays {
-                pump.abort();
-            }
-            stays
-        });
+        running.retain(|shard, _| shards.contains(shard));
         for shard in shards {
-            running.entry(shard).or_insert_with(|| pumps.spawn(pull.clone().pump(shard)));
+            running.entry(shard).or_insert_with(|| {
+                let (run, stop) = watch::channel(());
+                pumps.spawn(pull.clone().pump(shard, Stop(stop)));
+                run
+            });
         }
         while pumps.try_join_next().is_some() {}
     }
+    drop(running);
+    while pumps.join_next().await.is_some() {}
 }

@@ -18,6 +18,8 @@ use crate::queue_info::QueueInfo;
 
 /// Pause before a shard without a leader is asked again.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
+/// How long the leader of one of several shards is looked for: a request may be sent on, but no shard waits for the election of another.
+const LOOK_PATIENCE: Duration = Duration::from_millis(100);
 
 /// Grants leases, waiting for the first message as long as the request says.
 ///
@@ -133,24 +135,55 @@ async fn receive_from_any(
     let end = Instant::now() + Duration::from_millis(wanted.wait_ms);
     let first = first % shards.len();
     let mut order = (0..shards.len()).map(|at| shards[(first + at) % shards.len()]).collect::<Vec<_>>();
-    if wanted.wait_ms > 0 {
-        // The others say by themselves whether they have something.
-        order.truncate(1);
-    }
+    let mut has_answered = false;
     loop {
         let mut failed = None;
         for shard in &order {
-            let asked = peer::Receive { wait_ms: 0, ..wanted.clone() };
-            match receive_from(core, *shard, asked, began).await {
-                Ok(granted) if granted.deliveries.is_empty() => {}
+            match look_at(core, *shard, &wanted, began).await {
+                Ok(granted) if granted.deliveries.is_empty() => {
+                    has_answered = true;
+                    if wanted.wait_ms > 0 {
+                        // The others say by themselves whether they have something.
+                        break;
+                    }
+                }
                 Ok(granted) => return Ok(granted),
-                Err(failure) => failed = Some(failure),
+                Err(failure) => failed = Some(graver(failed, failure)),
             }
         }
         let Some(ready) = wait_for_any(core, shards, &wanted, end).await else {
+            // A shard without a leader is no reason where others have answered that they have nothing.
+            let failed = failed.filter(|failure| !(has_answered && is_without_leader(failure)));
             return failed.map_or_else(|| Ok(ReceiveResponse::default()), Err);
         };
         order = vec![ready];
+    }
+}
+
+/// Asks a shard for what it has at this moment.
+async fn look_at(
+    core: &Core,
+    shard: PartitionId,
+    wanted: &peer::Receive,
+    began: Instant,
+) -> Result<ReceiveResponse, Failure> {
+    let before_ms = millis(began.elapsed());
+    let asked = peer::Receive { wait_ms: 0, ..wanted.clone() };
+    let mut granted = core.router.ask_within(shard, asked, LOOK_PATIENCE).await?;
+    granted.waited_ms += before_ms;
+    Ok(granted)
+}
+
+/// Whether nobody leads the shard, and so nothing happened.
+fn is_without_leader(failure: &Failure) -> bool {
+    failure.reason == Reason::NoLeader && failure.outcome == Outcome::NotDone
+}
+
+/// The failure that says more: the later one, unless it only says that nobody leads.
+fn graver(before: Option<Failure>, failure: Failure) -> Failure {
+    match before {
+        Some(before) if is_without_leader(&failure) => before,
+        _ => failure,
     }
 }
 
@@ -182,5 +215,23 @@ async fn wait_for(core: &Core, shard: PartitionId, wanted: &peer::Receive, end: 
                 sleep(ASK_AGAIN).await;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn that_nobody_leads_hides_no_other_failure() {
+        let no_leader = || Failure::not_leader(None);
+        let gone = || Failure::not_done(Reason::UnknownQueue, "it is gone");
+        let reason = |before: Option<Failure>, failure| graver(before, failure).reason;
+        assert_eq!(reason(None, no_leader()), Reason::NoLeader);
+        assert_eq!(reason(Some(gone()), no_leader()), Reason::UnknownQueue);
+        assert_eq!(reason(Some(no_leader()), gone()), Reason::UnknownQueue);
+        let lost = || Failure::unknown(Reason::NoLeader, "it may have been leased");
+        assert!(is_without_leader(&no_leader()) && !is_without_leader(&lost()));
+        assert_eq!(graver(Some(lost()), no_leader()).outcome, Outcome::Unknown);
     }
 }

@@ -8,7 +8,7 @@ use leasehold_proto::v1::{MessageId, NewMessage, Outcome, Reason, RequestId, Sen
 use prost::Message as _;
 use sha2::{Digest as _, Sha256};
 
-use super::{each, lookup, validate};
+use super::{each, lookup, place, validate};
 use crate::answers::StoredAttributes;
 use crate::core::Core;
 use crate::failure::Failure;
@@ -50,7 +50,8 @@ fn is_gone(sent: &Result<Vec<SendOutcome>, Failure>) -> bool {
 }
 
 async fn send_to(core: &Core, queue: &QueueInfo, request: &SendRequest) -> Result<Vec<SendOutcome>, Failure> {
-    let mut outcomes = vec![SendOutcome::default(); request.messages.len()];
+    let unheard_of = SendOutcome { outcome: Outcome::Unknown as i32, ..SendOutcome::default() };
+    let mut outcomes = vec![unheard_of; request.messages.len()];
     let mut parts = Parts::new();
     let contents = Contents::of(queue, &request.messages);
     let anywhere = any_shard(queue, request.request.as_ref());
@@ -70,10 +71,7 @@ async fn send_to(core: &Core, queue: &QueueInfo, request: &SendRequest) -> Resul
         return Err(failure);
     }
     for (places, result) in parts.values().zip(results) {
-        match result {
-            Ok(done) => places.iter().zip(done).for_each(|(at, outcome)| outcomes[*at] = outcome),
-            Err(failure) => places.iter().for_each(|at| outcomes[*at] = failed(&failure)),
-        }
+        place(&mut outcomes, places.iter().copied(), result, failed);
     }
     Ok(outcomes)
 }

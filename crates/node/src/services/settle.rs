@@ -7,13 +7,13 @@ use leasehold_catalogue::PartitionId;
 use leasehold_partition::{self as partition, Command, QueueId, Receipt, Reply, Request};
 use leasehold_proto::v1::{ExtendItem, Outcome, Reason, RejectItem, ReleaseItem, RequestId, SettleOutcome};
 
-use super::{each, lookup, validate};
+use super::{each, lookup, place, validate};
 use crate::core::Core;
 use crate::failure::Failure;
 use crate::queue_info::QueueInfo;
 use crate::receipt_token::{self, ReceiptToken};
 use crate::replica::refusal;
-use crate::router::Repeat;
+use crate::router::{Answered, Repeat};
 
 /// What is to be done with the lease of each receipt.
 pub enum Settle<'a> {
@@ -120,10 +120,7 @@ pub async fn settle(
         parts.iter().map(|((shard, _), items)| settle_part(core, &queue, *shard, &settle, items, request));
     let results = each(settled).await;
     for (items, result) in parts.values().zip(results) {
-        match result {
-            Ok(done) => items.iter().zip(done).for_each(|(item, outcome)| outcomes[item.at] = outcome),
-            Err(failure) => items.iter().for_each(|item| outcomes[item.at] = failed(&failure)),
-        }
+        place(&mut outcomes, items.iter().map(|item| item.at), result, failed);
     }
     Ok(outcomes)
 }
@@ -137,7 +134,8 @@ struct Sorted {
 }
 
 fn sort(core: &Core, queue: &QueueInfo, settle: &Settle<'_>) -> Sorted {
-    let outcomes = vec![SettleOutcome::default(); settle.len()];
+    let unheard_of = SettleOutcome { outcome: Outcome::Unknown as i32, ..SettleOutcome::default() };
+    let outcomes = vec![unheard_of; settle.len()];
     let mut sorted = Sorted { outcomes, parts: BTreeMap::new(), strangers: Vec::new() };
     for (at, outcome) in sorted.outcomes.iter_mut().enumerate() {
         match open(core, queue, settle, at) {
@@ -199,10 +197,28 @@ async fn settle_part(
         call.promised_leases_ms = promised;
     }
     // To settle twice does what settling once does; the second answer may say that the message is gone.
-    match core.router.command(shard, call, Repeat::Safe).await? {
-        Reply::Settled { outcomes } => Ok(outcomes.into_iter().map(settled).collect()),
-        Reply::Refused { reason } => Err(refusal(reason)),
+    let Answered { reply, was_unknown } = core.router.command_after_all(shard, call, Repeat::Safe).await?;
+    // Under a name, the partition answers as it did the first time.
+    let may_be_done = was_unknown && named.id.is_none();
+    match reply {
+        Reply::Settled { outcomes } => {
+            Ok(outcomes.into_iter().map(|outcome| settled_after(outcome, may_be_done)).collect())
+        }
+        Reply::Refused { reason } => Err(refusal(reason).after(may_be_done)),
         other => Err(lookup::unexpected(&other)),
+    }
+}
+
+/// After a try of unknown outcome, a receipt that is of no use any more does not say that nothing happened: that try may have used it.
+fn settled_after(outcome: partition::Outcome, earlier_unknown: bool) -> SettleOutcome {
+    let told = settled(outcome);
+    match outcome {
+        partition::Outcome::Gone | partition::Outcome::Stale if earlier_unknown => SettleOutcome {
+            outcome: Outcome::Unknown as i32,
+            detail: format!("{}; an earlier try may have done it", told.detail),
+            ..told
+        },
+        _ => told,
     }
 }
 
@@ -238,5 +254,25 @@ pub fn failed(failure: &Failure) -> SettleOutcome {
         outcome: failure.outcome as i32,
         reason: failure.reason as i32,
         detail: failure.detail.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_receipt_that_an_earlier_try_may_have_used_says_nothing() {
+        use partition::Outcome::{Done, Gone, Invalid, Stale};
+        let of = |outcome, earlier_unknown| {
+            let told = settled_after(outcome, earlier_unknown);
+            (told.outcome(), told.reason())
+        };
+        for (outcome, reason) in [(Gone, Reason::MessageGone), (Stale, Reason::ReceiptStale)] {
+            assert_eq!(of(outcome, false), (Outcome::NotDone, reason));
+            assert_eq!(of(outcome, true), (Outcome::Unknown, reason));
+        }
+        assert_eq!(of(Invalid, true), (Outcome::NotDone, Reason::ReceiptForged));
+        assert_eq!(of(Done, true), (Outcome::Done, Reason::None));
     }
 }

@@ -47,8 +47,7 @@ impl Leadership {
         if self.is_expiring {
             return None;
         }
-        let lease =
-            self.deadline.lease_log_ms.map(|end| self.clock.instant_of(end + self.grace.slack_ms(end)));
+        let lease = self.deadline.lease_log_ms.map(|end| self.clock.instant_of(self.grace.due_ms(end)));
         let delay = self.deadline.delay_log_ms.map(|end| self.clock.instant_of(end));
         let wall = self.deadline.wall_ms.map(|end| self.wall_due(end, now));
         let garbage = self.deadline.garbage.then(|| self.stamped_at + Duration::from_millis(SWEEP_PAUSE_MS));

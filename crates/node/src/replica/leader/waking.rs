@@ -40,16 +40,22 @@ impl Leadership {
         }
         let queue = receive.queue;
         self.waiters.came(queue);
+        // What a send of the same entry brings is theirs who wait already.
+        let comes_after_others = receive.may_wait() && self.waiters.has_parked(queue);
         let finds_something = self.available(queue) > 0
             // Others may take it all, or leave something: who does not wait must not miss that.
             || (!receive.may_wait() && self.shared.machine.read().has_ready(queue));
-        if finds_something || self.may_be_repeated(&receive) {
+        if (finds_something && !comes_after_others) || self.may_be_repeated(&receive) {
             self.add_receive(receive);
         } else if !receive.may_wait() && self.is_over_limit(queue) {
             // Who does not wait shall not take it for an empty queue.
             let _ = receive.reply.send(Err(receive_refused(&Reply::OverLimit)));
         } else {
             self.park(receive);
+            if finds_something {
+                // It may be enough for all of them, of whom some may have gone.
+                self.to_wake.insert(queue);
+            }
         }
     }
 

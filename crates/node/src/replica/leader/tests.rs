@@ -1,0 +1,209 @@
+//! Whose turn it is when something comes, on a leader that proposes nothing.
+
+use std::path::Path;
+
+use bytes::Bytes;
+use leasehold_catalogue::PartitionId;
+use leasehold_partition::{Content, NewMessage, Settings};
+use tokio::sync::{Notify, oneshot};
+
+use super::*;
+use crate::raft::Machine as _;
+use crate::replica::{PartitionMachine, QueueSource, WantedShard, group_of};
+use crate::testing::{group, silent_lanes};
+
+const PARTITION: PartitionId = PartitionId(0);
+const QUEUE: QueueId = QueueId(1);
+const NOW_MS: u64 = 1_000;
+/// Longer than a test takes.
+const WAIT: std::time::Duration = std::time::Duration::from_secs(3_600);
+
+/// A catalogue of nothing.
+struct NoQueues;
+
+impl QueueSource for NoQueues {
+    fn shard_of(&self, _queue: QueueId, _partition: PartitionId) -> Option<WantedShard> {
+        None
+    }
+
+    fn adaptive_lease_ms_max(&self, _queue: QueueId) -> u64 {
+        0
+    }
+
+    fn is_deleted(&self, _queue: QueueId) -> bool {
+        false
+    }
+}
+
+/// Leads a partition that has the queue, and nothing in it.
+async fn leadership(dir: &Path) -> Leadership {
+    let machine = Arc::new(PartitionMachine::new(PARTITION, None));
+    let group = group(dir, group_of(PARTITION), machine.clone(), silent_lanes()).await;
+    let mut entry = BatchBuilder::new(NOW_MS, NOW_MS);
+    entry.push(&Command::Configure { queue: QUEUE, settings: Settings::default(), revision: 1 }).unwrap();
+    machine.apply(1, &Bytes::from(entry.finish())).unwrap();
+    let shared = Shared {
+        id: PARTITION,
+        group,
+        machine,
+        outbox: Notify::new(),
+        queues: Arc::new(NoQueues),
+        pending_bytes: Arc::default(),
+    };
+    let now = Instant::now();
+    Leadership {
+        shared: Arc::new(shared),
+        term: 1,
+        clock: LogClock::start(NOW_MS, now),
+        grace: Grace::inherit(0),
+        batch: None,
+        in_flight: VecDeque::new(),
+        waiters: Waiters::default(),
+        to_wake: BTreeSet::new(),
+        named: HashSet::new(),
+        granted_through: 0,
+        completed_index: 1,
+        configured: HashMap::new(),
+        deadline: Deadline::default(),
+        is_expiring: false,
+        stamped_at: now,
+    }
+}
+
+type Answer = oneshot::Receiver<Result<Granted, Failure>>;
+
+/// A receive of one message.
+fn receive(consumer: &str, wait_until: Option<Instant>) -> (Receive, Answer) {
+    let (reply, answer) = oneshot::channel();
+    let options = ReceiveOptions {
+        messages_max: 1,
+        bytes_max: 1,
+        lease_ms: None,
+        attempt: None,
+        consumer: consumer.into(),
+        request: None,
+    };
+    (Receive { queue: QUEUE, options, wait_until, is_listed: false, reply }, answer)
+}
+
+/// The consumers whose receives are in the open entry.
+fn asked(leadership: &Leadership) -> Vec<String> {
+    let pending = leadership.batch.iter().flat_map(|batch| &batch.pending);
+    let consumer = |pending: &Pending| match pending {
+        Pending::Receive(receive) => Some(String::from_utf8_lossy(&receive.options.consumer).into_owned()),
+        _ => None,
+    };
+    pending.filter_map(consumer).collect()
+}
+
+#[tokio::test]
+async fn who_waits_is_not_overtaken_by_who_comes() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut leadership = leadership(dir.path()).await;
+    let mut answers = Vec::new();
+    let mut come = |leadership: &mut Leadership, consumer, wait_until| {
+        let (receive, answer) = receive(consumer, wait_until);
+        answers.push(answer);
+        leadership.take_receive(receive);
+    };
+    let later = Some(Instant::now() + WAIT);
+    come(&mut leadership, "first", later);
+    assert!(asked(&leadership).is_empty(), "there is nothing for it");
+    leadership.note_sent(QUEUE, 1);
+    come(&mut leadership, "second", later);
+    leadership.wake_waiters();
+    assert_eq!(asked(&leadership), ["first"]);
+    leadership.note_sent(QUEUE, 2);
+    come(&mut leadership, "third", later);
+    leadership.wake_waiters();
+    assert_eq!(asked(&leadership), ["first", "second", "third"]);
+    // Nobody waits: it is asked at once.
+    leadership.note_sent(QUEUE, 1);
+    come(&mut leadership, "fourth", later);
+    assert_eq!(asked(&leadership), ["first", "second", "third", "fourth"]);
+}
+
+#[tokio::test]
+async fn who_does_not_wait_is_asked_at_once_whoever_waits() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut leadership = leadership(dir.path()).await;
+    let (waiting, _answer) = receive("waiting", Some(Instant::now() + WAIT));
+    leadership.take_receive(waiting);
+    let (hasty, mut nothing) = receive("hasty", None);
+    leadership.take_receive(hasty);
+    assert!(nothing.try_recv().unwrap().unwrap().deliveries.is_empty());
+    leadership.note_sent(QUEUE, 2);
+    let (hasty, _answer) = receive("hasty", None);
+    leadership.take_receive(hasty);
+    leadership.wake_waiters();
+    assert_eq!(asked(&leadership), ["hasty", "waiting"]);
+}
+
+#[tokio::test]
+async fn who_comes_after_one_that_is_gone_does_not_wait_for_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut leadership = leadership(dir.path()).await;
+    let later = Some(Instant::now() + WAIT);
+    let (gone, answer) = receive("gone", later);
+    leadership.take_receive(gone);
+    drop(answer);
+    leadership.note_sent(QUEUE, 1);
+    let (there, _answer) = receive("there", later);
+    leadership.take_receive(there);
+    leadership.wake_waiters();
+    assert_eq!(asked(&leadership), ["there"]);
+}
+
+/// What one receive of the only message of the queue is granted.
+fn granted(leadership: &Leadership) -> Vec<Delivery> {
+    let content = Content { group: None, dedup_id: None, attributes: b"", body: b"x", origin: None };
+    let message = NewMessage { delay_ms: None, expiry_ms: None, content };
+    let mut entry = BatchBuilder::new(NOW_MS, NOW_MS);
+    entry.push(&Command::Send { queue: QUEUE, messages: vec![message] }).unwrap();
+    let receive = Command::Receive {
+        queue: QUEUE,
+        messages_max: 1,
+        bytes_max: 1,
+        lease_ms: None,
+        attempt: None,
+        consumer: b"",
+    };
+    entry.push(&receive).unwrap();
+    let applied = leadership.shared.machine.apply(2, &Bytes::from(entry.finish())).unwrap();
+    let Applied::Partition(applied) = applied else { panic!("it is a partition") };
+    match applied.replies.into_iter().last() {
+        Some(Reply::Received { deliveries }) if deliveries.len() == 1 => deliveries,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Answers a receive whose poller has hung up; whether its leases are given back.
+fn gives_back(leadership: &mut Leadership, deliveries: &[Delivery], stamp_ms: u64) -> bool {
+    let (receive, answer) = receive("gone", None);
+    drop(answer);
+    leadership.batch = None;
+    let (pending, reply) =
+        (Pending::Receive(Box::new(receive)), Reply::Received { deliveries: deliveries.to_vec() });
+    leadership.answer(pending, reply, Answering { lag_ms: 0, stamp_ms, rest: &[] });
+    leadership.batch.is_some()
+}
+
+/// A receive that is repeated, by a node that had lost the answer while its poller asked another one, is reminded of leases that
+/// somebody holds by now.
+#[tokio::test]
+async fn what_somebody_may_hold_is_not_given_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut leadership = leadership(dir.path()).await;
+    let deliveries = granted(&leadership);
+    assert!(gives_back(&mut leadership, &deliveries, NOW_MS), "it is new, and nobody has it");
+    assert!(!gives_back(&mut leadership, &deliveries, NOW_MS), "it was answered before");
+    // To a leader that did not grant it, it is older than the entry that tells of it.
+    leadership.granted_through = 0;
+    assert!(!gives_back(&mut leadership, &deliveries, NOW_MS + 1));
+    // Nor is it, when it is too old to be promised once more.
+    leadership.granted_through = 0;
+    leadership.clock = LogClock::start(NOW_MS + 10_000, Instant::now());
+    assert!(!gives_back(&mut leadership, &deliveries, NOW_MS + 10_000));
+    leadership.granted_through = 0;
+    assert!(gives_back(&mut leadership, &deliveries, NOW_MS), "an entry that took as long");
+}
