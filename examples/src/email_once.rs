@@ -16,7 +16,7 @@ use std::time::Duration;
 use leasehold_client::idempotency::Idempotent;
 use leasehold_client::idempotency::redb::{RedbError, RedbStore};
 use leasehold_client::{Client, Failure, Job, NewMessage, QueueSettings, RetryPolicy};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::{Cluster, Failed, say};
 
@@ -155,13 +155,13 @@ fn confirm(
 
 /// The file of a consumer that was dropped is closed when its last write is done.
 async fn open(file: &Path) -> Result<RedbStore, RedbError> {
-    for _ in 0..100 {
-        if let Ok(store) = RedbStore::open(file) {
-            return Ok(store);
+    let end = Instant::now() + PATIENCE;
+    loop {
+        match RedbStore::open(file) {
+            Err(_) if Instant::now() < end => sleep(Duration::from_millis(20)).await,
+            opened => return opened,
         }
-        sleep(Duration::from_millis(20)).await;
     }
-    RedbStore::open(file)
 }
 
 /// Waits until every message is acked.

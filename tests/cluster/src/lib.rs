@@ -7,8 +7,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use leasehold_client::v1::InitNode;
-use leasehold_client::{Client, ClientBuilder, Tls};
+use leasehold_client::v1::{InitNode, PartitionStatus, StatusResponse};
+use leasehold_client::{Client, ClientBuilder, Error, Message, Outcome, Reason, ReceiveOptions, Tls};
 use leasehold_node::Node;
 use leasehold_node::config::Config;
 use tempfile::TempDir;
@@ -18,6 +18,10 @@ pub use authorised::Authorised;
 
 /// Longer than anything takes that works, on a machine that is busy with other things.
 pub const PATIENCE: Duration = Duration::from_secs(60);
+/// A founding that may or may not have happened is begun anew with other nodes, up to so often in all.
+const FOUNDINGS_MAX: u32 = 3;
+/// A node takes over within this time, unless it is too busy.
+const TAKES_OVER: Duration = Duration::from_millis(500);
 
 /// How a cluster is made.
 #[derive(Debug, Clone)]
@@ -49,19 +53,27 @@ pub struct TestCluster {
 impl TestCluster {
     /// Starts and founds a cluster, and waits until it is ready.
     pub async fn start(plan: Plan) -> Self {
-        let mut cluster = Self { tls: plan.tls, ..Self::empty(plan.settings) };
-        for number in 1..=plan.nodes {
-            cluster.add_process(&format!("n{number}")).await;
+        let mut founding = 1;
+        loop {
+            let mut cluster = Self { tls: plan.tls.clone(), ..Self::empty(plan.settings.clone()) };
+            for number in 1..=plan.nodes {
+                cluster.add_process(&format!("n{number}")).await;
+            }
+            match cluster.found(plan.partitions).await {
+                Ok(_) => {
+                    cluster.wait_until_ready().await;
+                    return cluster;
+                }
+                Err(error) if is_open(&error) && founding < FOUNDINGS_MAX => cluster.end().await,
+                Err(error) => panic!("{error}"),
+            }
+            founding += 1;
         }
-        let nodes =
-            cluster.nodes.iter().filter_map(|(name, node)| Some(init_node(name, node.as_ref()?))).collect();
-        cluster
-            .client()
-            .init_cluster(nodes, plan.partitions, 0)
-            .await
-            .unwrap_or_else(|error| panic!("{error}"));
-        cluster.wait_until_ready().await;
-        cluster
+    }
+
+    async fn found(&self, partitions: u32) -> Result<String, Error> {
+        let nodes = self.nodes.iter().filter_map(|(name, node)| Some(init_node(name, node.as_ref()?)));
+        self.client().init_cluster(nodes.collect(), partitions, 0).await
     }
 
     /// No node yet.
@@ -174,8 +186,68 @@ fn init_node(name: &str, node: &Node) -> InitNode {
     InitNode { name: name.to_owned(), peer_address: node.peer_address().to_string() }
 }
 
+/// Whether a founding may have happened, as far as is known: a busy machine may lose an answer.
+fn is_open(error: &Error) -> bool {
+    error.outcome == Outcome::Unknown || error.reason == Reason::AlreadyInitialised
+}
+
 pub fn endpoint(address: SocketAddr) -> String {
     format!("http://{address}")
+}
+
+/// Receives until something comes. A node that was held up for a second gives back what it has granted, and says at once that there
+/// is nothing, however long the receive may wait; the message comes again, and its receive count tells.
+///
+/// # Panics
+/// When nothing comes within [`PATIENCE`].
+pub async fn receive_some(client: &Client, queue: &str, options: &ReceiveOptions) -> Vec<Message> {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let received = client.receive(queue, options.clone()).await;
+        let messages = received.unwrap_or_else(|error| panic!("{error}"));
+        if !messages.is_empty() {
+            return messages;
+        }
+        assert!(Instant::now() < end, "{queue}: nothing came within {PATIENCE:?}");
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+async fn status(client: &Client) -> StatusResponse {
+    client.cluster_status().await.unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn of_partition(status: &StatusResponse, partition: u32) -> &PartitionStatus {
+    let found = status.partitions.iter().find(|known| known.partition == partition);
+    found.unwrap_or_else(|| panic!("there is no partition {partition}"))
+}
+
+/// The term of a partition at the node that answers. When it has grown, the leader has changed, or has been elected again.
+pub async fn term(client: &Client, partition: u32) -> u64 {
+    of_partition(&status(client).await, partition).term
+}
+
+/// Has the leader of a partition change. `client` asks one node only, since another one may not know of the last term yet.
+///
+/// # Panics
+/// When nobody takes over within [`PATIENCE`].
+pub async fn change_leader(client: &Client, partition: u32) {
+    let before = term(client, partition).await;
+    eventually("the leader has changed", async || {
+        let status = status(client).await;
+        let now = of_partition(&status, partition);
+        if now.term > before && now.leader != 0 {
+            return true;
+        }
+        let heir = status.nodes.iter().find(|node| node.id != now.leader && now.replicas.contains(&node.id));
+        if let Some(heir) = heir {
+            // Nobody may lead at this moment.
+            let _ = client.transfer_leader(partition, &heir.name).await;
+            sleep(TAKES_OVER).await;
+        }
+        false
+    })
+    .await;
 }
 
 /// Waits until something holds.

@@ -13,7 +13,7 @@ use leasehold_client::v1::{QueueCounters, QueueSettings};
 use leasehold_client::{
     Client, Message, MessageId, NewMessage, QueueKind, Reason, ReceiveOptions, Rejection,
 };
-use leasehold_cluster_tests::{Plan, TestCluster, eventually};
+use leasehold_cluster_tests::{Plan, TestCluster, eventually, receive_some};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 const QUEUES: [&str; 5] = ["standard", "orders", "dead", "failing", "short"];
@@ -21,6 +21,13 @@ const QUEUES: [&str; 5] = ["standard", "orders", "dead", "failing", "short"];
 async fn receive(client: &Client, queue: &str, messages_max: u32, lease: Duration) -> Vec<Message> {
     let options = ReceiveOptions { messages_max, lease: Some(lease), ..ReceiveOptions::default() };
     client.receive(queue, options).await.unwrap()
+}
+
+/// As many as one receive gives of what is there.
+async fn receive_there(client: &Client, queue: &str, messages_max: u32, lease: Duration) -> Vec<Message> {
+    let wait = Duration::from_secs(10);
+    let options = ReceiveOptions { messages_max, lease: Some(lease), wait, ..ReceiveOptions::default() };
+    receive_some(client, queue, &options).await
 }
 
 /// Leases everything that is ready, for an hour.
@@ -59,6 +66,8 @@ fn rows(name: &str, count: u32) -> Vec<NewMessage> {
 /// What the first cluster gave out.
 struct Before {
     leased: Vec<Message>,
+    /// How often the message of "short" had been received.
+    short_receives: u32,
     once: MessageId,
     counters: BTreeMap<&'static str, QueueCounters>,
 }
@@ -76,9 +85,9 @@ async fn fill(client: &Client) -> Before {
     client.create_queue("short", plain(), 1).await.unwrap();
     client.create_queue("busy", plain(), 4).await.unwrap();
     send(client, "standard", rows("standard", 200)).await;
-    let done = receive(client, "standard", 10, HOUR).await;
+    let done = receive_there(client, "standard", 10, HOUR).await;
     ack(client, "standard", &done).await;
-    let leased = receive(client, "standard", 20, HOUR).await;
+    let leased = receive_there(client, "standard", 20, HOUR).await;
     let later = NewMessage::new("later").delay(Duration::from_secs(900));
     let once = NewMessage::new("once").deduplication_id("id-1").attribute("colour", "String", "red");
     let once = send(client, "standard", vec![later, once]).await[1];
@@ -89,12 +98,12 @@ async fn fill(client: &Client) -> Before {
     }
     send(client, "failing", rows("failing", 300)).await;
     send(client, "short", rows("short", 1)).await;
-    assert_eq!(receive(client, "short", 1, Duration::from_secs(5)).await.len(), 1);
+    let short_receives = receive_there(client, "short", 1, Duration::from_secs(5)).await[0].receive_count;
     let mut counted = BTreeMap::new();
     for queue in ["standard", "orders", "short"] {
         counted.insert(queue, counters(client, queue).await);
     }
-    Before { leased, once, counters: counted }
+    Before { leased, short_receives, once, counters: counted }
 }
 
 /// What goes on while the backup is taken: rows that were sent, and rows that were asked to be acked.
@@ -225,7 +234,7 @@ async fn check_states(client: &Client, before: &Before, lost: &[MessageId]) {
     let colour = granted.iter().find(|message| message.body == "once").unwrap();
     assert_eq!(colour.attribute("colour").unwrap(), "red");
     for (group, number) in [("a", "0"), ("b", "0")] {
-        let first = receive(client, "orders", 1, HOUR).await.pop().unwrap();
+        let first = receive_there(client, "orders", 1, HOUR).await.pop().unwrap();
         assert_eq!(&first.body[..], number.as_bytes(), "{group}");
     }
     // A lease that was in force ends here, and its grant counts.
@@ -235,7 +244,7 @@ async fn check_states(client: &Client, before: &Before, lost: &[MessageId]) {
         !short.is_empty()
     })
     .await;
-    assert_eq!(short[0].receive_count, 2);
+    assert!(short[0].receive_count > before.short_receives, "{}", short[0].receive_count);
 }
 
 /// What was sent before the backup and not settled since is there, and nothing that was never sent.

@@ -7,8 +7,11 @@ use futures::StreamExt;
 use futures::future::join_all;
 use leasehold_client::v1::{MessageState, QueueSettings};
 use leasehold_client::{Client, Lease, Message, NewMessage, QueueKind, Reason, ReceiveOptions};
-use leasehold_cluster_tests::{Plan, TestCluster, eventually};
+use leasehold_cluster_tests::{PATIENCE, Plan, TestCluster, eventually, receive_some};
 use tokio::time::Instant;
+
+/// How long a receive waits for what is there.
+const SOON: Duration = Duration::from_secs(10);
 
 async fn receive(client: &Client, queue: &str, messages_max: u32, wait: Duration) -> Vec<Message> {
     let options = ReceiveOptions { messages_max, wait, ..ReceiveOptions::default() };
@@ -17,14 +20,21 @@ async fn receive(client: &Client, queue: &str, messages_max: u32, wait: Duration
 
 /// Receives until `count` messages are there.
 async fn receive_all(client: &Client, queue: &str, count: usize) -> Vec<Message> {
-    let mut all = Vec::new();
+    receive_counting(client, queue, count).await.0
+}
+
+/// The same, and in how many receives: a message is granted at most once in each. A node that was held up gives back what it has
+/// granted, which counts.
+async fn receive_counting(client: &Client, queue: &str, count: usize) -> (Vec<Message>, u32) {
+    let (mut all, mut asked) = (Vec::new(), 0);
     eventually("all messages are received", async || {
         all.extend(receive(client, queue, 100, Duration::from_secs(1)).await);
+        asked += 1;
         all.len() >= count
     })
     .await;
     assert_eq!(all.len(), count);
-    all
+    (all, asked)
 }
 
 async fn ack(client: &Client, queue: &str, messages: &[Message]) {
@@ -55,11 +65,11 @@ async fn a_message_is_sent_received_and_acknowledged() {
     let message = NewMessage::new("one").attribute("colour", "String", "red");
     let sent = client.send("work", vec![message, NewMessage::new("two")]).await.unwrap();
     assert!(sent.iter().all(Result::is_ok));
-    let messages = receive_all(&client, "work", 2).await;
+    let (messages, asked) = receive_counting(&client, "work", 2).await;
     assert_eq!(bodies(&messages), ["one", "two"]);
     let one = messages.iter().find(|message| message.body == "one").unwrap();
     assert_eq!(one.attribute("colour").unwrap(), "red");
-    assert_eq!(one.receive_count, 1);
+    assert!((1..=asked).contains(&one.receive_count), "{} at receive {asked}", one.receive_count);
     assert_eq!(counters(&client, "work").await, (0, 2, 0, 0));
     ack(&client, "work", &messages).await;
     assert_eq!(counters(&client, "work").await, (0, 0, 0, 0));
@@ -142,8 +152,8 @@ async fn leases_grow_when_acks_come_too_late() {
     let lease_ms = async || client.describe_queue("growing").await.unwrap().headroom.unwrap().lease_ms;
     assert_eq!(lease_ms().await, 30_000);
     let lease = Some(Duration::from_millis(100));
-    let options = ReceiveOptions { messages_max: 5, lease, ..ReceiveOptions::default() };
-    let slow = client.receive("growing", options).await.unwrap();
+    let options = ReceiveOptions { messages_max: 5, lease, wait: SOON, ..ReceiveOptions::default() };
+    let slow = receive_some(&client, "growing", &options).await;
     assert_eq!(slow.len(), 5);
     eventually("the leases end", async || counters(&client, "growing").await == (5, 0, 0, 0)).await;
     let receipts = slow.iter().map(|message| message.receipt.clone()).collect::<Vec<_>>();
@@ -152,11 +162,11 @@ async fn leases_grow_when_acks_come_too_late() {
     }
     assert_eq!(lease_ms().await, 3_600_000);
     let in_ten_minutes = Instant::now() + Duration::from_secs(600);
-    let grown = receive(&client, "growing", 1, Duration::ZERO).await;
+    let unnamed = ReceiveOptions { messages_max: 1, wait: SOON, ..ReceiveOptions::default() };
+    let grown = receive_some(&client, "growing", &unnamed).await;
     assert!(grown[0].lease_until > in_ten_minutes);
-    let lease = Some(Duration::from_secs(20));
-    let options = ReceiveOptions { messages_max: 1, lease, ..ReceiveOptions::default() };
-    let named = client.receive("growing", options).await.unwrap();
+    let options = ReceiveOptions { lease: Some(Duration::from_secs(20)), ..unnamed };
+    let named = receive_some(&client, "growing", &options).await;
     assert!(named[0].lease_until < in_ten_minutes, "who asks for a lease gets it");
     cluster.end().await;
 }
@@ -169,10 +179,11 @@ async fn a_quiet_tenant_does_not_wait_behind_a_noisy_one() {
     client.create_queue("shared", QueueSettings::default(), 1).await.unwrap();
     let of = |tenant: &str, body: &str| NewMessage::new(body.to_owned()).group(tenant);
     client.send("shared", vec![of("noisy", "noise"); 1_000]).await.unwrap();
-    let noise = receive(&client, "shared", 100, Duration::ZERO).await;
+    let up_to = |messages_max| ReceiveOptions { messages_max, wait: SOON, ..ReceiveOptions::default() };
+    let noise = receive_some(&client, "shared", &up_to(100)).await;
     assert_eq!(noise.len(), 100);
     client.send("shared", vec![of("quiet", "first"), of("quiet", "second")]).await.unwrap();
-    assert_eq!(bodies(&receive(&client, "shared", 2, Duration::ZERO).await), ["first", "second"]);
+    assert_eq!(bodies(&receive_some(&client, "shared", &up_to(2)).await), ["first", "second"]);
     cluster.end().await;
 }
 
@@ -180,14 +191,17 @@ async fn a_quiet_tenant_does_not_wait_behind_a_noisy_one() {
 async fn a_lease_ends_is_extended_and_is_given_back() {
     let cluster = TestCluster::start(Plan::default()).await;
     let client = cluster.client();
-    let settings = QueueSettings { lease_ms: Some(1_500), ..QueueSettings::default() };
+    let settings = QueueSettings { lease_ms: Some(10_000), ..QueueSettings::default() };
     client.create_queue("leases", settings, 1).await.unwrap();
     client.send("leases", vec![NewMessage::new("x")]).await.unwrap();
     let first = receive_all(&client, "leases", 1).await.pop().unwrap();
     // Nobody else gets it while the lease lasts; then somebody does, and the first receipt is stale.
     assert!(receive(&client, "leases", 1, Duration::ZERO).await.is_empty());
-    let second = receive_all(&client, "leases", 1).await.pop().unwrap();
-    assert!(second.receive_count == 2 && second.fencing_token > first.fencing_token);
+    let (second, asked) = receive_counting(&client, "leases", 1).await;
+    let second = second.into_iter().next().unwrap();
+    let granted = second.receive_count - first.receive_count;
+    assert!((1..=asked).contains(&granted), "granted {granted} times, asked {asked} times");
+    assert!(second.fencing_token > first.fencing_token);
     let stale = client.ack("leases", &[first.receipt]).await.unwrap().pop().unwrap();
     assert_eq!(stale.unwrap_err().reason, Reason::ReceiptStale);
     // Extended, it outlives its first end.
@@ -196,7 +210,7 @@ async fn a_lease_ends_is_extended_and_is_given_back() {
         .await
         .unwrap();
     assert!(extended[0].is_ok());
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    tokio::time::sleep(Duration::from_secs(12)).await;
     assert!(receive(&client, "leases", 1, Duration::ZERO).await.is_empty());
     let too_long = Lease::new(second.receipt.clone(), Duration::from_secs(12 * 3600 + 1));
     let refused = client.extend("leases", &[too_long]).await.unwrap().pop().unwrap();
@@ -271,7 +285,9 @@ async fn a_message_received_too_often_goes_to_the_dead_letter_queue_and_back() {
     let dead = receive_all(&client, "dead", 10).await;
     assert_eq!(bodies(&dead), (0..10).map(|number| format!("bad-{number}")).collect::<Vec<_>>());
     let origin = dead[0].origin.clone().unwrap();
-    assert_eq!((origin.queue.as_str(), origin.receive_count), ("work", 2));
+    assert_eq!(origin.queue, "work");
+    // What a node gave back that was held up counts, although not for the limit.
+    assert!(origin.receive_count >= 2, "{}", origin.receive_count);
     let leases =
         dead.into_iter().map(|message| Lease::new(message.receipt, Duration::ZERO)).collect::<Vec<_>>();
     client.release("dead", &leases).await.unwrap();
@@ -293,7 +309,7 @@ async fn delays_deduplication_peek_why_and_purge() {
             .await;
     let client = cluster.client();
     client.create_queue("misc", QueueSettings::default(), 1).await.unwrap();
-    let delayed = NewMessage::new("later").delay(Duration::from_millis(1_500));
+    let delayed = NewMessage::new("later").delay(Duration::from_secs(10));
     client.send("misc", vec![delayed]).await.unwrap().pop().unwrap().unwrap();
     assert_eq!(counters(&client, "misc").await, (0, 0, 1, 0));
     assert!(receive(&client, "misc", 1, Duration::ZERO).await.is_empty());
@@ -309,7 +325,12 @@ async fn delays_deduplication_peek_why_and_purge() {
     ack(&client, "misc", &once).await;
     eventually("the life of the message is told", async || {
         let life = client.why("misc", first.id).await.unwrap();
-        let events = life.events.iter().map(|event| event.event.as_str()).collect::<Vec<_>>();
+        let mut events = life.events.iter().map(|event| event.event.as_str()).collect::<Vec<_>>();
+        if once[0].receive_count > 1 {
+            // A node that was held up gave it back, and granted it again.
+            events.retain(|event| *event != "released");
+            events.dedup();
+        }
         events == ["sent", "duplicate", "granted", "acked"] && life.state == "gone"
     })
     .await;
@@ -396,10 +417,12 @@ async fn producers_and_consumers_stream() {
     let sent = producer.send_all((0..2_000).map(|number: u32| NewMessage::new(format!("{number:04}")))).await;
     assert!(sent.iter().all(Result::is_ok));
     producer.close().await;
-    let mut consumer = client.queue("stream").consumer().concurrency(100).name("c1").start();
+    // A machine that stands still does not take a lease, and what was granted while a leader went comes again in time.
+    let consumer = client.queue("stream").consumer().lease(PATIENCE / 3).keep_leases_for(Duration::ZERO);
+    let mut consumer = consumer.concurrency(100).name("c1").start();
     let (mut seen, mut acks) = (Vec::new(), Vec::new());
     while seen.len() < 2_000 {
-        let next = tokio::time::timeout(leasehold_cluster_tests::PATIENCE, consumer.next()).await;
+        let next = tokio::time::timeout(PATIENCE, consumer.next()).await;
         let delivery = next.expect("a delivery comes in time").unwrap().unwrap();
         seen.push(String::from_utf8(delivery.body.to_vec()).unwrap());
         acks.push(delivery.ack());

@@ -1,22 +1,32 @@
 //! The retry budget of a queue, and its suspects, on three nodes.
 #![allow(clippy::unwrap_used, reason = "a test that fails says so by a panic")]
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use leasehold_client::v1::{Endings, QueueSettings, RetryBudget};
 use leasehold_client::{
     CancellationToken, Client, Failure, Lease, Message, NewMessage, QueueKind, Reason, ReceiveOptions,
 };
-use leasehold_cluster_tests::{Plan, TestCluster, eventually};
+use leasehold_cluster_tests::{Plan, TestCluster, eventually, receive_some};
 
 /// Failed messages that make a storm: those before them are dead at their first failure here.
 const STORM_MESSAGES: usize = 16;
 const MESSAGES: usize = 60;
 
-async fn receive(client: &Client, messages_max: u32, wait: Duration) -> Vec<Message> {
+fn up_to_100(wait: Duration) -> ReceiveOptions {
     let lease = Some(Duration::from_secs(600));
-    let options = ReceiveOptions { messages_max, wait, lease, ..ReceiveOptions::default() };
-    client.receive("work", options).await.unwrap()
+    ReceiveOptions { messages_max: 100, wait, lease, ..ReceiveOptions::default() }
+}
+
+async fn receive(client: &Client, wait: Duration) -> Vec<Message> {
+    client.receive("work", up_to_100(wait)).await.unwrap()
+}
+
+/// Receives what is there, or will be soon.
+async fn receive_what_is_there(client: &Client) -> Vec<Message> {
+    receive_some(client, "work", &up_to_100(Duration::from_secs(10))).await
 }
 
 async fn budget(client: &Client) -> RetryBudget {
@@ -39,7 +49,7 @@ async fn a_storm_delays_redeliveries_and_kills_nobody() {
     };
     client.create_queue("work", settings, 1).await.unwrap();
     client.send("work", vec![NewMessage::new("x"); MESSAGES]).await.unwrap();
-    let messages = receive(&client, 100, Duration::from_secs(10)).await;
+    let messages = receive_what_is_there(&client).await;
     assert_eq!(messages.len(), MESSAGES);
     let failed = messages.iter().map(|message| Lease::new(message.receipt.clone(), Duration::ZERO));
     for outcome in client.extend("work", &failed.collect::<Vec<_>>()).await.unwrap() {
@@ -63,12 +73,14 @@ async fn a_storm_delays_redeliveries_and_kills_nobody() {
         })
     })
     .await;
-    let mut done = 0;
+    let (mut done, mut asked) = (0, 0);
     client.send("work", vec![NewMessage::new("new")]).await.unwrap();
     let mut saw_new = false;
     eventually("all that waited comes back", async || {
-        let messages = receive(&client, 100, Duration::from_secs(1)).await;
-        saw_new |= messages.iter().any(|message| message.body == "new" && message.receive_count == 1);
+        let messages = receive(&client, Duration::from_secs(1)).await;
+        asked += 1;
+        // At once; a node that was held up gives back what it has granted, and that counts.
+        saw_new |= messages.iter().any(|message| message.body == "new" && message.receive_count <= asked);
         let receipts = messages.iter().map(|message| message.receipt.clone()).collect::<Vec<_>>();
         if !receipts.is_empty() {
             done += client.ack("work", &receipts).await.unwrap().iter().filter(|acked| acked.is_ok()).count();
@@ -156,12 +168,12 @@ async fn messages_of_a_consumer_that_died_are_tried_apart() {
     assert_eq!((lost, timed_out, failed), (5, 0, 0));
     assert_eq!(described.advice.iter().map(|advice| advice.code.as_str()).collect::<Vec<_>>(), ["suspects"]);
 
-    let first = receive(&client, 100, Duration::from_secs(10)).await;
+    let first = receive_what_is_there(&client).await;
     assert_eq!(first.len(), 3, "half of five");
-    assert!(receive(&client, 100, Duration::ZERO).await.is_empty(), "one group at a time");
+    assert!(receive(&client, Duration::ZERO).await.is_empty(), "one group at a time");
     let receipts = first.iter().map(|message| message.receipt.clone()).collect::<Vec<_>>();
     client.ack("work", &receipts).await.unwrap();
-    let second = receive(&client, 100, Duration::from_secs(10)).await;
+    let second = receive_what_is_there(&client).await;
     assert_eq!(second.len(), 2);
     let receipts = second.iter().map(|message| message.receipt.clone()).collect::<Vec<_>>();
     client.ack("work", &receipts).await.unwrap();
@@ -197,10 +209,12 @@ async fn what_a_consumer_gives_back_untouched_is_no_failure() {
     running.await.unwrap().unwrap();
     let described = client.describe_queue("work").await.unwrap();
     let Endings { untouched, failed, timed_out, .. } = described.endings.unwrap();
-    assert_eq!((untouched, failed, timed_out), (4, 0, 0));
+    assert_eq!((failed, timed_out), (0, 0));
+    // A node that was held up gives back what it has granted.
+    assert!(untouched >= 4, "{untouched}");
     let budget = described.retry_budget.unwrap();
     assert_eq!((budget.held, budget.held_total, budget.failed, budget.acked), (0, 0, 0, 1));
-    assert_eq!(receive(&client, 100, Duration::from_secs(10)).await.len(), 4);
+    assert_eq!(receive_what_is_there(&client).await.len(), 4);
     cluster.end().await;
 }
 
@@ -219,18 +233,21 @@ async fn what_a_handler_puts_off_is_no_failure_and_does_not_die_of_it() {
     };
     client.create_queue("work", settings, 1).await.unwrap();
     client.send("work", vec![NewMessage::new("x")]).await.unwrap();
-    let once = receive(&client, 10, Duration::from_secs(10)).await;
+    let once = receive_what_is_there(&client).await;
     let later = once.iter().map(|message| Lease::new(message.receipt.clone(), Duration::from_millis(50)));
     let later = later.collect::<Vec<_>>();
     client.postpone("work", &later).await.unwrap().into_iter().for_each(|postponed| postponed.unwrap());
     let stop = CancellationToken::new();
     let consumer = client.queue("work").consumer().stop_on(stop.clone());
     let counters = consumer.counters();
+    let (tries, receives) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
+    let told = Arc::clone(&receives);
     consumer
         .run(move |job| {
-            let stop = stop.clone();
+            let (stop, is_early) = (stop.clone(), tries.fetch_add(1, Ordering::Relaxed) < 3);
+            told.store(job.receive_count, Ordering::Relaxed);
             async move {
-                if job.receive_count < 5 {
+                if is_early {
                     return Err(Failure::postpone(Duration::from_millis(50), "not yet"));
                 }
                 stop.cancel();
@@ -241,9 +258,13 @@ async fn what_a_handler_puts_off_is_no_failure_and_does_not_die_of_it() {
         .unwrap();
     let counts = counters.now();
     assert_eq!((counts.acked, counts.postponed, counts.retried), (1, 3, 0));
+    // A node that was held up gives back what it has granted.
+    let receives = receives.load(Ordering::Relaxed);
+    assert!(receives >= 5, "{receives}");
     let described = client.describe_queue("work").await.unwrap();
     let Endings { untouched, failed, timed_out, .. } = described.endings.unwrap();
-    assert_eq!((untouched, failed, timed_out), (4, 0, 0));
+    assert_eq!((failed, timed_out), (0, 0));
+    assert!(untouched >= 4, "{untouched}");
     let budget = described.retry_budget.unwrap();
     assert_eq!((budget.failed, budget.held_total), (0, 0));
     assert_eq!(client.describe_queue("dead").await.unwrap().counters.unwrap().ready, 0);

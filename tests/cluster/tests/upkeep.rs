@@ -1,4 +1,5 @@
-//! Members that change at the wrong moment, or in the wrong way: nothing stands still, and nobody votes for what it has lost.
+//! Members that change at the wrong moment, or in the wrong way: nothing stands still, and nobody votes for what it has lost. And what a
+//! node tells of itself.
 #![allow(clippy::unwrap_used, reason = "a test that fails says so by a panic")]
 
 use std::time::Duration;
@@ -50,6 +51,65 @@ async fn a_node_that_lost_everything_is_not_added_as_what_it_was() {
     let refused = client.add_node(cluster.init_node("n3")).await.unwrap_err();
     assert_eq!(refused.reason, Reason::InvalidArgument);
     assert!(refused.detail.contains("remove-node n3"), "{refused}");
+    send(&client).await;
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn health_follows_readiness_and_metrics_are_served() {
+    let mut cluster = TestCluster::empty(Vec::new());
+    cluster.add_process("n1").await;
+    let node = cluster.node("n1");
+    let channel =
+        tonic::transport::Endpoint::from_shared(leasehold_cluster_tests::endpoint(node.client_address()));
+    let channel = channel.unwrap().connect().await.unwrap();
+    let mut health = tonic_health::pb::health_client::HealthClient::new(channel);
+    let mut status = async || {
+        let request = tonic_health::pb::HealthCheckRequest { service: String::new() };
+        health.check(request).await.unwrap().into_inner().status()
+    };
+    let (serving, not_serving) = (
+        tonic_health::pb::health_check_response::ServingStatus::Serving,
+        tonic_health::pb::health_check_response::ServingStatus::NotServing,
+    );
+    eventually("a node without a cluster is not healthy", async || status().await == not_serving).await;
+    let admin = node.admin_address().unwrap();
+    assert!(get(admin, "/readyz").await.starts_with("HTTP/1.1 503"));
+    cluster.client().init_cluster(vec![cluster.init_node("n1")], 1, 1).await.unwrap();
+    eventually("a node that serves is healthy", async || status().await == serving).await;
+    assert!(get(admin, "/readyz").await.starts_with("HTTP/1.1 200"));
+    let client = cluster.client();
+    client.create_queue("seen", QueueSettings::default(), 1).await.unwrap();
+    let sent = client.send("seen", vec![NewMessage::new("x"); 7]).await.unwrap();
+    assert!(sent.iter().all(Result::is_ok), "{sent:?}");
+    eventually("the queue is in the metrics", async || {
+        let metrics = get(admin, "/metrics").await;
+        metrics.lines().any(|line| {
+            line.starts_with("leasehold_queue_ready{") && line.contains("\"seen\"") && line.ends_with(" 7")
+        })
+    })
+    .await;
+    cluster.end().await;
+}
+
+/// A plain HTTP answer, headers and all.
+async fn get(address: std::net::SocketAddr, path: &str) -> String {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+/// There is nothing to hand over, and nobody else to go on: nothing stands still for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_is_asked_to_hand_over_to_itself_goes_on() {
+    let cluster = TestCluster::start(Plan { nodes: 1, partitions: 1, ..Plan::default() }).await;
+    let client = cluster.client();
+    client.create_queue("q", QueueSettings::default(), 1).await.unwrap();
+    client.transfer_leader(0, "n1").await.unwrap();
     send(&client).await;
     cluster.end().await;
 }

@@ -136,7 +136,7 @@ async fn run_in(plan: &Plan, dir: &Path, network: Option<&Network>) -> Result<(H
         ended.map_err(|error| format!("a worker did not end: {error}"))?;
     }
     for queue in queues(plan.workload).dead {
-        read_dead_letters(&stage, queue).await.map_err(|error| error.to_string())?;
+        read_dead_letters(&stage, queue, QUIET_PATIENCE).await.map_err(|error| error.to_string())?;
     }
     list_queues(&stage).await.map_err(|error| format!("queues cannot be listed: {error}"))?;
     compare_replicas(&stage).await.map_err(|error| format!("replicas cannot be compared: {error}"))?;

@@ -16,10 +16,12 @@ use leasehold_client::idempotency::{Begun, Finished, Idempotent, MemoryStore, Op
 use leasehold_store_tests::Server;
 use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 const TIMES: Times = Times { keep_for: Duration::from_secs(3_600), claim_for: Duration::from_secs(3_600) };
 const SHORT: Duration = Duration::from_millis(1_500);
+/// What has to be asked within a short time is tried so often on a machine that may stand still meanwhile.
+const ROUNDS_MAX: u32 = 5;
 
 fn operation(key: &str, message: &str, fencing_token: u64) -> Operation {
     Operation { key: key.to_owned(), message: message.to_owned(), fencing_token }
@@ -54,20 +56,33 @@ async fn holds_the_contract<S: Store>(store: S) {
     let taken = claim(&store, &operation("b", "n", 2)).await;
     assert_eq!(store.finish(taken, Bytes::new()).await.unwrap(), Finished::Recorded);
     assert_eq!(result_of(&store, &operation("b", "m", 3)).await.unwrap(), "");
-    // A result is kept from its record on, also when its effect took longer than that, and forgotten when its time is over.
+    let mut round = 1;
+    while !keeps_for_its_time(&store, &format!("c{round}")).await {
+        assert!(round < ROUNDS_MAX, "the machine is too slow for {SHORT:?}");
+        round += 1;
+    }
+    gives_away_what_is_silent(&store).await;
+    one_of_many_runs(store).await;
+}
+
+/// A result is kept from its record on, also when its effect took longer than that, and forgotten when its time is over; false when
+/// it could not be asked for in time.
+async fn keeps_for_its_time<S: Store>(store: &S, key: &str) -> bool {
     let short = Times { keep_for: SHORT, ..TIMES };
-    let Begun::Claimed(kept_shortly) = store.begin(&operation("c", "m", 1), short).await.unwrap() else {
+    let Begun::Claimed(kept_shortly) = store.begin(&operation(key, "m", 1), short).await.unwrap() else {
         panic!("it is free");
     };
     sleep(SHORT * 2).await;
+    let recorded = Instant::now();
     assert_eq!(store.finish(kept_shortly, Bytes::from("old")).await.unwrap(), Finished::Recorded);
-    assert_eq!(result_of(&store, &operation("c", "n", 1)).await.unwrap(), "old");
+    let kept = result_of(store, &operation(key, "n", 1)).await;
+    let is_in_time = recorded.elapsed() < SHORT;
+    assert!(!is_in_time || kept.as_deref() == Some(&b"old"[..]), "{kept:?}");
     sleep(SHORT * 2).await;
-    let renewed = claim(&store, &operation("c", "n", 1)).await;
+    let renewed = claim(store, &operation(key, "n", 1)).await;
     assert_eq!(store.finish(renewed, Bytes::from("new")).await.unwrap(), Finished::Recorded);
-    assert_eq!(result_of(&store, &operation("c", "m", 1)).await.unwrap(), "new");
-    gives_away_what_is_silent(&store).await;
-    one_of_many_runs(store).await;
+    assert_eq!(result_of(store, &operation(key, "m", 1)).await.unwrap(), "new");
+    is_in_time
 }
 
 /// Another message gets an operation whose holder says nothing for longer than it may, though its claim was not dropped.

@@ -9,8 +9,10 @@
 use std::fs;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use leasehold_histories::random::Random;
+use tokio::time::{Instant, sleep};
 
 use super::Scene;
 use super::data::{failed, is_refusal, replace, restart_damaged, until};
@@ -20,6 +22,9 @@ use crate::damage::{damage_in_use, log_files};
 
 /// Segments that are filled while nothing is received.
 const SEGMENTS_FILLED: usize = 1;
+/// How long the node has at least to come upon the damage. It never does when it reads nothing there.
+const NOTICE_PATIENCE: Duration = Duration::from_secs(20);
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// A file that is damaged under a running node.
 pub struct Damaged {
@@ -49,11 +54,19 @@ pub async fn begin(scene: &mut Scene<'_>, planned: &Planned) -> Result<String, S
 pub async fn end(scene: &mut Scene<'_>, planned: &Planned) -> Result<(), String> {
     let node = planned.node;
     let Some(Damaged { file, words_begin }) = scene.damaged.remove(&planned.number) else { return Ok(()) };
+    let end = Instant::now() + NOTICE_PATIENCE;
+    let noticed = loop {
+        let words = words(scene, node)?;
+        let noticed = judge(words.get(words_begin..).unwrap_or_default(), &file.display().to_string())?;
+        if noticed > 0 || Instant::now() > end {
+            break noticed;
+        }
+        sleep(LOOK_AGAIN).await;
+    };
+    scene.noticed += noticed;
     if !scene.processes.is_running(node).map_err(failed)? {
         return Err(format!("node {} ended by itself", node + 1));
     }
-    let words = words(scene, node)?;
-    scene.noticed += judge(words.get(words_begin..).unwrap_or_default(), &file.display().to_string())?;
     scene.processes.kill(node).await.map_err(failed)?;
     match restart_damaged(scene, node).await {
         Ok(_) => replace(scene, node).await,
@@ -68,8 +81,11 @@ async fn fill_segments(scene: &Scene<'_>, node: usize) -> Result<(), String> {
     until("segments are filled", async || Ok(count()? >= wanted)).await
 }
 
+/// What the node has said, in whole lines.
 fn words(scene: &Scene<'_>, node: usize) -> Result<String, String> {
-    fs::read_to_string(scene.processes.log_path(node)).map_err(failed)
+    let mut words = fs::read_to_string(scene.processes.log_path(node)).map_err(failed)?;
+    words.truncate(words.rfind('\n').map_or(0, |end| end + 1));
+    Ok(words)
 }
 
 /// How many times the node said that the file is damaged.

@@ -193,7 +193,14 @@ pub async fn replace(scene: &mut Scene<'_>, node: usize) -> Result<(), String> {
     let peer_address = scene.processes.nodes[node].peer_address.clone();
     until(&format!("{name} is added"), async || {
         let added = InitNode { name: name.clone(), peer_address: peer_address.clone() };
-        client.add_node(added).await.map(|_| true).map_err(failed)
+        let result = client.add_node(added).await;
+        if let Err(error) = &result
+            && error.reason == Reason::InvalidArgument
+        {
+            // An earlier call was lost half-way, before the node joined.
+            let _ = client.remove_node(&name).await;
+        }
+        result.map(|_| true).map_err(failed)
     })
     .await?;
     let nodes = scene.processes.nodes.len();

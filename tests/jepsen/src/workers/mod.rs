@@ -61,7 +61,12 @@ impl Stage {
 
     /// A client of its own that knows all nodes.
     pub fn client(&self) -> Result<Client, Error> {
-        Client::builder(self.endpoints()).call_timeout(CALL_TIMEOUT).build()
+        self.patient_client(CALL_TIMEOUT)
+    }
+
+    /// The same, and it waits so long for an answer.
+    pub fn patient_client(&self, patience: Duration) -> Result<Client, Error> {
+        Client::builder(self.endpoints()).call_timeout(patience).build()
     }
 
     /// For each node a client that knows it alone, and waits so long for an answer.
@@ -125,9 +130,9 @@ async fn send(stage: &Stage, client: &Client, rows: std::ops::Range<u64>) -> boo
 /// Reads a dead-letter queue until it is empty, as it says itself.
 ///
 /// # Errors
-/// When the queue cannot be read.
-pub async fn read_dead_letters(stage: &Stage, queue: &str) -> Result<(), Error> {
-    let client = stage.client()?;
+/// When the queue cannot be read although it was tried for so long.
+pub async fn read_dead_letters(stage: &Stage, queue: &str, patience: Duration) -> Result<(), Error> {
+    let client = stage.patient_client(patience)?;
     loop {
         let options = ReceiveOptions { messages_max: 100, wait: RECEIVE_WAIT, ..ReceiveOptions::default() };
         let messages = client.receive(queue, options).await?;
