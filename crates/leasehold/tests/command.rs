@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use serde_json::Value;
+use tempfile::TempDir;
 
 /// Longer than anything takes that works, on a machine that is busy with other things.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -47,14 +48,18 @@ fn text(bytes: &[u8]) -> String {
 /// A cluster in a process of its own; it ends with this value.
 struct Dev {
     _process: Process,
+    /// Who is killed leaves its files behind.
+    _dir: TempDir,
     endpoint: String,
 }
 
 impl Dev {
     fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
         let mut command = leasehold();
         command
             .args(["dev", "--port", "0", "--sqs-port", "0", "--partitions", "2", "--json"])
+            .env("TMPDIR", dir.path())
             .stdout(Stdio::piped());
         let mut process = Process(command.spawn().unwrap());
         let mut endpoint = None;
@@ -66,7 +71,7 @@ impl Dev {
             endpoint = endpoint.or_else(|| told["endpoint"].as_str().map(str::to_owned));
         }
         let endpoint = endpoint.expect("dev tells its endpoints before it is ready");
-        Self { _process: process, endpoint }
+        Self { _process: process, _dir: dir, endpoint }
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
