@@ -203,6 +203,10 @@ impl Settles {
     }
 }
 
+fn release(receipt: Bytes, delay: Duration, untouched: bool) -> ReleaseItem {
+    ReleaseItem { receipt, delay_ms: millis(delay), untouched }
+}
+
 fn wire(tag: u64, id: RequestId, items: &[SettleItem]) -> PullSettle {
     let mut settle = PullSettle { tag, request: Some(id), ..Default::default() };
     for item in items {
@@ -210,17 +214,9 @@ fn wire(tag: u64, id: RequestId, items: &[SettleItem]) -> PullSettle {
         match &item.how {
             Settle::Ack => settle.acks.push(receipt),
             Settle::Extend(lease) => settle.extends.push(ExtendItem { receipt, lease_ms: millis(*lease) }),
-            Settle::Release(delay) => {
-                let delay_ms = millis(*delay);
-                settle.releases.push(ReleaseItem { receipt, delay_ms, untouched: false });
-            }
-            Settle::Postpone(delay) => {
-                let delay_ms = millis(*delay);
-                settle.releases.push(ReleaseItem { receipt, delay_ms, untouched: true });
-            }
-            Settle::GiveBack => {
-                settle.releases.push(ReleaseItem { receipt, delay_ms: 0, untouched: true });
-            }
+            Settle::Release(delay) => settle.releases.push(release(receipt, *delay, false)),
+            Settle::Postpone(delay) => settle.releases.push(release(receipt, *delay, true)),
+            Settle::GiveBack => settle.releases.push(release(receipt, Duration::ZERO, true)),
             Settle::Reject(why, _) => settle.rejects.push(RejectItem { receipt, why: why.clone() }),
         }
     }

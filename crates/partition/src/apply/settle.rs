@@ -69,12 +69,7 @@ impl Partition {
         notes: &mut Notes,
     ) -> Result<Reply, Refusal> {
         self.each(queue, receipts, |shard, store, receipt| {
-            judge(shard, store, receipt, |shard, store| {
-                note_release(shard, receipt, 0, notes);
-                shard.usage.totals.given_back += 1;
-                end_lease(shard, store, receipt.slot, End::GivenBack, notes);
-                Outcome::Done
-            })
+            judge(shard, store, receipt, |shard, store| spare_one(shard, store, receipt, None, notes))
         })
     }
 
@@ -87,10 +82,7 @@ impl Partition {
     ) -> Result<Reply, Refusal> {
         self.each(queue, items, |shard, store, (receipt, delay_ms)| {
             settle(shard, store, receipt, |shard, store| {
-                note_release(shard, receipt, *delay_ms, notes);
-                shard.usage.totals.given_back += 1;
-                end_lease(shard, store, receipt.slot, End::Postponed { delay_ms: *delay_ms }, notes);
-                Outcome::Done
+                spare_one(shard, store, receipt, Some(*delay_ms), notes)
             })
         })
     }
@@ -226,6 +218,21 @@ fn release_one(
 ) -> Outcome {
     note_release(shard, receipt, delay_ms, notes);
     end_lease(shard, store, receipt.slot, End::Failed { delay_ms }, notes);
+    Outcome::Done
+}
+
+/// Ends a lease with which nothing has failed: nobody has worked under it, or its consumer puts the message off for so long.
+fn spare_one(
+    shard: &mut Shard,
+    store: &mut Store,
+    receipt: &Receipt,
+    put_off_ms: Option<u32>,
+    notes: &mut Notes,
+) -> Outcome {
+    note_release(shard, receipt, put_off_ms.unwrap_or(0), notes);
+    shard.usage.totals.given_back += 1;
+    let end = put_off_ms.map_or(End::GivenBack, |delay_ms| End::Postponed { delay_ms });
+    end_lease(shard, store, receipt.slot, end, notes);
     Outcome::Done
 }
 
