@@ -19,6 +19,7 @@ use crate::{Invalid, Numbers, Settings};
 /// Of what a message may be in hand, this is left for settling it.
 const MARGIN_MAX: Duration = Duration::from_secs(60);
 /// How often to look for messages that have waited for too long.
+const LOOK_INTERVAL_MIN: Duration = Duration::from_millis(10);
 const LOOK_INTERVAL_MAX: Duration = Duration::from_secs(10);
 /// How large a message is thought to be before one was seen.
 const FIRST_SIZE_BYTES: usize = 64 * 1024;
@@ -179,7 +180,7 @@ struct Running {
 impl Running {
     async fn run(&mut self) -> Result<(), Error> {
         let stop = self.shared.stop.clone();
-        let mut looks = interval(LOOK_INTERVAL_MAX.min(self.shared.wait_max / 4));
+        let mut looks = interval((self.shared.wait_max / 4).clamp(LOOK_INTERVAL_MIN, LOOK_INTERVAL_MAX));
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let limit = self.shared.gate.limit();
