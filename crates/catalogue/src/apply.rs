@@ -103,7 +103,7 @@ impl Catalogue {
             id: found.cluster_id,
             secret: found.secret,
             replication: found.replication,
-            version: 1,
+            version: found.version.max(1),
         });
         self.choose_catalogue_voters();
         self.grow(found.partitions as usize);

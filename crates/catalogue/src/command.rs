@@ -115,6 +115,9 @@ pub struct Found {
     pub partitions: u32,
     #[prost(message, repeated, tag = "5")]
     pub founders: Vec<Founder>,
+    /// The version that all founders know; 0 is 1.
+    #[prost(uint32, tag = "6")]
+    pub version: u32,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]

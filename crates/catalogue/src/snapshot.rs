@@ -151,8 +151,14 @@ mod tests {
             catalogue_replica: node,
         });
         let founders = founders.collect();
-        let found =
-            Found { cluster_id: vec![1; 16], secret: vec![2; 32], replication: 3, partitions: 4, founders };
+        let found = Found {
+            cluster_id: vec![1; 16],
+            secret: vec![2; 32],
+            replication: 3,
+            partitions: 4,
+            founders,
+            version: 1,
+        };
         let create = |name: &str| {
             Kind::CreateQueue(CreateQueue { name: name.to_owned(), wall_ms: 5, ..CreateQueue::default() })
         };

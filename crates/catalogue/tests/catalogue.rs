@@ -28,7 +28,8 @@ impl Rig {
             catalogue_replica: node,
         });
         let (cluster_id, secret) = (vec![1; 16], vec![2; 32]);
-        let found = Found { cluster_id, secret, replication, partitions, founders: founders.collect() };
+        let found =
+            Found { cluster_id, secret, replication, partitions, founders: founders.collect(), version: 1 };
         assert_eq!(rig.apply(Kind::Found(found)), Reply::Done);
         rig
     }
@@ -157,6 +158,7 @@ fn a_cluster_that_is_founded_again_has_the_queues_and_nothing_of_the_old_nodes()
         replication,
         partitions: 77,
         founders: vec![founder.clone()],
+        version: 2,
     };
     let copy = || Catalogue::restore(&old.catalogue.snapshot()).unwrap();
     assert_eq!(copy().found_again(found(3)).unwrap_err(), "3 replicas need as many nodes: there are 1");

@@ -16,7 +16,8 @@ fn founded() -> Catalogue {
         catalogue_replica: 1,
     };
     let (cluster_id, secret) = (vec![1; 16], vec![2; 32]);
-    let found = Found { cluster_id, secret, replication: 1, partitions: 4, founders: vec![founder] };
+    let found =
+        Found { cluster_id, secret, replication: 1, partitions: 4, founders: vec![founder], version: 1 };
     assert_eq!(apply(&mut catalogue, Kind::Found(found)), Reply::Done);
     catalogue
 }

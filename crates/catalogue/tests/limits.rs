@@ -19,7 +19,14 @@ fn founder(node: u64) -> Founder {
 }
 
 fn found(founders: Vec<Founder>) -> Found {
-    Found { cluster_id: vec![1; 16], secret: vec![2; 32], replication: 1, partitions: 4, founders }
+    Found {
+        cluster_id: vec![1; 16],
+        secret: vec![2; 32],
+        replication: 1,
+        partitions: 4,
+        founders,
+        version: 1,
+    }
 }
 
 fn founded() -> Catalogue {

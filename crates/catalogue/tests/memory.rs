@@ -24,8 +24,14 @@ fn founded() -> Catalogue {
         catalogue_replica: node,
     };
     let founders = (1..=3).map(founder).collect();
-    let found =
-        Found { cluster_id: vec![1; 16], secret: vec![2; 32], replication: 3, partitions: 16, founders };
+    let found = Found {
+        cluster_id: vec![1; 16],
+        secret: vec![2; 32],
+        replication: 3,
+        partitions: 16,
+        founders,
+        version: 1,
+    };
     let mut catalogue = Catalogue::new();
     catalogue.apply(1, &Command::bytes_for(None, Kind::Found(found))).unwrap();
     catalogue

@@ -23,7 +23,8 @@ impl Rig {
             catalogue_replica: node,
         });
         let (cluster_id, secret) = (vec![1; 16], vec![2; 32]);
-        let found = Found { cluster_id, secret, replication, partitions, founders: founders.collect() };
+        let found =
+            Found { cluster_id, secret, replication, partitions, founders: founders.collect(), version: 1 };
         let mut rig = Self { catalogue: Catalogue::new(), log_index: 0 };
         assert_eq!(rig.apply(Kind::Found(found)), Reply::Done);
         rig.settle_all();

@@ -51,7 +51,14 @@ impl Random {
         });
         let replication = if nodes < 3 { 1 } else { 3 };
         let (cluster_id, secret, partitions) = (vec![1; 16], vec![2; 32], 1 + self.below(12) as u32);
-        Kind::Found(Found { cluster_id, secret, replication, partitions, founders: founders.collect() })
+        Kind::Found(Found {
+            cluster_id,
+            secret,
+            replication,
+            partitions,
+            founders: founders.collect(),
+            version: 1,
+        })
     }
 
     fn command(&mut self, catalogue: &Catalogue, wall_ms: u64) -> Kind {

@@ -226,14 +226,15 @@ impl Client {
         &self,
         queue: &str,
         leases: &[Lease],
-        untouched: bool,
+        put_off: bool,
     ) -> Result<ItemResults<()>, Error> {
         let attempts = self.attempts(queue);
         let request = attempts.begin(self.writes()).await?;
         let item = |lease: &Lease| ReleaseItem {
             receipt: lease.receipt.clone(),
             delay_ms: millis(lease.duration),
-            untouched,
+            untouched: false,
+            put_off,
         };
         let wire = ReleaseRequest {
             queue: queue.to_owned(),

@@ -155,6 +155,7 @@ fn status_json(status: &StatusResponse) -> Value {
     let (nodes, partitions) = (nodes.collect::<Vec<_>>(), partitions.collect::<Vec<_>>());
     json!({
         "cluster_id": status.cluster_id, "node": status.node, "ready": status.ready, "queues": status.queues,
+        "version": status.version,
         "nodes": nodes, "partitions": partitions,
     })
 }
@@ -163,8 +164,10 @@ fn status_text(status: &StatusResponse) -> String {
     if status.cluster_id.is_empty() {
         return format!("node {} belongs to no cluster", status.node);
     }
-    let StatusResponse { cluster_id, node, queues, ready, .. } = status;
-    let mut lines = vec![format!("cluster {cluster_id}, asked at {node}, {queues} queues, ready: {ready}")];
+    let StatusResponse { cluster_id, node, queues, ready, version, .. } = status;
+    let mut lines = vec![format!(
+        "cluster {cluster_id} of version {version}, asked at {node}, {queues} queues, ready: {ready}"
+    )];
     let row = |node: &str, clients: &str, peers: &str, reachable: &str, replicas: &str, leaders: &str| {
         format!("{node:<12} {clients:<22} {peers:<22} {reachable:>9} {replicas:>8} {leaders:>8}")
     };

@@ -73,6 +73,21 @@ impl Place {
     }
 }
 
+/// What a node's process is started as.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Build {
+    pub program: PathBuf,
+    /// Over the defaults, each as `key=value`, at every start.
+    pub settings: Vec<String>,
+}
+
+impl Build {
+    pub fn new(program: &Path, settings: &[&str]) -> Self {
+        let settings = settings.iter().map(|setting| (*setting).to_owned()).collect();
+        Self { program: program.to_owned(), settings }
+    }
+}
+
 /// One node's process.
 pub struct NodeProcess {
     pub name: String,
@@ -80,16 +95,14 @@ pub struct NodeProcess {
     pub peer_address: String,
     /// Where SQS clients reach it, if they do.
     pub sqs_address: Option<String>,
+    pub build: Build,
     place: Place,
     child: Child,
 }
 
 /// The nodes of a cluster; they end with this value.
 pub struct Processes {
-    program: PathBuf,
     dir: PathBuf,
-    /// Over the defaults, each as `key=value`, for every node at every start.
-    settings: Vec<String>,
     pub nodes: Vec<NodeProcess>,
 }
 
@@ -113,22 +126,21 @@ impl Processes {
         settings: &[&str],
     ) -> Result<Self, ProcessError> {
         let places = vec![Place::default(); NODES];
-        Self::start_all(program, dir, partitions, NODES as u32, places, settings).await
+        Self::start_all(&Build::new(program, settings), dir, partitions, NODES as u32, places).await
     }
 
-    /// As [`Processes::start_with`], a node in each place; every partition has a replica on each.
+    /// As [`Processes::start`], a node of a build in each place; every partition has a replica on each.
     ///
     /// # Errors
     /// As [`Processes::start`].
     pub async fn start_in(
-        program: &Path,
+        build: &Build,
         dir: &Path,
         partitions: u32,
         places: Vec<Place>,
-        settings: &[&str],
     ) -> Result<Self, ProcessError> {
         let replication = places.len() as u32;
-        Self::start_all(program, dir, partitions, replication, places, settings).await
+        Self::start_all(build, dir, partitions, replication, places).await
     }
 
     /// As [`Processes::start_with`], with so many nodes; every partition has three replicas, or one on each of fewer nodes.
@@ -143,27 +155,24 @@ impl Processes {
         settings: &[&str],
     ) -> Result<Self, ProcessError> {
         let replication = nodes.min(NODES) as u32;
-        Self::start_all(program, dir, partitions, replication, vec![Place::default(); nodes], settings).await
+        let places = vec![Place::default(); nodes];
+        Self::start_all(&Build::new(program, settings), dir, partitions, replication, places).await
     }
 
     async fn start_all(
-        program: &Path,
+        build: &Build,
         dir: &Path,
         partitions: u32,
         replication: u32,
         places: Vec<Place>,
-        settings: &[&str],
     ) -> Result<Self, ProcessError> {
         let mut nodes = Vec::new();
         for (at, place) in places.into_iter().enumerate() {
             let anywhere = SocketAddr::new(place.host, 0).to_string();
             let name = format!("n{}", at + 1);
-            nodes.push(
-                NodeProcess::start(program, dir, &name, place, [&anywhere, &anywhere], settings).await?,
-            );
+            nodes.push(NodeProcess::start(build, dir, &name, place, [&anywhere, &anywhere], &[]).await?);
         }
-        let settings = settings.iter().map(|setting| (*setting).to_owned()).collect();
-        let processes = Self { program: program.to_owned(), dir: dir.to_owned(), settings, nodes };
+        let processes = Self { dir: dir.to_owned(), nodes };
         let members = processes
             .nodes
             .iter()
@@ -255,14 +264,25 @@ impl Processes {
     /// # Errors
     /// As [`Processes::restart`].
     pub async fn restart_with(&mut self, at: usize, settings: &[&str]) -> Result<(), ProcessError> {
+        let build = self.nodes[at].build.clone();
+        self.start_again(at, &build, settings).await
+    }
+
+    /// As [`Processes::restart`], as another build from now on.
+    ///
+    /// # Errors
+    /// As [`Processes::restart`].
+    pub async fn restart_as(&mut self, at: usize, build: &Build) -> Result<(), ProcessError> {
+        self.start_again(at, build, &[]).await
+    }
+
+    async fn start_again(&mut self, at: usize, build: &Build, settings: &[&str]) -> Result<(), ProcessError> {
         let NodeProcess { name, client_address, peer_address, sqs_address, place, .. } = &self.nodes[at];
         let listen = [client_address.as_str(), peer_address];
         let sqs_listen = sqs_address.as_ref().map(|address| format!("sqs.listen={address}"));
-        let own = self.settings.iter().chain(&sqs_listen).map(String::as_str);
-        let settings = own.chain(settings.iter().copied()).collect::<Vec<_>>();
-        let started =
-            NodeProcess::start(&self.program, &self.dir, name, place.clone(), listen, &settings).await?;
-        self.nodes[at] = started;
+        let settings = sqs_listen.iter().map(String::as_str).chain(settings.iter().copied());
+        let settings = settings.collect::<Vec<_>>();
+        self.nodes[at] = NodeProcess::start(build, &self.dir, name, place.clone(), listen, &settings).await?;
         Ok(())
     }
 
@@ -294,7 +314,7 @@ impl NodeProcess {
     }
 
     async fn start(
-        program: &Path,
+        build: &Build,
         dir: &Path,
         name: &str,
         place: Place,
@@ -313,10 +333,11 @@ impl NodeProcess {
             "log.segment_bytes=16MiB".to_owned(),
             format!("insecure={}", !place.host.is_loopback()),
         ];
-        let mut command = place.command(program);
+        let mut command = place.command(&build.program);
         command
             .args(["server", "--json"])
             .args(settings.iter().flat_map(|setting| ["--set", setting.as_str()]))
+            .args(build.settings.iter().flat_map(|setting| ["--set", setting.as_str()]))
             .args(more_settings.iter().flat_map(|setting| ["--set", *setting]));
         // What the user set for the command, or for a node of their own, is not meant for these.
         for (variable, _) in std::env::vars_os() {
@@ -342,6 +363,7 @@ impl NodeProcess {
             client_address: address("client")?,
             peer_address: address("peer")?,
             sqs_address: told["sqs"].as_str().map(str::to_owned),
+            build: build.clone(),
             place,
             child,
         })

@@ -369,7 +369,7 @@ mod tests {
 
     /// A replica that follows nobody yet, on a node with a log without contents.
     async fn replica_and_answers(dir: &Path) -> (Replica, LocalAnswers) {
-        let (view, lanes) = (Arc::new(ClusterView::new(NodeId(HERE))), silent_lanes());
+        let (view, lanes) = (Arc::new(ClusterView::new(NodeId(HERE), 1)), silent_lanes());
         let machine = Arc::new(PartitionMachine::new(PARTITION, None));
         let group = group(&dir.join("replica"), group_of(PARTITION), machine.clone(), lanes.clone()).await;
         let replica = Replica::start(ReplicaParts {

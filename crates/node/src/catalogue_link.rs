@@ -309,7 +309,7 @@ mod tests {
 
     /// A node that knows two others, and no leader; they take what they are asked and never answer.
     async fn link_to_silent_nodes(dir: &Path) -> CatalogueLink {
-        let view = Arc::new(ClusterView::new(NodeId(HERE)));
+        let view = Arc::new(ClusterView::new(NodeId(HERE), 1));
         let founder = |node: u64| Founder {
             node,
             name: format!("n{node}"),
@@ -318,8 +318,14 @@ mod tests {
             catalogue_replica: node,
         };
         let founders = (HERE..HERE + 3).map(founder).collect();
-        let found =
-            Found { cluster_id: vec![7; 16], secret: vec![7; 32], replication: 3, partitions: 1, founders };
+        let found = Found {
+            cluster_id: vec![7; 16],
+            secret: vec![7; 32],
+            replication: 3,
+            partitions: 1,
+            founders,
+            version: 1,
+        };
         view.apply(1, &Bytes::from(Command::bytes_for(None, Kind::Found(found)))).unwrap();
         let lanes = silent_lanes();
         let group = group(dir, CATALOGUE_GROUP, view.clone(), lanes.clone()).await;

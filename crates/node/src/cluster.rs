@@ -16,6 +16,8 @@ use crate::replica::{QueueSource, WantedShard};
 /// This node's copy of the catalogue: the state machine of its replica, and what everybody here reads.
 pub struct ClusterView {
     here: NodeId,
+    /// The highest version of a cluster that this node has a place in.
+    version_max: u32,
     copy: RwLock<Catalogue>,
     key: OnceLock<ReceiptKey>,
     changed: watch::Sender<u64>,
@@ -24,9 +26,10 @@ pub struct ClusterView {
 
 impl ClusterView {
     /// The view of a cluster that this node has heard nothing of yet.
-    pub fn new(here: NodeId) -> Self {
+    pub fn new(here: NodeId, version_max: u32) -> Self {
         Self {
             here,
+            version_max,
             copy: RwLock::new(Catalogue::new()),
             key: OnceLock::new(),
             changed: watch::Sender::new(0),
@@ -73,6 +76,11 @@ impl ClusterView {
         self.read().cluster().is_some()
     }
 
+    /// The version of the cluster, as far as this copy shows it: what all nodes can execute.
+    pub fn version(&self) -> u32 {
+        version_of(&self.read())
+    }
+
     /// The nodes of a partition's replicas, the best one to lead first.
     pub fn nodes_of(&self, partition: PartitionId) -> Vec<NodeId> {
         let copy = self.read();
@@ -103,6 +111,18 @@ impl ClusterView {
         Some(self.key.get_or_init(|| ReceiptKey::derive(&secret)).clone())
     }
 
+    /// # Errors
+    /// When this node cannot be in a cluster of that version.
+    fn check_version(&self, version: u32) -> Result<(), MachineError> {
+        if version <= self.version_max {
+            return Ok(());
+        }
+        Err(MachineError(format!(
+            "the cluster has version {version}, and this node knows up to {}: start a later build, or one that `version_max` does not hold back",
+            self.version_max
+        )))
+    }
+
     fn read(&self) -> RwLockReadGuard<'_, Catalogue> {
         self.copy.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -122,6 +142,10 @@ impl QueueSource for ClusterView {
         self.queue_by_id(queue).map_or(0, |info| info.adaptive_lease_ms_max())
     }
 
+    fn version(&self) -> u32 {
+        self.version()
+    }
+
     fn is_deleted(&self, id: QueueId) -> bool {
         let id = leasehold_catalogue::QueueId(id.0);
         let copy = self.read();
@@ -132,6 +156,11 @@ impl QueueSource for ClusterView {
 impl Machine for ClusterView {
     fn apply(&self, log_index: u64, payload: &Bytes) -> Result<Applied, MachineError> {
         let command = Command::decode(payload.clone()).map_err(|error| MachineError(error.to_string()))?;
+        match &command.kind {
+            Some(Kind::Found(found)) => self.check_version(found.version)?,
+            Some(Kind::SetVersion(set)) => self.check_version(set.version)?,
+            _ => {}
+        }
         let mut copy = self.copy.write().unwrap_or_else(PoisonError::into_inner);
         let reply = copy.apply(log_index, payload).map_err(|error| MachineError(error.to_string()))?;
         let revision = copy.revision();
@@ -149,6 +178,7 @@ impl Machine for ClusterView {
 
     fn read_snapshot(self: Arc<Self>, bytes: &[u8]) -> Result<Replacement, MachineError> {
         let catalogue = Catalogue::restore(bytes).map_err(|error| MachineError(error.to_string()))?;
+        self.check_version(version_of(&catalogue))?;
         let revision = catalogue.revision();
         Ok(Box::new(move || {
             *self.copy.write().unwrap_or_else(PoisonError::into_inner) = catalogue;
@@ -164,6 +194,10 @@ impl Machine for ClusterView {
     fn live_ranges(&self, _log_index: u64) -> Vec<(u32, u32)> {
         Vec::new()
     }
+}
+
+fn version_of(catalogue: &Catalogue) -> u32 {
+    catalogue.cluster().map_or(1, |cluster| cluster.version.max(1))
 }
 
 fn is_of_one_queue(command: &Command) -> bool {

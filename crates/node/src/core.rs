@@ -22,7 +22,7 @@ use crate::reconcile::Moving;
 use crate::replica::{PartitionMachine, Replica, ReplicaParts, group_of};
 use crate::router::Router;
 use crate::transfer_hold::TransferHold;
-use crate::{housekeeping, leaders, outbox, reconcile, seeds};
+use crate::{housekeeping, leaders, outbox, reconcile, seeds, versions};
 
 /// A node whose addresses could not be announced tries again after this long.
 const ANNOUNCE_AGAIN: Duration = Duration::from_millis(50);
@@ -73,7 +73,7 @@ impl Core {
             Duration::from_millis(config.raft.liveness_timeout_ms),
             events,
         ));
-        let view = Arc::new(ClusterView::new(here));
+        let view = Arc::new(ClusterView::new(here, config.version_max));
         let (store, history) = open_history(&config).await?;
         let contents = Contents { log: log.clone(), view: view.clone(), lanes: lanes.clone() };
         let answers = LocalAnswers { contents, view: view.clone(), history: store };
@@ -108,6 +108,7 @@ impl Core {
         tasks.spawn(housekeeping::run(core.clone()));
         tasks.spawn(announce(core.clone()));
         tasks.spawn(seeds::run(core.clone()));
+        tasks.spawn(versions::run(core.clone()));
         Ok(core)
     }
 

@@ -55,6 +55,7 @@ pub mod telemetry;
 mod testing;
 pub mod tls;
 mod transfer_hold;
+mod versions;
 
 pub use failure::Failure;
 pub use node::{Node, StartError};

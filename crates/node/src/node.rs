@@ -99,14 +99,7 @@ impl Shell {
 
     pub fn identify(&self) -> IdentifyResponse {
         let identity = self.core.get().map(|core| &core.identity);
-        IdentifyResponse {
-            name: self.config.name.clone(),
-            cluster_id: identity.map(|identity| identity.cluster_id.to_vec().into()).unwrap_or_default(),
-            node_id: identity.map_or(0, |identity| identity.node_id),
-            client_address: self.client_address.clone(),
-            peer_address: self.peer_address.clone(),
-            machine_version_max: leasehold_partition::limits::MACHINE_VERSION_MAX,
-        }
+        identify(&self.config, identity, &self.peer_address, &self.client_address)
     }
 
     /// Makes this node a member of a cluster; to be told the same twice changes nothing.
@@ -208,6 +201,23 @@ impl Shell {
             }
             None => Ok(()),
         }
+    }
+}
+
+/// What a node says of itself.
+pub fn identify(
+    config: &Config,
+    identity: Option<&Identity>,
+    peer_address: &str,
+    client_address: &str,
+) -> IdentifyResponse {
+    IdentifyResponse {
+        name: config.name.clone(),
+        cluster_id: identity.map(|identity| identity.cluster_id.to_vec().into()).unwrap_or_default(),
+        node_id: identity.map_or(0, |identity| identity.node_id),
+        client_address: client_address.to_owned(),
+        peer_address: peer_address.to_owned(),
+        machine_version_max: config.version_max,
     }
 }
 

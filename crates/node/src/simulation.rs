@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use futures::Stream;
 use leasehold_catalogue::{Found, Founder, Kind, PartitionId};
-use leasehold_proto::peer::{LaneHello, SnapshotAnswer, SnapshotChunk};
+use leasehold_proto::peer::{IdentifyResponse, LaneHello, SnapshotAnswer, SnapshotChunk};
 use leasehold_proto::v1::{
     AckRequest, CreateQueueRequest, CreateQueueResponse, DeleteQueueRequest, DescribeQueueResponse,
     ExtendRequest, ReceiveRequest, ReceiveResponse, ReleaseRequest, SendOutcome, SendRequest, SettleOutcome,
@@ -19,6 +19,7 @@ use tonic::{Request, Status};
 use crate::config::{Config, HistoryMode};
 use crate::core::{Core, CoreParts};
 use crate::identity::{FORMAT_VERSION, Identity};
+use crate::node::identify;
 use crate::raft::{ReplicaNode, Role};
 use crate::service::Deletion;
 use crate::services::{self, Counting, Settle};
@@ -101,7 +102,7 @@ impl SimulatedNode {
         });
         let founders = founders.collect::<Vec<_>>();
         let (cluster_id, secret) = (self.core.identity.cluster_id.to_vec(), secret.to_vec());
-        let found = Found { cluster_id, secret, replication: 3, partitions, founders };
+        let found = Found { cluster_id, secret, replication: 3, partitions, founders, version: 1 };
         self.core.catalogue.propose(Kind::Found(found)).await.map(drop)
     }
 
@@ -115,6 +116,16 @@ impl SimulatedNode {
         frames: impl Stream<Item = Vec<Frame>> + Send + 'static,
     ) -> Result<FrameStream, String> {
         services::serve_lane(self.core.clone(), hello, frames, pending())
+    }
+
+    /// What this node says of itself.
+    pub fn identify(&self) -> IdentifyResponse {
+        identify(
+            &self.core.config,
+            Some(&self.core.identity),
+            &self.core.peer_address,
+            &self.core.client_address,
+        )
     }
 
     /// # Errors

@@ -109,8 +109,10 @@ pub const LIFE_GAP: u64 = 1 << 40;
 
 /// Allocations without values that an arena keeps for the next ones.
 pub(crate) const SPARE_BOXES_MAX: usize = 64;
-/// The highest machine version this code can execute.
-pub const MACHINE_VERSION_MAX: u32 = 1;
+/// The highest machine version this code can execute. What came with each: 1 is the first; 2 has `Postpone`.
+pub const MACHINE_VERSION_MAX: u32 = 2;
+/// From this version on messages can be put off.
+pub const POSTPONE_VERSION_MIN: u32 = 2;
 
 const _: () = {
     assert!(DELAY_MS_MAX <= LEASE_MS_MAX);

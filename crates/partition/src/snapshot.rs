@@ -5,6 +5,7 @@
 //! [version u8 | state | hash u64 of everything before]
 //! ```
 
+use crate::limits::MACHINE_VERSION_MAX;
 use crate::partition::Partition;
 use crate::wire::{DecodeError, Reader, Wire};
 
@@ -24,6 +25,8 @@ pub enum SnapshotError {
     Damaged,
     /// It was written by a version this code does not know.
     Decode(DecodeError),
+    /// Its partition goes on as this machine version.
+    UnsupportedVersion(u32),
 }
 
 impl std::fmt::Display for SnapshotError {
@@ -31,6 +34,12 @@ impl std::fmt::Display for SnapshotError {
         match self {
             Self::Damaged => write!(f, "the snapshot is damaged"),
             Self::Decode(error) => write!(f, "the snapshot cannot be read: {error}"),
+            Self::UnsupportedVersion(version) => {
+                write!(
+                    f,
+                    "the snapshot has version {version}, and this build knows up to {MACHINE_VERSION_MAX}"
+                )
+            }
         }
     }
 }
@@ -67,7 +76,11 @@ impl Partition {
         if stored != hash(body).to_le_bytes() {
             return Err(SnapshotError::Damaged);
         }
-        Self::decode(body).map_err(SnapshotError::Decode)
+        let partition = Self::decode(body).map_err(SnapshotError::Decode)?;
+        match partition.machine_version {
+            ..=MACHINE_VERSION_MAX => Ok(partition),
+            version => Err(SnapshotError::UnsupportedVersion(version)),
+        }
     }
 
     fn decode(body: &[u8]) -> Result<Self, DecodeError> {
@@ -129,6 +142,16 @@ mod tests {
         hash(&bytes).put(&mut bytes);
         let refused = SnapshotError::Decode(DecodeError::UnknownVersion(newer));
         assert_eq!(Partition::restore(&bytes).map(|_| ()), Err(refused));
+    }
+
+    #[test]
+    fn a_partition_that_went_on_is_refused() {
+        let mut partition = Partition::new();
+        partition.machine_version = MACHINE_VERSION_MAX;
+        assert!(Partition::restore(&partition.snapshot()).is_ok());
+        partition.machine_version += 1;
+        let refused = SnapshotError::UnsupportedVersion(MACHINE_VERSION_MAX + 1);
+        assert_eq!(Partition::restore(&partition.snapshot()).map(|_| ()), Err(refused));
     }
 
     #[test]

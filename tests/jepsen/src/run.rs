@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
-use leasehold::processes::{NODES, Place, Processes};
+use leasehold::processes::{Build, NODES, Place, Processes};
 use leasehold::replicas::{Comparison, compare};
 use leasehold_client::v1::QueueCounters;
 use leasehold_histories::checkers::{self, Verdict, Violations, progress};
@@ -16,7 +16,7 @@ use leasehold_histories::workload::{CONSUMERS, LEASE, PRODUCERS, Workload};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
-use crate::faults::{Fault, Overlap, Planned, Scene, inject, schedule};
+use crate::faults::{Builds, Fault, Overlap, Planned, Scene, finish_upgrade, inject, schedule};
 use crate::machine::{Loss, Machines};
 use crate::network::{self, Network};
 use crate::workers::{
@@ -56,6 +56,9 @@ pub struct Plan {
     /// The `leasehold` program; without it, the one beside this program.
     #[arg(long)]
     program: Option<PathBuf>,
+    /// The program of an earlier build, from which `upgrade` comes; without it, the same one, which is told to do what version 1 does.
+    #[arg(long)]
+    earlier: Option<PathBuf>,
     /// Where the history is kept; without it, only that of a violation is, in the temporary folder.
     #[arg(long)]
     history: Option<PathBuf>,
@@ -77,6 +80,8 @@ const QUIET_PATIENCE: Duration = Duration::from_secs(60);
 const OWNERS: u64 = 3;
 /// The smallest that can be set.
 const SMALL_CACHE: &str = "limits.cache_bytes=1MiB";
+/// What the first build does.
+const FIRST_VERSION: &str = "version_max=1";
 
 /// Runs a plan. Call it before there are threads: they would not be in the network of the clients.
 ///
@@ -105,7 +110,8 @@ async fn run_over(plan: &Plan, network: Option<&Network>) -> Result<Verdict, Str
 
 async fn run_in(plan: &Plan, dir: &Path, network: Option<&Network>) -> Result<(History, Verdict), String> {
     let machines = plan.machines(dir)?;
-    let mut processes = start_nodes(plan, dir, network, machines.as_ref()).await?;
+    let builds = plan.builds()?;
+    let mut processes = start_nodes(plan, &builds, dir, network, machines.as_ref()).await?;
     let stage = Arc::new(set_up(plan, &processes).await?);
     // Not before: a cluster whose founding is lost does not come back at all.
     if let Some(machines) = machines.as_ref().filter(|_| plan.lie_about_syncs) {
@@ -116,6 +122,7 @@ async fn run_in(plan: &Plan, dir: &Path, network: Option<&Network>) -> Result<(H
     let mut scene = Scene {
         stage: &stage,
         processes: &mut processes,
+        builds: &builds,
         network,
         machines: machines.as_ref(),
         repeated: BTreeMap::new(),
@@ -127,6 +134,7 @@ async fn run_in(plan: &Plan, dir: &Path, network: Option<&Network>) -> Result<(H
         in_force: 0,
     };
     inject(&mut scene, &planned, Duration::from_secs(plan.time_limit)).await?;
+    let version = finish_upgrade(&mut scene).await?;
     let (noticed, out_of_memory, lost) = (scene.noticed, scene.out_of_memory, scene.lost);
     await_progress(&stage).await;
     stage.is_over.store(true, Ordering::Relaxed);
@@ -153,6 +161,7 @@ async fn run_in(plan: &Plan, dir: &Path, network: Option<&Network>) -> Result<(H
         let endless = std::mem::take(&mut *stage.endless.lock().unwrap_or_else(PoisonError::into_inner));
         verdict.violations.insert("no end", endless);
     }
+    verdict.counts.extend(version.map(|version| ("version", version)));
     verdict.counts.insert("refused_for_length", stage.full.load(Ordering::Relaxed));
     verdict.counts.insert("out_of_memory", out_of_memory);
     if machines.is_some() {
@@ -189,6 +198,24 @@ impl Plan {
         Machines::make(dir, self.nodes)
     }
 
+    /// What nodes are started as, first and later.
+    fn builds(&self) -> Result<Builds, String> {
+        let program = match &self.program {
+            Some(program) => program.clone(),
+            None => std::env::current_exe().map_err(|error| error.to_string())?.with_file_name("leasehold"),
+        };
+        let settings: &[&str] = match self.bodies() {
+            Bodies::Short => &[],
+            Bodies::Long => &[SMALL_CACHE],
+        };
+        let earlier = || match &self.earlier {
+            Some(earlier) => Build::new(earlier, settings),
+            None => Build::new(&program, &[settings, &[FIRST_VERSION]].concat()),
+        };
+        let is_upgraded = self.faults.iter().any(|fault| fault.is_of_builds());
+        Ok(Builds { earlier: is_upgraded.then(earlier), later: Build::new(&program, settings) })
+    }
+
     /// Long, if a fault is about what is read from the disk while a node runs.
     fn bodies(&self) -> Bodies {
         let is_needed = self.faults.iter().any(|fault| fault.is_of_reads());
@@ -214,23 +241,22 @@ impl Plan {
         let overlap = if self.overlap { " --overlap" } else { "" };
         let lie = if self.lie_about_syncs { " --lie-about-syncs" } else { "" };
         let workload = self.workload.name();
+        let earlier = self.earlier.as_ref().map(|program| format!(" --earlier {}", program.display()));
+        let earlier = earlier.unwrap_or_default();
         let nodes = if self.nodes == NODES { String::new() } else { format!(" --nodes {}", self.nodes) };
         format!(
-            "leasehold-jepsen run --workload {workload} --faults {faults}{overlap}{lie}{nodes} --seed {seed} --time-limit {limit}"
+            "leasehold-jepsen run --workload {workload} --faults {faults}{overlap}{lie}{earlier}{nodes} --seed {seed} --time-limit {limit}"
         )
     }
 }
 
 async fn start_nodes(
     plan: &Plan,
+    builds: &Builds,
     dir: &Path,
     network: Option<&Network>,
     machines: Option<&Machines>,
 ) -> Result<Processes, String> {
-    let program = match &plan.program {
-        Some(program) => program.clone(),
-        None => std::env::current_exe().map_err(|error| error.to_string())?.with_file_name("leasehold"),
-    };
     let on_loopback = || vec![Place::default(); plan.nodes];
     let mut places = network.map_or_else(on_loopback, Network::places);
     if let Some(machines) = machines {
@@ -238,12 +264,8 @@ async fn start_nodes(
             *place = machines.place(node, std::mem::take(place));
         }
     }
-    let settings: &[&str] = match plan.bodies() {
-        Bodies::Short => &[],
-        Bodies::Long => &[SMALL_CACHE],
-    };
-    let started = Processes::start_in(&program, dir, plan.partitions, places, settings).await;
-    started.map_err(|error| error.to_string())
+    let first = builds.earlier.as_ref().unwrap_or(&builds.later);
+    Processes::start_in(first, dir, plan.partitions, places).await.map_err(|error| error.to_string())
 }
 
 /// Makes the queue, and what all workers share.

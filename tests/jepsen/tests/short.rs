@@ -128,6 +128,14 @@ fn nodes_that_are_replaced_starved_and_restarted_break_no_promise() {
     assert_it_proves_something(&run(&["--faults", "replace,starve,rolling-restart,descriptors"]));
 }
 
+/// Nodes of two builds serve together, and the cluster does what the later one can when all are upgraded.
+#[test]
+fn an_upgrade_node_by_node_breaks_no_promise() {
+    let told = run(&["--workload", "streams", "--faults", "upgrade,kill,transfer"]);
+    assert!(told["counts"]["handled"].as_u64() > Some(0), "{told:#}");
+    assert!(told["counts"]["version"].as_u64() > Some(1), "{told:#}");
+}
+
 /// Without what it had, a node could vote a second time: it belongs to no cluster until it is replaced.
 #[test]
 fn a_node_that_lost_everything_has_no_say() {

@@ -8,7 +8,7 @@ use futures::{Stream, StreamExt};
 use leasehold_node::simulation::{
     Batches, Calls, Frame, FrameStream, SimulatedNode, Transport, TransportError,
 };
-use leasehold_proto::peer::{LaneHello, SnapshotAnswer, SnapshotChunk};
+use leasehold_proto::peer::{IdentifyResponse, LaneHello, SnapshotAnswer, SnapshotChunk};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
@@ -137,6 +137,25 @@ impl Transport for SimulatedTransport {
             let batches = batches.inspect(move |batch| hear(&calls, batch));
             tokio::spawn(pump(network, connection, Direction::Forth, batches, forth));
             Ok(UnboundedReceiverStream::new(answers).boxed())
+        })
+    }
+
+    fn identify(&self, address: String) -> BoxFuture<'static, Result<IdentifyResponse, TransportError>> {
+        let (network, here) = (self.network.clone(), self.here);
+        Box::pin(async move {
+            let to = node_at(&address).ok_or_else(refused)?;
+            let call =
+                Call::open(
+                    &network,
+                    End::Node(here),
+                    to,
+                    3,
+                    |node: SimulatedNode| async move { node.identify() },
+                );
+            match call.answer().await {
+                Answer::Came(answer) => Ok(answer),
+                Answer::Refused | Answer::Broken => Err(refused()),
+            }
         })
     }
 

@@ -203,8 +203,8 @@ impl Settles {
     }
 }
 
-fn release(receipt: Bytes, delay: Duration, untouched: bool) -> ReleaseItem {
-    ReleaseItem { receipt, delay_ms: millis(delay), untouched }
+fn release(receipt: Bytes, delay: Duration) -> ReleaseItem {
+    ReleaseItem { receipt, delay_ms: millis(delay), ..ReleaseItem::default() }
 }
 
 fn wire(tag: u64, id: RequestId, items: &[SettleItem]) -> PullSettle {
@@ -214,9 +214,13 @@ fn wire(tag: u64, id: RequestId, items: &[SettleItem]) -> PullSettle {
         match &item.how {
             Settle::Ack => settle.acks.push(receipt),
             Settle::Extend(lease) => settle.extends.push(ExtendItem { receipt, lease_ms: millis(*lease) }),
-            Settle::Release(delay) => settle.releases.push(release(receipt, *delay, false)),
-            Settle::Postpone(delay) => settle.releases.push(release(receipt, *delay, true)),
-            Settle::GiveBack => settle.releases.push(release(receipt, Duration::ZERO, true)),
+            Settle::Release(delay) => settle.releases.push(release(receipt, *delay)),
+            Settle::Postpone(delay) => {
+                settle.releases.push(ReleaseItem { put_off: true, ..release(receipt, *delay) });
+            }
+            Settle::GiveBack => {
+                settle.releases.push(ReleaseItem { untouched: true, ..release(receipt, Duration::ZERO) });
+            }
             Settle::Reject(why, _) => settle.rejects.push(RejectItem { receipt, why: why.clone() }),
         }
     }
@@ -249,9 +253,9 @@ mod tests {
         settles.send_due(now, |home| home).collect()
     }
 
-    /// How many of each part of a request, and how many releases are untouched, and have a delay.
+    /// How many of each part of a request, and how many releases are untouched or put off, and have a delay.
     fn counts(settle: &PullSettle) -> [usize; 6] {
-        let untouched = settle.releases.iter().filter(|item| item.untouched).count();
+        let untouched = settle.releases.iter().filter(|item| item.untouched || item.put_off).count();
         let delayed = settle.releases.iter().filter(|item| item.delay_ms > 0).count();
         let (acks, extends, rejects) = (settle.acks.len(), settle.extends.len(), settle.rejects.len());
         [acks, extends, settle.releases.len(), rejects, untouched, delayed]

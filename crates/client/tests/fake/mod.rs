@@ -144,7 +144,7 @@ impl Shared {
     pub fn untouched(&self) -> BTreeSet<Vec<u8>> {
         let state = self.state();
         let items = state.settles.iter().flat_map(|settle| &settle.releases);
-        items.filter(|item| item.untouched).map(|item| item.receipt.to_vec()).collect()
+        items.filter(|item| item.untouched || item.put_off).map(|item| item.receipt.to_vec()).collect()
     }
 
     /// Receipts and reasons.

@@ -1,5 +1,7 @@
 //! Every setting of a node: its name, its default and what it may be. What is not in this table is not a setting.
 
+use leasehold_partition::limits::MACHINE_VERSION_MAX;
+
 use super::error::ConfigError;
 use super::values;
 use crate::limits::{CLIENT_MESSAGE_BYTES_MAX, LIVENESS_INTERVAL_MS, PEER_MESSAGE_BYTES_MAX};
@@ -61,6 +63,7 @@ pub(super) const ADMIN_LISTEN: &str = "admin_listen";
 pub(super) const CLIENT_ADVERTISE: &str = "client_advertise";
 pub(super) const PEER_ADVERTISE: &str = "peer_advertise";
 pub(super) const PEERS: &str = "peers";
+pub(super) const VERSION_MAX: &str = "version_max";
 pub(super) const INSECURE: &str = "insecure";
 pub(super) const TLS_CERTIFICATE: &str = "tls.certificate_file";
 pub(super) const TLS_KEY: &str = "tls.key_file";
@@ -98,6 +101,7 @@ pub(super) const KEYS: &[Key] = &[
     key(CLIENT_ADVERTISE, None, Kind::Address),
     key(PEER_ADVERTISE, None, Kind::Address),
     key(PEERS, Some(""), Kind::Addresses),
+    key(VERSION_MAX, Some("0"), Kind::Count { min: 0, max: MACHINE_VERSION_MAX as u64 }),
     key(INSECURE, Some("false"), Kind::Flag),
     key(TLS_CERTIFICATE, None, Kind::File),
     key(TLS_KEY, None, Kind::File),

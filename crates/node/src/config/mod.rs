@@ -35,6 +35,8 @@ pub struct Config {
     pub peer_advertise: Option<Address>,
     /// Peer listeners of nodes that may know the cluster.
     pub peers: Vec<Address>,
+    /// The highest version that this node lets its cluster go to.
+    pub version_max: u32,
     pub security: Security,
     pub tls: Option<TlsFiles>,
     pub limits: Limits,

@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use leasehold_partition::limits::MACHINE_VERSION_MAX;
+
 use super::address::Address;
 use super::error::{ConfigError, Origin, Told};
 use super::keys::{self, Key, Kind};
@@ -33,6 +35,7 @@ pub(super) fn config(settings: &Settings) -> Result<Config, ConfigError> {
         client_advertise: reader.advertise(keys::CLIENT_ADVERTISE)?,
         peer_advertise: reader.advertise(keys::PEER_ADVERTISE)?,
         peers: reader.addresses(keys::PEERS)?,
+        version_max: reader.version_max()?,
         security: reader.security()?,
         tls: reader.tls()?,
         limits: Limits {
@@ -125,6 +128,13 @@ impl Reader<'_> {
             Kind::Count { min, max } => within(values::parse_count(text), min, max),
             _ => None,
         })
+    }
+
+    fn version_max(&self) -> Result<u32, ConfigError> {
+        match self.number(keys::VERSION_MAX)? {
+            0 => Ok(MACHINE_VERSION_MAX),
+            held => u32::try_from(held).map_err(|_| self.invalid(keys::VERSION_MAX)),
+        }
     }
 
     fn listen(&self, name: &str) -> Result<SocketAddr, ConfigError> {

@@ -97,6 +97,8 @@ pub struct Leadership {
     completed_index: u64,
     /// The catalogue revision under which each queue's shard is known to be configured.
     configured: HashMap<QueueId, u64>,
+    /// The version that the partition has, or will have with what is on its way.
+    version: u32,
     deadline: Deadline,
     is_expiring: bool,
     stamped_at: Instant,
@@ -112,10 +114,11 @@ impl Leadership {
         shared.group.catch_up().await?;
         shared.group.apply_appended().await?;
         let now = Instant::now();
-        let (log_time_ms, completed_index, deadline, has_leases) = {
+        let (log_time_ms, completed_index, version, deadline, has_leases) = {
             let state = shared.machine.read();
             let deadline = state.next_deadline().unwrap_or_default();
-            (state.log_time_ms(), state.applied_index(), deadline, deadline.lease_log_ms.is_some())
+            let has_leases = deadline.lease_log_ms.is_some();
+            (state.log_time_ms(), state.applied_index(), state.machine_version(), deadline, has_leases)
         };
         let longest = u64::from(leasehold_partition::limits::LEASE_MS_MAX);
         let grace = Grace::inherit(if has_leases { log_time_ms + longest } else { 0 });
@@ -133,6 +136,7 @@ impl Leadership {
             granted_through: 0,
             completed_index,
             configured: HashMap::new(),
+            version,
             deadline,
             is_expiring: false,
             stamped_at: now,

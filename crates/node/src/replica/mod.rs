@@ -47,6 +47,9 @@ pub trait QueueSource: Send + Sync + 'static {
     /// Up to where leases of the queue grow with the work; 0 for not at all.
     fn adaptive_lease_ms_max(&self, queue: QueueId) -> u64;
 
+    /// What all nodes of the cluster can execute.
+    fn version(&self) -> u32;
+
     /// Whether the queue existed, as far as this copy of the catalogue reaches, and does no more.
     fn is_deleted(&self, queue: QueueId) -> bool;
 }

@@ -73,6 +73,13 @@ impl ClusterService {
 
     /// Makes a node that belongs to no cluster, and that this one does not know, a member; returns its id.
     async fn take_in(core: &Core, met: &mut founding::Met) -> Result<u64, Failure> {
+        let (version, knows) = (core.view.version(), met.answer.machine_version_max.max(1));
+        if knows < version {
+            return Err(validate::invalid(format!(
+                "the cluster has version {version}, and node {} knows up to {knows}: start it with a later build, or without `version_max`",
+                met.answer.name
+            )));
+        }
         let add = AddNode {
             name: met.answer.name.clone(),
             peer_address: met.peer_address.clone(),
@@ -281,6 +288,7 @@ fn status(core: &Core, ready: bool) -> StatusResponse {
             ready,
             nodes: nodes.collect(),
             queues: catalogue.queues().len() as u64,
+            version: catalogue.cluster().map_or(0, |cluster| cluster.version),
             partitions,
         }
     })

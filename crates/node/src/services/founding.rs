@@ -23,6 +23,7 @@ use crate::identity::to_hex;
 use crate::lane::Sockets;
 use crate::node::Shell;
 use crate::raft::{Copied, ReplicaNode, receive_copy};
+use crate::versions::{self, Known};
 
 const PARTITIONS: u32 = 16;
 /// Times that a catalogue which begins with a state is looked for, each as long as a node looks for a leader.
@@ -69,6 +70,14 @@ pub async fn found_again(
         return Err(not_among_them().into());
     }
     let found = found_of(&request, &met)?;
+    let version = old.cluster().map_or(1, |cluster| cluster.version);
+    if version > found.version {
+        return Err(validate::invalid(format!(
+            "the backup is of a cluster of version {version}, and these nodes know up to {}: start a later build, or without `version_max`",
+            found.version
+        ))
+        .into());
+    }
     let founded = old.found_again(found.clone()).map_err(validate::invalid)?;
     let core = join_all(shell, &mut met, &found, BringsState::Yes).await?;
     let copied = Copied { state: founded.snapshot().into(), ..copied };
@@ -115,12 +124,14 @@ fn found_of(request: &InitRequest, met: &[Met]) -> Result<Found, Failure> {
         0 => 3,
         asked => asked,
     };
+    let known = met.iter().map(Met::known).collect::<Vec<_>>();
     Ok(Found {
         cluster_id: random_bytes::<16>()?.to_vec(),
         secret: random_bytes::<32>()?.to_vec(),
         replication,
         partitions: if request.partitions == 0 { PARTITIONS } else { request.partitions },
         founders: founders(met),
+        version: versions::common(&known).map_err(validate::invalid)?,
     })
 }
 
@@ -193,6 +204,11 @@ impl Met {
     /// Whether the node belongs to a cluster.
     pub fn is_member(&self) -> bool {
         !self.answer.cluster_id.is_empty()
+    }
+
+    /// What the node knows.
+    pub fn known(&self) -> Known {
+        Known { node: self.answer.name.clone(), version_max: Some(self.answer.machine_version_max.max(1)) }
     }
 
     pub fn refuse_as_member(&self) -> Failure {

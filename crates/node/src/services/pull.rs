@@ -343,6 +343,7 @@ impl Pull {
         let untouched = |delivery: Delivery| ReleaseItem {
             receipt: delivery.receipt,
             untouched: true,
+            put_off: false,
             ..ReleaseItem::default()
         };
         let items = deliveries.into_iter().map(untouched).collect::<Vec<_>>();

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use leasehold_catalogue::PartitionId;
+use leasehold_partition::limits::POSTPONE_VERSION_MIN;
 use leasehold_partition::{self as partition, Command, QueueId, Receipt, Reply, Request};
 use leasehold_proto::v1::{ExtendItem, Outcome, Reason, RejectItem, ReleaseItem, RequestId, SettleOutcome};
 
@@ -46,14 +47,13 @@ impl Settle<'_> {
     /// What a consumer has had to do with the message at a place.
     fn touch(&self, at: usize) -> Touch {
         match self {
-            Self::Release(items) if items[at].untouched && items[at].delay_ms == 0 => Touch::None,
-            Self::Release(items) if items[at].untouched => Touch::PutOff,
+            Self::Release(items) => Touch::of(&items[at]),
             _ => Touch::Worked,
         }
     }
 
-    /// A command for items that are touched alike.
-    fn command(&self, queue: QueueId, items: &[Item]) -> Command<'_> {
+    /// A command for items that are touched alike, which a cluster of this version can execute.
+    fn command(&self, queue: QueueId, items: &[Item], version: u32) -> Command<'_> {
         let receipts = || items.iter().map(|item| item.receipt).collect();
         let pairs = || items.iter().map(|item| (item.receipt, item.duration_ms)).collect();
         match self {
@@ -61,7 +61,10 @@ impl Settle<'_> {
             Self::Extend(_) => Command::Extend { queue, items: pairs() },
             Self::Release(_) => match items.first().map(|item| item.touch) {
                 Some(Touch::None) => Command::GiveBack { queue, receipts: receipts() },
-                Some(Touch::PutOff) => Command::Postpone { queue, items: pairs() },
+                // A cluster that is being upgraded has another kind of waiting: the receive counts.
+                Some(Touch::PutOff) if version >= POSTPONE_VERSION_MIN => {
+                    Command::Postpone { queue, items: pairs() }
+                }
                 _ => Command::Release { queue, items: pairs() },
             },
             Self::Reject(rejected) => {
@@ -79,6 +82,17 @@ enum Touch {
     /// It did not want it yet.
     PutOff,
     Worked,
+}
+
+impl Touch {
+    fn of(item: &ReleaseItem) -> Self {
+        match (item.untouched, item.put_off, item.delay_ms) {
+            (false, false, _) => Self::Worked,
+            (_, _, 0) => Self::None,
+            // The first clients that put messages off had no other word for it than untouched.
+            _ => Self::PutOff,
+        }
+    }
 }
 
 struct Item {
@@ -188,7 +202,10 @@ async fn settle_part(
     items: &[Item],
     request: Option<&RequestId>,
 ) -> Result<Vec<SettleOutcome>, Failure> {
-    let named = Request { id: lookup::request_id(request), command: settle.command(queue.id(), items) };
+    let named = Request {
+        id: lookup::request_id(request),
+        command: settle.command(queue.id(), items, core.view.version()),
+    };
     let mut call = lookup::call(queue.id(), &named);
     if matches!(settle, Settle::Extend(_)) {
         let mut promised = items.iter().map(|item| item.duration_ms).collect::<Vec<_>>();

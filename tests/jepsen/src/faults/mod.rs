@@ -15,11 +15,12 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 use clap::builder::PossibleValue;
-use leasehold::processes::Processes;
+use leasehold::processes::{Build, Processes};
 use leasehold_histories::history::Op;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
+pub use process::finish_upgrade;
 pub use schedule::{Overlap, Planned, schedule};
 
 use crate::machine::{Loss, Machines};
@@ -82,6 +83,11 @@ impl Fault {
         matches!(self, Self::Queue(_))
     }
 
+    /// Whether nodes begin as an earlier build.
+    pub fn is_of_builds(self) -> bool {
+        matches!(self, Self::Process(process::Fault::Upgrade))
+    }
+
     /// Whether it needs machines of the harness's own.
     pub fn is_of_machine(self) -> bool {
         matches!(self, Self::Disk(_) | Self::Clock(_))
@@ -128,10 +134,18 @@ impl Fault {
     }
 }
 
+/// What nodes are started as.
+pub struct Builds {
+    /// At first, if the run has an upgrade.
+    pub earlier: Option<Build>,
+    pub later: Build,
+}
+
 /// What faults are done to, and where they are written down.
 pub struct Scene<'a> {
     pub stage: &'a Stage,
     pub processes: &'a mut Processes,
+    pub builds: &'a Builds,
     pub network: Option<&'a Network>,
     pub machines: Option<&'a Machines>,
     /// What goes on doing something for as long as a fault lasts, by its number.

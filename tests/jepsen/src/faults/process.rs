@@ -4,7 +4,7 @@ use std::process::Command;
 use std::sync::PoisonError;
 use std::time::Duration;
 
-use leasehold::processes::{ProcessError, Processes};
+use leasehold::processes::{Build, ProcessError, Processes};
 use leasehold_client::Client;
 use leasehold_client::v1::StatusResponse;
 use tokio::time::sleep;
@@ -27,12 +27,18 @@ pub enum Fault {
     Transfer,
     /// Each node in turn stops in good order and starts again, as an upgrade does it.
     RollingRestart,
+    /// One more node becomes the later build, or, while the others are not, goes back to the earlier one.
+    Upgrade,
     /// A node gets a fifth of the processor's time, in slices.
     Starve,
 }
 
 pub const LASTS_MS: [u64; 2] = [300, 3_300];
 pub const CALM_MS: [u64; 2] = [500, 3_000];
+/// What a cluster of the first build does.
+const FIRST_VERSION: u32 = 1;
+/// One upgrade in so many is taken back.
+const GOES_BACK: u64 = 4;
 const STARVE_STOPPED: Duration = Duration::from_millis(80);
 const STARVE_RUNNING: Duration = Duration::from_millis(20);
 
@@ -59,6 +65,7 @@ pub async fn begin(scene: &mut Scene<'_>, fault: Fault, planned: &Planned) -> Re
                 restart(scene, node).await?;
             }
         }
+        Fault::Upgrade => return upgrade(scene, planned).await,
         Fault::Starve => {
             assert_running(scene, planned.node)?;
             let pid = pid(scene.processes, planned.node)?;
@@ -82,12 +89,68 @@ pub async fn end(scene: &mut Scene<'_>, fault: Fault, planned: &Planned) -> Resu
             }
             Ok(())
         }
-        Fault::Transfer | Fault::RollingRestart => Ok(()),
+        Fault::Transfer | Fault::RollingRestart | Fault::Upgrade => Ok(()),
         Fault::Starve => {
             scene.end_repeating(planned).await;
             signal(scene.processes, planned.node, "CONT")
         }
     }
+}
+
+async fn upgrade(scene: &mut Scene<'_>, planned: &Planned) -> Result<String, String> {
+    let nodes = scene.processes.nodes.len();
+    let is_later = |scene: &Scene<'_>, node: usize| scene.processes.nodes[node].build == scene.builds.later;
+    let later = (0..nodes).filter(|node| is_later(scene, *node)).count();
+    let turn = |at: usize| (planned.node + at) % nodes;
+    // When it is the last, the cluster may have its new version a moment later.
+    let goes_back = (1..nodes).contains(&later) && planned.choice.is_multiple_of(GOES_BACK);
+    let Some(node) = (0..nodes).map(turn).find(|node| is_later(scene, *node) == goes_back) else {
+        return Ok("all are upgraded".to_owned());
+    };
+    let build = match &scene.builds.earlier {
+        Some(earlier) if goes_back => earlier.clone(),
+        _ => scene.builds.later.clone(),
+    };
+    // In good order, or not.
+    assert_running(scene, node)?;
+    if planned.choice.is_multiple_of(2) {
+        scene.processes.stop_node(node).await.map_err(failed)?;
+    } else {
+        scene.processes.kill(node).await.map_err(failed)?;
+    }
+    restart_as(scene, node, &build).await?;
+    Ok(format!("node {} {}", node + 1, if goes_back { "goes back" } else { "is upgraded" }))
+}
+
+/// Upgrades who is left, and waits until the cluster does what the later build can. Returns its version then, if there is an upgrade.
+///
+/// # Errors
+/// When a node does not come back, or the version stays what it was.
+pub async fn finish_upgrade(scene: &mut Scene<'_>) -> Result<Option<u64>, String> {
+    if scene.builds.earlier.is_none() {
+        return Ok(None);
+    }
+    let later = scene.builds.later.clone();
+    for node in 0..scene.processes.nodes.len() {
+        if scene.processes.nodes[node].build != later {
+            assert_running(scene, node)?;
+            scene.processes.stop_node(node).await.map_err(failed)?;
+            restart_as(scene, node, &later).await?;
+        }
+    }
+    let client = scene.stage.client().map_err(|error| error.to_string())?;
+    let version = async || {
+        let status = client.cluster_status().await.map_err(|error| error.to_string())?;
+        Ok::<_, String>(status.version)
+    };
+    until("the cluster has a later version", async || Ok(version().await? > FIRST_VERSION)).await?;
+    Ok(Some(version().await?.into()))
+}
+
+async fn restart_as(scene: &mut Scene<'_>, node: usize, build: &Build) -> Result<(), String> {
+    scene.processes.restart_as(node, build).await.map_err(failed)?;
+    *scene.stage.endpoints.write().unwrap_or_else(PoisonError::into_inner) = scene.processes.endpoints();
+    Ok(())
 }
 
 /// Starts a node again; clients learn where it is.

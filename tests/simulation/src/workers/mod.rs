@@ -211,7 +211,8 @@ async fn ask_to_settle(
         }
         Settle::Release(delay) => {
             let delay_ms = delay.as_millis() as u64;
-            let items = receipts.map(|receipt| ReleaseItem { receipt, delay_ms, untouched: false }).collect();
+            let items =
+                receipts.map(|receipt| ReleaseItem { receipt, delay_ms, ..ReleaseItem::default() }).collect();
             let release = ReleaseRequest { queue, items, request };
             let serve = |node: SimulatedNode, release: Arc<ReleaseRequest>| async move {
                 node.release(&release).await

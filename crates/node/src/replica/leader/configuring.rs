@@ -60,6 +60,7 @@ impl Leadership {
         if wanted.as_ref().is_some_and(is_current) {
             return Ok(Existence::Known);
         }
+        self.follow_version();
         let (shard, revision_min) = {
             let state = self.shared.machine.read();
             (state.shard(queue), state.revision_min())
@@ -91,6 +92,15 @@ impl Leadership {
             }
         }
         Ok(Existence::Known)
+    }
+
+    /// The partition goes to the version of the cluster before the first command that comes after.
+    fn follow_version(&mut self) {
+        let version = self.shared.queues.version();
+        if version > self.version {
+            self.version = version;
+            self.add_own(&Command::SetVersion { version });
+        }
     }
 }
 

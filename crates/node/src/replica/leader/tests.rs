@@ -30,6 +30,10 @@ impl QueueSource for NoQueues {
         0
     }
 
+    fn version(&self) -> u32 {
+        1
+    }
+
     fn is_deleted(&self, _queue: QueueId) -> bool {
         false
     }
@@ -64,6 +68,7 @@ async fn leadership(dir: &Path) -> Leadership {
         granted_through: 0,
         completed_index: 1,
         configured: HashMap::new(),
+        version: 1,
         deadline: Deadline::default(),
         is_expiring: false,
         stamped_at: now,
