@@ -23,7 +23,7 @@ use openraft::raft::{
 use openraft::type_config::TypeConfigExt as _;
 use openraft::type_config::alias::SnapshotOf;
 use prost::Message as _;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -32,11 +32,15 @@ use super::snapshot::{SnapshotError, send_snapshot};
 use super::{GroupId, Image, ReplicaNode, TypeConfig, Vote};
 use crate::catalogue_link::CATALOGUE_GROUP;
 use crate::lane::{CallFailure, FrameKind, Lanes, PendingAnswer};
-use crate::limits::COMMIT_NEWS_WAIT_MS;
+use crate::limits::{COMMIT_NEWS_WAIT_MS, ENTRY_BYTES_MAX};
 use crate::stop_on_drop::StopOnDrop;
 
 /// Appends that one pipeline has sent and not yet seen answered.
 const APPENDS_IN_FLIGHT_MAX: usize = 64;
+/// Their bytes: a replica whose disk is slower than the network keeps them in memory, those of each of its groups.
+const APPEND_BYTES_IN_FLIGHT_MAX: usize = 4 * 1024 * 1024;
+const _: () =
+    assert!(APPEND_BYTES_IN_FLIGHT_MAX >= 2 * ENTRY_BYTES_MAX, "one is written while the next is sent");
 
 type RpcError = RPCError<TypeConfig>;
 
@@ -167,7 +171,24 @@ impl NetStreamAppend<TypeConfig> for ReplicaLink {
     }
 }
 
-type SentAppend = Result<PendingAnswer, CallFailure>;
+/// An append that waits for its answer, and its share of the bytes in flight.
+type SentAppend = Result<(PendingAnswer, OwnedSemaphorePermit), CallFailure>;
+
+/// The bytes that one pipeline may have in flight. One append always has room, however long it is.
+#[derive(Clone)]
+struct Room(Arc<Semaphore>);
+
+impl Room {
+    fn new() -> Self {
+        Self(Arc::new(Semaphore::new(APPEND_BYTES_IN_FLIGHT_MAX)))
+    }
+
+    /// Waits until so many bytes have room; they have it until the permit is dropped.
+    async fn of(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        let permits = u32::try_from(bytes.min(APPEND_BYTES_IN_FLIGHT_MAX)).ok()?;
+        self.0.clone().acquire_many_owned(permits).await.ok()
+    }
+}
 
 /// Sends appends in order without waiting for their answers.
 async fn pump_appends<S>(link: ReplicaLink, input: S, sent: mpsc::Sender<SentAppend>)
@@ -176,9 +197,12 @@ where
 {
     let pipeline = link.network.pipelines.fetch_add(1, Ordering::Relaxed);
     let news_wait = link.network.news_wait();
+    let room = Room::new();
     let mut input = input.fuse();
     while let Some(request) = next_append(&mut input, news_wait).await {
-        let answer = link.send(Lane::Bulk, FrameKind::Append, codec::append_request(request, pipeline));
+        let body = codec::append_request(request, pipeline);
+        let Some(share) = room.of(body.len()).await else { return };
+        let answer = link.send(Lane::Bulk, FrameKind::Append, body).map(|answer| (answer, share));
         let broken = answer.is_err();
         if sent.send(answer).await.is_err() || broken {
             return;
@@ -204,7 +228,8 @@ where
 }
 
 async fn read_append_answer(answer: SentAppend) -> Result<StreamAppendResult<TypeConfig>, RpcError> {
-    let body = answer.map_err(unreachable)?.wait().await.map_err(unreachable)?;
+    let (answer, _share) = answer.map_err(unreachable)?;
+    let body = answer.wait().await.map_err(unreachable)?;
     codec::append_answer_from(body).map_err(malformed)
 }
 
@@ -344,6 +369,17 @@ mod tests {
         // The timer's own grain is a millisecond.
         assert!(began.elapsed() <= WAIT + Duration::from_millis(1), "{:?}", began.elapsed());
         assert_eq!(told(next_append(&mut input, WAIT).await), Some((2, 1)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_replica_is_sent_no_more_than_has_room() {
+        let room = Room::new();
+        let half = room.of(APPEND_BYTES_IN_FLIGHT_MAX / 2).await.unwrap();
+        let too_long = room.of(10 * APPEND_BYTES_IN_FLIGHT_MAX);
+        let mut too_long = std::pin::pin!(too_long);
+        assert!(timeout(Duration::from_secs(9), &mut too_long).await.is_err(), "half of it is taken");
+        drop(half);
+        assert!(too_long.await.is_some(), "alone it has room");
     }
 
     #[tokio::test(start_paused = true)]
