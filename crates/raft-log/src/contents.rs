@@ -95,9 +95,16 @@ impl Log {
         self.shared.lock_index().release(group, index, u32::try_from(bytes).unwrap_or(u32::MAX));
     }
 
-    /// Says what the state machine refers to after a restart or a snapshot: entries and bytes of each, sorted. All else is freed.
+    /// Says what the state machine refers to, after a restart or when no snapshot is coming in: entries and bytes of each, sorted. All
+    /// else is freed.
     pub fn restore_live(&self, group: GroupId, live: &[(u64, u64)]) {
-        self.shared.lock_index().restore_live(group, live);
+        self.restore_live_through(group, live, u64::MAX);
+    }
+
+    /// The same after a snapshot that ends with entry `through`. What there is of later entries may have come with a newer snapshot,
+    /// which is not installed yet, and stays.
+    pub fn restore_live_through(&self, group: GroupId, live: &[(u64, u64)], through: u64) {
+        self.shared.lock_index().restore_live(group, live, through);
     }
 
     /// The ranges that a state machine refers to, by group and entry; compaction asks for them.

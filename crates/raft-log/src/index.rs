@@ -328,8 +328,9 @@ impl Index {
         self.change_live(place, -i64::from(freed));
     }
 
-    /// Makes exactly these contents live: entry and bytes, sorted by entry.
-    pub fn restore_live(&mut self, id: GroupId, live: &[(u64, u64)]) {
+    /// Makes of the entries through `through` exactly these contents live: entry and bytes, sorted by entry. What is after them stays
+    /// as it is.
+    pub fn restore_live(&mut self, id: GroupId, live: &[(u64, u64)], through: u64) {
         let bytes_of = |index: u64| {
             let found = live.binary_search_by_key(&index, |(index, _)| *index).ok()?;
             u32::try_from(live[found].1).ok()
@@ -337,12 +338,16 @@ impl Index {
         let group = self.group(id);
         let mut changes = Vec::new();
         group.retained.retain(|index, held| {
+            if *index > through {
+                return true;
+            }
             let bytes = bytes_of(*index).unwrap_or(0);
             changes.push((held.source.place(), i64::from(bytes) - i64::from(held.live_bytes)));
             held.live_bytes = bytes;
             bytes > 0
         });
-        for (index, slot) in (group.first..).zip(&mut group.slots) {
+        let slots = (group.first..).zip(&mut group.slots);
+        for (index, slot) in slots.take_while(|(index, _)| *index <= through) {
             let is_held_apart = group.retained.contains_key(&index);
             slot.live_bytes = if is_held_apart { 0 } else { bytes_of(index).unwrap_or(0) };
         }

@@ -191,6 +191,24 @@ fn contents_of_a_snapshot_that_is_not_installed_take_nothing_from_what_is_counte
     }
 }
 
+/// A newer snapshot than the one that is installed may be coming in.
+#[test]
+fn contents_of_entries_behind_a_snapshot_outlive_its_installation() {
+    let log = open(&SimulatedFileSystem::new()).unwrap();
+    let came = [2, 5, 9].map(|index| (index, vec![(0, payload(index).slice(..60))]));
+    block_on(log.put_contents(GROUP, came.to_vec())).unwrap();
+    let is_missing = |index| matches!(log.read_content(GROUP, index, 0, 60), Err(ReadError::Missing { .. }));
+    log.restore_live_through(GROUP, &[(2, 60)], 5);
+    assert!(is_missing(5));
+    for index in [2, 9] {
+        assert_eq!(log.read_content(GROUP, index, 0, 60).unwrap(), payload(index).slice(..60));
+    }
+    assert_eq!(log.stats().live_bytes, 120);
+    log.restore_live(GROUP, &[(2, 60)]);
+    assert!(!is_missing(2) && is_missing(9));
+    assert_eq!(log.stats().live_bytes, 60);
+}
+
 /// Of an entry that is still to be applied, applying it counts what did not come with the snapshot.
 #[test]
 fn contents_that_came_before_their_entry_was_applied_are_counted_once() {

@@ -184,7 +184,9 @@ impl RaftStateMachine<TypeConfig> for Adapter {
         let replace = Arc::clone(&self.machine).read_snapshot(&snapshot.0)?;
         self.saver.save(meta, &snapshot).await?;
         replace();
-        self.tell_live();
+        // What belongs to later entries came with a newer snapshot, which may be installed after this one.
+        let through = meta.last_log_id.map_or(0, |id| id.index);
+        self.log.restore_live_through(self.group, &self.machine.live_contents(), through);
         self.applied = meta.last_log_id;
         self.membership = meta.last_membership.clone();
         Ok(())

@@ -7,14 +7,15 @@ use futures::{Stream, StreamExt};
 use leasehold_proto::peer::{ContentRange, Contents, SnapshotAnswer, SnapshotChunk, SnapshotHead};
 use leasehold_raft_log::{Log, ReadError, decode_snapshot_meta, encode_snapshot_meta};
 use openraft::type_config::alias::SnapshotOf;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedRwLockReadGuard, mpsc};
 use tokio::task::JoinError;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use super::codec::{vote_from_peer, vote_to_peer};
+use super::group::Group;
 use super::serve::GroupDirectory;
-use super::{GroupId, Image, TypeConfig, Vote};
+use super::{GroupId, Image, SnapshotMeta, TypeConfig, Vote};
 use crate::disk;
 use crate::lane::{Lanes, TransportError};
 
@@ -202,14 +203,31 @@ pub async fn receive_snapshot<D: GroupDirectory>(
         // It would be refused at its end: nothing of it is stored.
         return Ok(SnapshotAnswer { vote: Some(vote_to_peer(&given)) });
     }
-    let _held = group.arrivals.hold().await;
+    let held = group.arrivals.hold().await;
     let mut incoming = Incoming::new(head.state_bytes, head.state_crc32c);
     while let Some(chunk) = chunks.next().await {
         incoming.take(log, group_id, chunk?).await?;
     }
-    let state = incoming.finish()?;
-    let vote = group.install_snapshot(vote, meta, Image(state)).await.map_err(Status::internal)?;
+    let state = Image(incoming.finish()?);
+    let vote = install(group, vote, meta, state, held).await?;
     Ok(SnapshotAnswer { vote: Some(vote_to_peer(&vote)) })
+}
+
+/// Installs a snapshot to its end, also when the call ends before: openraft goes on with what it was given, and until it has, only the
+/// guard says that the contents are wanted.
+async fn install(
+    group: Group,
+    vote: Vote,
+    meta: SnapshotMeta,
+    state: Image,
+    held: OwnedRwLockReadGuard<()>,
+) -> Result<Vote, Status> {
+    let installing = tokio::spawn(async move {
+        let _held = held;
+        group.install_snapshot(vote, meta, state).await
+    });
+    let installed = installing.await.map_err(|error| Status::internal(error.to_string()))?;
+    installed.map_err(Status::internal)
 }
 
 /// A snapshot that is coming in.
@@ -277,7 +295,7 @@ mod tests {
 
     use super::*;
     use crate::lane::{Batches, FrameStream, Origin, Transport};
-    use crate::raft::{Entry, SnapshotMeta};
+    use crate::raft::Entry;
     use crate::testing::{ADDRESS, HERE, LIVENESS_TIMEOUT};
 
     const GROUP: GroupId = GroupId(1);
