@@ -17,7 +17,7 @@ use crate::contents::Contents;
 use crate::history::{HistoryStore, HistoryWriter};
 use crate::identity::Identity;
 use crate::lane::{Lanes, Origin, Transport};
-use crate::raft::{Group, GroupOptions, Machine, Network, ReplicaNode};
+use crate::raft::{Group, GroupId, GroupOptions, Machine, Network, ReplicaNode};
 use crate::reconcile::Moving;
 use crate::replica::{PartitionMachine, Replica, ReplicaParts, group_of};
 use crate::router::Router;
@@ -99,7 +99,7 @@ impl Core {
             client_address,
             is_announced: AtomicBool::new(false),
         });
-        core.give_live_ranges();
+        core.tell_log_what_lives();
         tasks.spawn(reconcile::run(core.clone()));
         tasks.spawn(leaders::watch_peers(core.clone(), peer_events));
         tasks.spawn(leaders::watch_reach(core.clone()));
@@ -112,14 +112,19 @@ impl Core {
         Ok(core)
     }
 
-    /// The log asks which parts of an entry are still wanted when it makes room.
-    fn give_live_ranges(&self) {
+    /// The log asks which entries, and which parts of one, are still wanted, when it makes room and when another replica is given them.
+    fn tell_log_what_lives(&self) {
         let router = Arc::downgrade(&self.router);
-        self.log.set_live_ranges_source(Arc::new(move |group, log_index| {
+        let replica_of = move |group: GroupId| {
             let partition = group.0.checked_sub(1).map(PartitionId);
-            let replica =
-                router.upgrade().zip(partition).and_then(|(router, partition)| router.replica(partition));
-            replica.map(|replica| replica.machine().live_ranges(log_index)).unwrap_or_default()
+            router.upgrade().zip(partition).and_then(|(router, partition)| router.replica(partition))
+        };
+        let find = replica_of.clone();
+        self.log.set_live_entries_source(Arc::new(move |group| {
+            find(group).map(|replica| replica.machine().live_contents()).unwrap_or_default()
+        }));
+        self.log.set_live_ranges_source(Arc::new(move |group, log_index| {
+            replica_of(group).map(|replica| replica.machine().live_ranges(log_index)).unwrap_or_default()
         }));
     }
 
@@ -221,7 +226,7 @@ async fn open_history(config: &Config) -> Result<History, String> {
     Ok((Some(store), Some(writer)))
 }
 
-fn group_options(config: &Config, id: leasehold_raft_log::GroupId, replica: u64) -> GroupOptions {
+fn group_options(config: &Config, id: GroupId, replica: u64) -> GroupOptions {
     GroupOptions {
         id,
         replica,

@@ -9,7 +9,7 @@ use crate::codec::NORMAL_PREFIX_BYTES;
 use crate::error::{LogError, ReadError};
 use crate::format::{Kind, Record};
 use crate::index::{Place, Source};
-use crate::log::{LiveRanges, Log, wait};
+use crate::log::{LiveEntries, LiveRanges, Log, wait};
 use crate::payload::GroupId;
 use crate::writer::{Note, Queued, encode_contents};
 
@@ -113,29 +113,28 @@ impl Log {
         let _ = self.shared.live_ranges.set(source);
     }
 
+    /// The entries that a state machine refers to, by group; who is sent its contents is sent those of all of them.
+    pub fn set_live_entries_source(&self, source: Arc<LiveEntries>) {
+        // As above.
+        let _ = self.shared.live_entries.set(source);
+    }
+
     /// Whether the state machine refers to this part of an entry's payload.
     pub fn refers_to(&self, group: GroupId, index: u64, offset: u32, len: u32) -> bool {
         let Some(ranges) = self.shared.live_ranges.get() else { return false };
         ranges(group, index).iter().any(|range| covers(*range, offset, len))
     }
 
-    /// All ranges of entries through `through` that the state machine refers to.
+    /// All ranges of entries through `through` that the state machine refers to, also those that are not here.
     pub fn live_contents(&self, group: GroupId, through: u64) -> Vec<(u64, Vec<(u32, u32)>)> {
-        let indexes = {
-            let locked = self.shared.lock_index();
-            let Some(found) = locked.groups.get(&group) else { return Vec::new() };
-            let retained = found.retained.range(..=through).map(|(index, _)| *index);
-            let slots = (found.first..found.next().min(through.saturating_add(1)))
-                .filter(|index| found.slot(*index).is_some_and(|slot| slot.live_bytes > 0));
-            let mut indexes = retained.chain(slots).collect::<Vec<_>>();
-            indexes.sort_unstable();
-            indexes.dedup();
-            indexes
+        let (Some(entries), Some(ranges)) = (self.shared.live_entries.get(), self.shared.live_ranges.get())
+        else {
+            return Vec::new();
         };
-        let Some(ranges) = self.shared.live_ranges.get() else { return Vec::new() };
-        indexes
+        entries(group)
             .into_iter()
-            .map(|index| (index, ranges(group, index)))
+            .filter(|(index, _)| *index <= through)
+            .map(|(index, _)| (index, ranges(group, index)))
             .filter(|(_, ranges)| !ranges.is_empty())
             .collect()
     }

@@ -97,6 +97,8 @@ impl Counters {
 
 /// The ranges that a state machine refers to, by group and entry.
 pub type LiveRanges = dyn Fn(GroupId, u64) -> Vec<(u32, u32)> + Send + Sync;
+/// The entries that a state machine refers to, with the live bytes of each, by group.
+pub type LiveEntries = dyn Fn(GroupId) -> Vec<(u64, u64)> + Send + Sync;
 
 /// What the threads of a log share.
 pub struct Shared {
@@ -108,6 +110,7 @@ pub struct Shared {
     pub stats: Counters,
     pub housekeeper: Housekeeper,
     pub live_ranges: OnceLock<Arc<LiveRanges>>,
+    pub live_entries: OnceLock<Arc<LiveEntries>>,
     pub is_disk_low: AtomicBool,
     pub reading: Reading,
     index: Mutex<Index>,
@@ -252,6 +255,7 @@ impl Parts {
             stats: Counters::default(),
             housekeeper: Housekeeper::default(),
             live_ranges: OnceLock::new(),
+            live_entries: OnceLock::new(),
             is_disk_low: AtomicBool::new(false),
             reading: Reading::default(),
             index: Mutex::new(recovery.index),

@@ -37,7 +37,7 @@ pub struct Copied {
 /// Sends a copy without its last chunk: the caller sends that when it is sure of the copy. False when nobody takes it any more.
 ///
 /// # Errors
-/// When a content cannot be read; says which file is damaged.
+/// When a content is not here or cannot be read; says which file is damaged.
 pub async fn send_copy(
     log: &Log,
     group: GroupId,

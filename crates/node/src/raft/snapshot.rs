@@ -31,13 +31,16 @@ pub enum SnapshotError {
     Transport(#[from] TransportError),
     #[error("the answer is malformed: {0}")]
     Answer(#[from] super::codec::CodecError),
-    /// This node's own disk does not give back what belongs to it.
+    /// This node does not have, or its disk does not give back, what belongs to the snapshot.
     #[error(transparent)]
     Unread(ReadError),
 }
 
 /// Sends a snapshot with the contents that are still live. What was settled since the snapshot was taken may be missing: the
 /// entries that settled it follow in the log.
+///
+/// # Errors
+/// When it does not arrive, or this node does not have a content that the state refers to.
 pub async fn send_snapshot(
     log: &Log,
     group: GroupId,
@@ -161,7 +164,8 @@ fn contents_crc(log_index: u64, ranges: &[ContentRange]) -> u32 {
     })
 }
 
-/// The contents of one entry. What was settled a moment ago may be gone; anything else that cannot be read breaks the snapshot off.
+/// The contents of one entry. What was settled a moment ago may be gone; anything else that is not here or cannot be read breaks the
+/// snapshot off: who takes it would believe to have everything.
 fn read_ranges(
     log: &Log,
     group: GroupId,
@@ -172,7 +176,8 @@ fn read_ranges(
     for (offset, len) in ranges {
         match log.read_content(group, log_index, offset, len) {
             Ok(bytes) => found.push(ContentRange { offset, bytes }),
-            Err(ReadError::Missing { .. }) => {}
+            // The state changes before the log is told: what it refers to now has been live all the time.
+            Err(ReadError::Missing { .. }) if !log.refers_to(group, log_index, offset, len) => {}
             Err(error) => return Err(BrokenOff::Unread(error)),
         }
     }
@@ -284,6 +289,7 @@ mod tests {
     use std::os::unix::fs::FileExt as _;
     use std::path::Path;
     use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering};
 
     use futures::future::BoxFuture;
     use leasehold_catalogue::NodeId;
@@ -295,7 +301,7 @@ mod tests {
 
     use super::*;
     use crate::lane::{Batches, FrameStream, Origin, Transport};
-    use crate::raft::Entry;
+    use crate::raft::{Copied, Entry, send_copy};
     use crate::testing::{ADDRESS, HERE, LIVENESS_TIMEOUT};
 
     const GROUP: GroupId = GroupId(1);
@@ -333,9 +339,24 @@ mod tests {
 
     /// A log with one entry, whose payload is live.
     async fn log(dir: &Path) -> Log {
+        log_of(dir, &[0], |_, _| whole()).await
+    }
+
+    fn whole() -> Vec<(u32, u32)> {
+        vec![(0, BODY.len() as u32)]
+    }
+
+    /// The same, under a state that refers to these entries and to these parts of them.
+    async fn log_of(
+        dir: &Path,
+        entries: &'static [u64],
+        ranges: impl Fn(GroupId, u64) -> Vec<(u32, u32)> + Send + Sync + 'static,
+    ) -> Log {
         let options = Options { cache_bytes: 0, segment_bytes: 64 * 1024, ..Options::default() };
         let (log, _) = Log::open(Arc::new(RealFileSystem), dir, options).unwrap();
-        log.set_live_ranges_source(Arc::new(|_, _| vec![(0, BODY.len() as u32)]));
+        let bytes_of = |index: &u64| (*index, BODY.len() as u64);
+        log.set_live_entries_source(Arc::new(move |_| entries.iter().map(bytes_of).collect()));
+        log.set_live_ranges_source(Arc::new(ranges));
         let mut part = log.group::<TypeConfig>(GROUP);
         let payload = EntryPayload::Normal(Payload::copy_of(&BODY));
         let entry = Entry { log_id: leasehold_raft_log::log_id(1, 0), payload };
@@ -351,7 +372,7 @@ mod tests {
         let origin = Origin::new(&[7; 16], NodeId(HERE), ADDRESS);
         let lanes = Lanes::new(origin, Arc::new(Taker), LIVENESS_TIMEOUT, events);
         let meta =
-            SnapshotMeta { last_log_id: Some(leasehold_raft_log::log_id(1, 0)), ..SnapshotMeta::default() };
+            SnapshotMeta { last_log_id: Some(leasehold_raft_log::log_id(1, 9)), ..SnapshotMeta::default() };
         let snapshot = Snapshot { meta, snapshot: Image(Bytes::from_static(b"state")) };
         send_snapshot(log, GROUP, 2, ADDRESS.to_owned(), &lanes, &Vote::new(1, HERE), snapshot).await
     }
@@ -376,6 +397,35 @@ mod tests {
             matches!(&error, SnapshotError::Unread(ReadError::Damaged { path: found, .. }) if *found == path),
             "{error}"
         );
+    }
+
+    #[tokio::test]
+    async fn a_content_that_the_state_refers_to_and_the_node_does_not_have_ends_snapshots_and_copies() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = log_of(dir.path(), &[0, 5], |_, _| whole()).await;
+        let error = send(&log).await.unwrap_err();
+        let is_missing = matches!(error, SnapshotError::Unread(ReadError::Missing { index: 5, .. }));
+        assert!(is_missing, "{error}");
+        let copied = Copied { log_index: 9, state: Bytes::from_static(b"state") };
+        let (sender, _chunks) = mpsc::channel(CHUNKS_WAITING_MAX);
+        let error = send_copy(&log, GROUP, &copied, &sender).await.unwrap_err();
+        assert!(error.contains("no content at index 5"), "{error}");
+        // It may have come after what is copied.
+        let copied = Copied { log_index: 4, ..copied };
+        let (sender, _chunks) = mpsc::channel(CHUNKS_WAITING_MAX);
+        assert_eq!(send_copy(&log, GROUP, &copied, &sender).await, Ok(true));
+    }
+
+    #[tokio::test]
+    async fn a_content_that_is_settled_before_it_is_read_is_left_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let asked = AtomicU64::new(0);
+        let ranges = move |_: GroupId, index: u64| {
+            let is_settled = index == 5 && asked.fetch_add(1, Ordering::Relaxed) > 0;
+            if is_settled { Vec::new() } else { whole() }
+        };
+        let log = log_of(dir.path(), &[0, 5], ranges).await;
+        assert_eq!(send(&log).await.unwrap(), Vote::new(1, HERE));
     }
 
     #[tokio::test]
