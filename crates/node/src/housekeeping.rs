@@ -1,14 +1,15 @@
 //! What a node does once a second: snapshots that let the log be purged, contents of snapshots that were not installed, shards that are
 //! not what the catalogue says, and numbers for the operator.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
 use leasehold_catalogue::{self as catalogue, Catalogue, PartitionId};
 use leasehold_partition::{Command, QueueId, Reply};
-use tokio::time::timeout;
+use leasehold_raft_log::Log;
+use tokio::time::{Instant, timeout};
 
 use crate::catalogue_link::CATALOGUE_GROUP;
 use crate::core::Core;
@@ -24,6 +25,10 @@ use crate::replica::{CommandCall, QueueSource as _, Replica, Request, WantedShar
 const INTERVAL: Duration = Duration::from_secs(1);
 /// How long the log may become while a snapshot is sent, which the next one would make useless.
 const SENDING_LOG_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
+/// How long a group that has begun a snapshot is left to it. One that met a full disk after all would meet it again at once.
+const SNAPSHOT_PATIENCE: Duration = Duration::from_secs(10);
+/// About what a queue takes of the catalogue's snapshot.
+const CATALOGUE_QUEUE_BYTES: u64 = 1024;
 /// Shards of one partition that are removed or configured in one pass.
 const SWEPT_MAX: usize = 64;
 /// Shards that are looked at while the state machine of their partition stands still.
@@ -48,8 +53,10 @@ pub async fn run(core: Arc<Core>) {
 /// The snapshots of this node's replicas.
 #[derive(Default)]
 struct Snapshots {
-    /// The entry up to which each group took its last one to make room.
-    taken: HashMap<GroupId, u64>,
+    /// Up to where each group had applied when it began its last one, and when that was.
+    begun: HashMap<GroupId, (u64, Instant)>,
+    /// The groups whose snapshots do not fit on the disk, which was said.
+    without_room: HashSet<GroupId>,
     /// The replica that is looked at first.
     turn: usize,
 }
@@ -75,28 +82,65 @@ impl Snapshots {
             if waits(replica.group()) {
                 continue;
             }
-            if wanted.contains(&group_of(replica.id())) {
-                make_room(replica.group(), &mut self.taken).await;
+            let len_bytes = || replica.machine().read().len_bytes_about() as u64;
+            let has_begun = if wanted.contains(&group_of(replica.id())) {
+                self.make_room(&core.log, replica.group(), len_bytes()).await
             } else if replica.machine().wants_snapshot(SNAPSHOT_APPLIED_BYTES_MIN) {
-                replica.group().take_snapshot().await;
+                self.begin(&core.log, replica.group(), len_bytes()).await
             } else {
-                continue;
+                false
+            };
+            if has_begun {
+                begun_weight_bytes += replica.machine().snapshot_weight_bytes();
             }
-            begun_weight_bytes += replica.machine().snapshot_weight_bytes();
         }
         if wanted.contains(&CATALOGUE_GROUP) && !waits(&core.catalogue.group) {
-            make_room(&core.catalogue.group, &mut self.taken).await;
+            let queues = core.view.look(|catalogue| catalogue.queues().len() as u64);
+            self.make_room(&core.log, &core.catalogue.group, queues * CATALOGUE_QUEUE_BYTES).await;
         }
     }
-}
 
-/// Takes a snapshot so that the log can be purged; of a group that has not moved since, it gives up the last entries too.
-async fn make_room(group: &Group, taken: &mut HashMap<GroupId, u64>) {
-    let (applied, _) = group.progress();
-    if taken.insert(group.id(), applied) == Some(applied) {
-        group.purge_through(applied).await;
-    } else {
+    /// Takes a snapshot so that the log can be purged; a group that has one and has not moved since gives up its last entries too. True
+    /// when one was begun.
+    async fn make_room(&mut self, log: &Log, group: &Group, len_bytes: u64) -> bool {
+        let (applied, _) = group.progress();
+        let has_rested = self.begun.get(&group.id()).is_some_and(|(through, _)| *through == applied);
+        if has_rested && group.snapshot_index() >= Some(applied) {
+            group.purge_through(applied).await;
+            return false;
+        }
+        self.begin(log, group, len_bytes).await
+    }
+
+    /// Begins a snapshot, if it fits on the disk and none is under way.
+    async fn begin(&mut self, log: &Log, group: &Group, len_bytes: u64) -> bool {
+        let is_under_way = |(through, since): &(u64, Instant)| {
+            group.snapshot_index() < Some(*through) && since.elapsed() < SNAPSHOT_PATIENCE
+        };
+        if self.begun.get(&group.id()).is_some_and(is_under_way) || !self.fits(log, group.id(), len_bytes) {
+            return false;
+        }
+        let (applied, _) = group.progress();
+        self.begun.insert(group.id(), (applied, Instant::now()));
         group.take_snapshot().await;
+        true
+    }
+
+    /// Whether a snapshot of a group fits on the disk. That it does not is said once until it does.
+    fn fits(&mut self, log: &Log, group: GroupId, len_bytes: u64) -> bool {
+        if log.has_room_for_snapshot(len_bytes) {
+            self.without_room.remove(&group);
+            return true;
+        }
+        if self.without_room.insert(group) {
+            let group = group.0;
+            tracing::warn!(
+                group,
+                len_bytes,
+                "a snapshot does not fit on the disk: the log keeps its entries"
+            );
+        }
+        false
     }
 }
 
@@ -213,4 +257,31 @@ async fn execute(replica: &Replica, queue: QueueId, commands: &[Command<'static>
         }
     }
     false
+}
+
+#[cfg(test)]
+mod tests {
+    use leasehold_raft_log::{Options, RealFileSystem};
+
+    use super::*;
+    use crate::replica::PartitionMachine;
+    use crate::testing::{group, silent_lanes};
+
+    #[tokio::test]
+    async fn a_snapshot_is_not_begun_without_room_nor_while_one_is_under_way() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Options { segment_bytes: 64 * 1024, ..Options::default() };
+        let (log, _) = Log::open(Arc::new(RealFileSystem), &dir.path().join("full"), options).unwrap();
+        let machine = Arc::new(PartitionMachine::new(PartitionId(0), None));
+        let group = group(&dir.path().join("group"), GroupId(1), machine, silent_lanes()).await;
+        let mut snapshots = Snapshots::default();
+        for _ in 0..2 {
+            assert!(!snapshots.make_room(&log, &group, u64::MAX).await);
+            assert!(snapshots.begun.is_empty() && snapshots.without_room.contains(&group.id()));
+        }
+        assert!(snapshots.fits(&log, group.id(), 0) && snapshots.without_room.is_empty());
+        snapshots.begun.insert(group.id(), (7, Instant::now()));
+        assert!(!snapshots.begin(&log, &group, 0).await);
+        group.shutdown().await;
+    }
 }

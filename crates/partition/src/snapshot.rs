@@ -64,8 +64,8 @@ impl Partition {
         (len_bytes + self.store.messages.followers_about() * SAVED_BYTES) as u64
     }
 
-    /// About how many bytes `put` appends, and seldom fewer.
-    fn len_bytes_about(&self) -> usize {
+    /// About how many bytes a snapshot has, and seldom fewer.
+    pub fn len_bytes_about(&self) -> usize {
         self.store.len_bytes_about() + self.shards.len() * SHARD_BYTES
     }
 

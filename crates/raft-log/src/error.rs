@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use crate::payload::GroupId;
 
-/// The log cannot take what it was given. After any such error but [`LogError::Removed`] nothing succeeds any more.
+/// The log cannot take what it was given. After any such error but [`LogError::Removed`] and [`LogError::NoRoom`] nothing succeeds any
+/// more.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum LogError {
     /// A write or a sync failed: what is on the disk is unknown, so the log is closed for good. Restart the node after the disk
@@ -17,6 +18,9 @@ pub enum LogError {
     /// What was to be kept belongs to a group that is not on this node any more.
     #[error("group {} has been removed from this node", .group.0)]
     Removed { group: GroupId },
+    /// Nothing of the snapshot is left, and the one before it is still there.
+    #[error("a snapshot does not fit on the disk: {0}")]
+    NoRoom(String),
 }
 
 impl From<LogError> for io::Error {

@@ -82,7 +82,12 @@ fn write_through_cache(file: &dyn File, parts: &[&[u8]]) -> io::Result<()> {
         file.write_at(part, at)?;
         at += part.len() as u64;
     }
-    file.sync_data()
+    file.sync_data().map_err(sync_failed)
+}
+
+/// A failed sync, whatever it is for: it must not look like a write that found no space, after which everything is as before.
+pub fn sync_failed(error: io::Error) -> io::Error {
+    io::Error::other(error)
 }
 
 impl File for fs::File {
@@ -209,6 +214,33 @@ mod tests {
         file.write_at(&[1], 4096).unwrap();
         let found = fs::read(&path).unwrap();
         assert!(found[4096] == 1 && found.iter().filter(|byte| **byte == 0).count() == (1 << 20) - 1);
+    }
+
+    #[test]
+    fn a_sync_that_finds_no_space_does_not_look_like_a_write() {
+        struct Late;
+
+        impl File for Late {
+            fn read_at(&self, _: &mut [u8], _: u64) -> io::Result<()> {
+                Ok(())
+            }
+
+            fn write_at(&self, _: &[u8], _: u64) -> io::Result<()> {
+                Ok(())
+            }
+
+            fn sync_data(&self) -> io::Result<()> {
+                Err(io::ErrorKind::StorageFull.into())
+            }
+
+            fn len_bytes(&self) -> io::Result<u64> {
+                Ok(0)
+            }
+        }
+
+        let error = write_through_cache(&Late, &[b"part"]).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::Other);
+        assert_eq!(error.to_string(), io::Error::from(io::ErrorKind::StorageFull).to_string());
     }
 
     #[test]

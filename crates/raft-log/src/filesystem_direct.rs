@@ -10,6 +10,8 @@ use std::path::Path;
 
 use rustix::fs::OFlags;
 
+use crate::filesystem::sync_failed;
+
 /// What is written at once.
 pub const CHUNK_BYTES: usize = 1024 * 1024;
 /// What a write past the cache is aligned to, in memory and in the file.
@@ -53,7 +55,7 @@ pub fn write(path: &Path, parts: &[&[u8]]) -> io::Result<()> {
     file.chunk()[filled..padded].fill(0);
     file.write(padded)?;
     file.file.set_len(len_bytes)?;
-    file.file.sync_data()
+    file.file.sync_data().map_err(sync_failed)
 }
 
 /// Whether there is no way past the cache, and nothing is wrong with the disk.

@@ -13,6 +13,7 @@ use crate::compaction::{self, Stuck};
 use crate::error::LogError;
 use crate::log::Shared;
 use crate::payload::GroupId;
+use crate::snapshot::SaveError;
 use crate::{segment_index, snapshot};
 
 /// How often it looks around when nobody wakes it.
@@ -147,18 +148,20 @@ pub async fn pass(shared: &Shared, asked: Asked, stuck: &mut Stuck) {
 fn change_snapshot(shared: &Shared, group: GroupId, change: &SnapshotChange) -> Result<(), LogError> {
     shared.failure().map_or(Ok(()), Err)?;
     let (fs, dir) = (shared.fs.as_ref(), shared.dir.as_path());
-    let changed = match change {
+    // A failed sync leaves the state of the disk unknown: the log ends as it would for its own.
+    match change {
         SnapshotChange::Save { generation, meta, state } => {
             // A group that is removed from here on has its removal behind this save.
             if shared.lock_index().generation_in_use(group)? != *generation {
                 return Err(LogError::Removed { group });
             }
-            snapshot::save(fs, dir, group, meta, state)
+            snapshot::save(fs, dir, group, meta, state).map_err(|error| match error {
+                SaveError::NoRoom(error) => LogError::NoRoom(error.to_string()),
+                SaveError::Failed(error) => shared.fail(&error),
+            })
         }
-        SnapshotChange::Remove => snapshot::remove(fs, dir, group),
-    };
-    // A failed sync leaves the state of the disk unknown: the log ends as it would for its own.
-    changed.map_err(|error| shared.fail(&error))
+        SnapshotChange::Remove => snapshot::remove(fs, dir, group).map_err(|error| shared.fail(&error)),
+    }
 }
 
 fn save_indexes(shared: &Shared, indexes: &[(u64, Vec<u8>)]) {

@@ -347,7 +347,8 @@ impl Log {
     /// Replaces the snapshot of a group, durably, after everything that was handed over before: it may refer to it.
     ///
     /// # Errors
-    /// When it cannot be written: the old one is still there. Also when the group was removed.
+    /// When it cannot be written: the old one is still there, and if the new one does not fit on the disk, the log goes on. Also when
+    /// the group was removed.
     pub async fn save_snapshot(&self, group: GroupId, meta: Bytes, state: Bytes) -> Result<(), LogError> {
         let generation = self.shared.lock_index().generation_in_use(group)?;
         wait(self.shared.submit(Vec::new(), Vec::new())).await?;

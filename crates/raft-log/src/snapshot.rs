@@ -13,6 +13,7 @@ use crate::error::ReadError;
 use crate::filesystem::FileSystem;
 use crate::format::{read_u32, read_u64};
 use crate::limits::FORMAT_VERSION;
+use crate::log::Log;
 use crate::payload::GroupId;
 
 const MAGIC: [u8; 8] = *b"LHLDSNP\n";
@@ -25,8 +26,31 @@ pub struct SavedSnapshot {
     pub bytes: Bytes,
 }
 
+/// Why a snapshot was not saved.
+#[derive(Debug)]
+pub enum SaveError {
+    /// It does not fit. Nothing of it is left.
+    NoRoom(io::Error),
+    /// What is on the disk is unknown.
+    Failed(io::Error),
+}
+
 const PREFIX: &str = "snapshot-";
 const UNFINISHED: &str = "tmp";
+
+/// Segments that have to fit on the disk beside a new snapshot: entries come in while it is written.
+const SEGMENTS_BESIDE: u64 = 2;
+
+impl Log {
+    /// Whether a snapshot of so many bytes fits on the disk.
+    pub fn has_room_for_snapshot(&self, len_bytes: u64) -> bool {
+        let shared = &self.shared;
+        let beside_bytes = SEGMENTS_BESIDE.saturating_mul(shared.options.segment_bytes);
+        // Where nobody can tell, writing it will.
+        let free_bytes = shared.fs.free_bytes(&shared.dir).unwrap_or(u64::MAX);
+        free_bytes >= len_bytes.saturating_add(beside_bytes)
+    }
+}
 
 /// Whether a file of this name is a snapshot that has not become one.
 pub fn is_unfinished(name: &str) -> bool {
@@ -43,7 +67,13 @@ fn path_of(dir: &Path, group: GroupId) -> PathBuf {
 }
 
 /// Replaces the snapshot of a group; after a crash the old one or the new one is there, whole.
-pub fn save(fs: &dyn FileSystem, dir: &Path, group: GroupId, meta: &[u8], state: &[u8]) -> io::Result<()> {
+pub fn save(
+    fs: &dyn FileSystem,
+    dir: &Path,
+    group: GroupId,
+    meta: &[u8],
+    state: &[u8],
+) -> Result<(), SaveError> {
     let mut head = Vec::with_capacity(HEADER_BYTES + meta.len());
     head.extend_from_slice(&MAGIC);
     head.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
@@ -54,9 +84,19 @@ pub fn save(fs: &dyn FileSystem, dir: &Path, group: GroupId, meta: &[u8], state:
     let crc = crc32c::crc32c_append(crc32c::crc32c(&head), state);
     let path = path_of(dir, group);
     let unfinished = path.with_extension(UNFINISHED);
-    fs.create_whole(&unfinished, &[&head, state, &crc.to_le_bytes()])?;
-    fs.rename(&unfinished, &path)?;
-    fs.sync_dir(dir)
+    let written = fs.create_whole(&unfinished, &[&head, state, &crc.to_le_bytes()]);
+    written.map_err(|error| give_up(fs, &unfinished, error))?;
+    fs.rename(&unfinished, &path).and_then(|()| fs.sync_dir(dir)).map_err(SaveError::Failed)
+}
+
+/// What it means that a file could not be written. When it was space that ran out, the file is all that has changed.
+fn give_up(fs: &dyn FileSystem, unfinished: &Path, error: io::Error) -> SaveError {
+    if !matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
+        return SaveError::Failed(error);
+    }
+    // What is there of it takes space that is missing. If it cannot be removed, the next one takes its place.
+    let _ = fs.remove(unfinished);
+    SaveError::NoRoom(error)
 }
 
 pub fn load(fs: &dyn FileSystem, dir: &Path, group: GroupId) -> Result<Option<SavedSnapshot>, ReadError> {

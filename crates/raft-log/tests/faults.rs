@@ -82,6 +82,48 @@ fn a_full_disk_closes_the_log_and_loses_nothing_acknowledged() {
     append(&mut group(&log, 1), entries(1, found.len() as u64..9)).unwrap();
 }
 
+fn save_snapshot(log: &Log, state: &'static [u8]) -> Result<(), LogError> {
+    block_on(log.save_snapshot(GROUP, Bytes::from_static(b"meta"), Bytes::from_static(state)))
+}
+
+#[test]
+fn a_snapshot_that_does_not_fit_leaves_the_one_before_it_and_the_log_open() {
+    let fs = SimulatedFileSystem::new();
+    // Nothing is written yet, so nothing but the snapshot meets the fault.
+    let log = open_without_spares(&fs);
+    save_snapshot(&log, b"first").unwrap();
+    fs.fail_at(0, Fault::NoSpace);
+    let error = save_snapshot(&log, b"second").unwrap_err();
+    assert!(matches!(error, LogError::NoRoom(_)), "{error}");
+    assert_eq!(fs.paths(), [Path::new(DIR).join("snapshot-00000001")]);
+    assert_eq!(log.load_snapshot(GROUP).unwrap().unwrap().bytes, "first");
+    assert!(log.failure().is_none());
+    append(&mut group(&log, 1), entries(1, 0..3)).unwrap();
+    save_snapshot(&log, b"third").unwrap();
+    assert_eq!(log.load_snapshot(GROUP).unwrap().unwrap().bytes, "third");
+}
+
+#[test]
+fn a_snapshot_whose_sync_fails_closes_the_log() {
+    let fs = SimulatedFileSystem::new();
+    let log = open_without_spares(&fs);
+    save_snapshot(&log, b"first").unwrap();
+    fs.fail_at(0, Fault::SyncFails);
+    let error = save_snapshot(&log, b"second").unwrap_err();
+    assert!(matches!(error, LogError::Failed(_)), "{error}");
+    assert_refuses_everything(&log);
+    assert_eq!(log.load_snapshot(GROUP).unwrap().unwrap().bytes, "first");
+}
+
+#[test]
+fn a_snapshot_fits_where_the_next_segments_fit_beside_it() {
+    let fs = SimulatedFileSystem::new();
+    let log = open_without_spares(&fs);
+    fs.set_free_bytes(2 * options().segment_bytes + 100);
+    assert!(log.has_room_for_snapshot(100));
+    assert!(!log.has_room_for_snapshot(101) && !log.has_room_for_snapshot(u64::MAX));
+}
+
 #[test]
 fn a_file_that_does_not_fit_does_not_keep_the_space_it_got() {
     let fs = SimulatedFileSystem::new();

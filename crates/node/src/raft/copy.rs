@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use tonic::Status;
 
 use super::group::Group;
-use super::snapshot::{BrokenOff, Incoming, send_parts};
+use super::snapshot::{BrokenOff, Incoming, check_room, send_parts};
 use super::{GroupId, Image, Membership, ReplicaNode, SnapshotMeta, StoredMembership, Vote};
 
 /// The term before the first election of a group that begins with a state.
@@ -72,7 +72,7 @@ impl Came {
 /// Takes a copy of `group` in: contents go to the log as they come.
 ///
 /// # Errors
-/// When the copy breaks off, is damaged, or is of another group.
+/// When the copy breaks off, is damaged, is of another group, or does not fit on the disk.
 pub async fn receive_copy(
     log: &Log,
     group: GroupId,
@@ -87,6 +87,7 @@ pub async fn receive_copy(
     }
     let meta =
         decode_snapshot_meta(&head.meta).map_err(|error| Status::invalid_argument(error.to_string()))?;
+    check_room(log, head.state_bytes)?;
     let log_index = meta.last_log_id.map_or(0, |id| id.index);
     let mut came = Vec::new();
     let mut incoming = Incoming::new(head.state_bytes, head.state_crc32c);

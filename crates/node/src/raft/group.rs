@@ -276,6 +276,11 @@ impl Group {
         (metrics.last_applied.map_or(0, |id| id.index), metrics.current_term)
     }
 
+    /// Index of the last entry that is in a snapshot.
+    pub fn snapshot_index(&self) -> Option<u64> {
+        self.raft.metrics().borrow_watched().snapshot.map(|id| id.index)
+    }
+
     /// Whether a replica has nearly everything that this one has, which leads. One that has not would be waited for in vain.
     pub fn may_hand_over_to(&self, replica: u64) -> bool {
         let metrics = self.raft.metrics().borrow_watched().clone();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
-use leasehold_raft_log::{Log, decode_snapshot_meta, encode_snapshot_meta};
+use leasehold_raft_log::{Log, LogError, decode_snapshot_meta, encode_snapshot_meta};
 use openraft::entry::EntryPayload;
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::type_config::alias::SnapshotOf;
@@ -73,13 +73,13 @@ struct Saver {
 
 impl Saver {
     /// Replaces the snapshot on the disk, unless that one reaches as far.
-    async fn save(&self, meta: &SnapshotMeta, image: &Image) -> io::Result<()> {
+    async fn save(&self, meta: &SnapshotMeta, image: &Image) -> Result<(), LogError> {
         let mut last = self.last.lock().await;
         if last.is_some() && meta.last_log_id <= *last {
             return Ok(());
         }
         let record = encode_snapshot_meta(meta);
-        self.log.save_snapshot(self.group, record, image.0.clone()).await.map_err(io::Error::other)?;
+        self.log.save_snapshot(self.group, record, image.0.clone()).await?;
         *last = meta.last_log_id;
         Ok(())
     }
@@ -212,14 +212,25 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
     type SnapshotData = Image;
 
     async fn build_snapshot(&mut self) -> io::Result<SnapshotOf<TypeConfig, Image>> {
-        self.saver.save(&self.meta, &self.image).await?;
-        Ok(openraft::Snapshot { meta: self.meta.clone(), snapshot: self.image.clone() })
+        let meta = match self.saver.save(&self.meta, &self.image).await {
+            Ok(()) => self.meta.clone(),
+            // An error would end the group. Raft passes by a snapshot that is no newer than what it has, and one without an entry is
+            // newer than nothing.
+            Err(error @ LogError::NoRoom(_)) => {
+                tracing::warn!(group = self.saver.group.0, %error, "the log keeps its entries for now");
+                SnapshotMeta::default()
+            }
+            Err(error) => return Err(error.into()),
+        };
+        Ok(openraft::Snapshot { meta, snapshot: self.image.clone() })
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use leasehold_raft_log::{Options, RealFileSystem, log_id};
+    use std::path::Path;
+
+    use leasehold_raft_log::{Fault, Options, RealFileSystem, SimulatedFileSystem, log_id};
 
     use super::*;
 
@@ -291,5 +302,23 @@ mod tests {
         adapter.get_snapshot_builder().await.build_snapshot().await.unwrap();
         let again = Adapter::open(GROUP, log, machine).unwrap();
         assert_eq!(again.applied, Some(log_id(1, 1200)));
+    }
+    #[tokio::test]
+    async fn a_snapshot_that_does_not_fit_leaves_the_one_before_it_and_ends_no_group() {
+        let fs = SimulatedFileSystem::new();
+        // Nothing else is written: only the snapshot meets the fault.
+        let options = Options { spare_segments: 0, ..Options::default() };
+        let (log, _) = Log::open(Arc::new(fs.clone()), Path::new("log"), options).unwrap();
+        let mut adapter = Adapter::open(GROUP, log.clone(), Arc::new(Picky::default())).unwrap();
+        let meta = SnapshotMeta { last_log_id: Some(log_id(1, 3)), ..SnapshotMeta::default() };
+        adapter.install_snapshot(&meta, Image(Bytes::from_static(b"a"))).await.unwrap();
+        adapter.applied = Some(log_id(1, 7));
+        let saved = || decode_snapshot_meta(&log.load_snapshot(GROUP).unwrap().unwrap().meta).unwrap();
+        fs.fail_at(0, Fault::NoSpace);
+        let built = adapter.get_snapshot_builder().await.build_snapshot().await.unwrap();
+        assert_eq!((built.meta.last_log_id, saved().last_log_id), (None, Some(log_id(1, 3))));
+        assert!(fs.has_failed() && log.failure().is_none());
+        let built = adapter.get_snapshot_builder().await.build_snapshot().await.unwrap();
+        assert_eq!((built.meta.last_log_id, saved().last_log_id), (Some(log_id(1, 7)), Some(log_id(1, 7))));
     }
 }

@@ -187,7 +187,7 @@ fn read_ranges(
 /// Takes a snapshot from a leader: contents go to the log as they come, the state is installed at the end.
 ///
 /// # Errors
-/// When the stream breaks, is malformed, or the replica is not here: nothing of it is installed then.
+/// When the stream breaks, is malformed, the replica is not here, or the disk is too full: nothing of it is installed then.
 pub async fn receive_snapshot<D: GroupDirectory>(
     directory: &D,
     log: &Log,
@@ -208,6 +208,7 @@ pub async fn receive_snapshot<D: GroupDirectory>(
         // It would be refused at its end: nothing of it is stored.
         return Ok(SnapshotAnswer { vote: Some(vote_to_peer(&given)) });
     }
+    check_room(log, head.state_bytes)?;
     let held = group.arrivals.hold().await;
     let mut incoming = Incoming::new(head.state_bytes, head.state_crc32c);
     while let Some(chunk) = chunks.next().await {
@@ -216,6 +217,14 @@ pub async fn receive_snapshot<D: GroupDirectory>(
     let state = Image(incoming.finish()?);
     let vote = install(group, vote, meta, state, held).await?;
     Ok(SnapshotAnswer { vote: Some(vote_to_peer(&vote)) })
+}
+
+/// Refuses a state that does not fit on the disk: the group would end if that were found when it is installed.
+pub(super) fn check_room(log: &Log, state_bytes: u64) -> Result<(), Status> {
+    if log.has_room_for_snapshot(state_bytes) {
+        return Ok(());
+    }
+    Err(Status::resource_exhausted(format!("a snapshot of {state_bytes} bytes does not fit on the disk")))
 }
 
 /// Installs a snapshot to its end, also when the call ends before: openraft goes on with what it was given, and until it has, only the
