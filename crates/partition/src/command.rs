@@ -10,6 +10,8 @@ use crate::settings::{Isolation, RetryBudget, Settings};
 use crate::wire::{DecodeError, Reader, Span, Wire, wire_enum};
 
 const WIRE_VERSION: u8 = 1;
+/// The tags of the commands that make a shard what the catalogue wants.
+const CONFIGURING_TAGS: [u8; 3] = [1, 19, 21];
 /// About what a small message takes in a request.
 const BYTES_PER_SPAN: usize = 64;
 
@@ -166,6 +168,19 @@ impl<'a> Command<'a> {
     /// Reads the command of an encoded `Request`, whatever its name.
     pub fn decode(bytes: &'a [u8]) -> Result<Self, DecodeError> {
         Request::decode(bytes).map(|request| request.command)
+    }
+
+    /// Reads the command of an encoded `Request` if it makes a shard what the catalogue wants: `Configure`, `SetRetryBudget` or
+    /// `SetIsolation`. Of every other one no more is read than its tag.
+    pub fn decode_configuring(bytes: &'a [u8]) -> Option<Self> {
+        let mut reader = Reader::new(bytes);
+        reader.version(WIRE_VERSION).ok()?;
+        let _name: Option<RequestId> = Wire::take(&mut reader).ok()?;
+        let tag = bytes.get(reader.at())?;
+        if !CONFIGURING_TAGS.contains(tag) {
+            return None;
+        }
+        Self::take(&mut reader).ok()
     }
 
     /// How many messages it sends that ask for no delay of their own.

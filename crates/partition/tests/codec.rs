@@ -249,6 +249,28 @@ fn forwarded_requests_lie_in_the_batch_like_local_ones() {
     assert!(batch.is_empty(), "what is refused leaves nothing behind");
 }
 
+/// A leader asks it of every command.
+#[test]
+fn who_configures_a_shard_is_told_by_the_tag() {
+    let pool = [7; 64];
+    let mut random = Random::new(2);
+    let mut configuring = 0;
+    for _ in 0..500 {
+        let request = request(&mut random, &pool);
+        let mut encoded = Vec::new();
+        request.encode_into(&mut encoded);
+        let is_so = matches!(
+            request.command,
+            Command::Configure { .. } | Command::SetRetryBudget { .. } | Command::SetIsolation { .. }
+        );
+        configuring += u32::from(is_so);
+        assert_eq!(Command::decode_configuring(&encoded), is_so.then_some(request.command));
+    }
+    assert!(configuring > 10, "{configuring}");
+    assert_eq!(Command::decode_configuring(b"nonsense"), None);
+    assert_eq!(Command::decode_configuring(b""), None);
+}
+
 /// What comes while an entry waits to go would else be taken for older than it is, and its delay be cut short.
 #[test]
 fn an_entry_is_of_the_time_at_which_it_goes() {

@@ -97,6 +97,8 @@ pub struct Leadership {
     completed_index: u64,
     /// The catalogue revision under which each queue's shard is known to be configured.
     configured: HashMap<QueueId, u64>,
+    /// The latest catalogue revision under which anybody's configuring of a queue's shard was proposed in this leadership.
+    configuring: HashMap<QueueId, u64>,
     /// The version that the partition has, or will have with what is on its way.
     version: u32,
     deadline: Deadline,
@@ -136,6 +138,7 @@ impl Leadership {
             granted_through: 0,
             completed_index,
             configured: HashMap::new(),
+            configuring: HashMap::new(),
             version,
             deadline,
             is_expiring: false,
@@ -207,7 +210,10 @@ impl Leadership {
                         Ok(Existence::Deleted) if call.adds_messages() => {
                             let _ = reply.send(Err(refusal(Refusal::UnknownQueue)));
                         }
-                        Ok(_) => self.add_encoded(call, reply),
+                        Ok(_) => match self.outdated(&call) {
+                            Some(reason) => drop(reply.send(Ok(Reply::Refused { reason }))),
+                            None => self.add_encoded(call, reply),
+                        },
                         Err(failure) => drop(reply.send(Err(failure))),
                     }
                 }

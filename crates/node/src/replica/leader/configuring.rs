@@ -1,11 +1,12 @@
 //! Shards are made, and brought up to date, by the entries that need them.
 
-use leasehold_partition::{Command, Isolation, QueueId, RetryBudget, ShardView};
+use leasehold_partition::{Command, Isolation, QueueId, Refusal, RetryBudget, ShardView};
 
 use super::Leadership;
 use crate::failure::Failure;
 use crate::replica::WantedShard;
 use crate::replica::failures::behind;
+use crate::replica::request::CommandCall;
 
 /// What the catalogue says of a queue.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -29,18 +30,19 @@ enum Standing {
     /// An entry on its way makes it so.
     UnderWay,
     Due,
-    /// The partition has seen a later revision than this node's copy of the catalogue, and would refuse.
+    /// A later revision than that of this node's copy of the catalogue is in the log.
     Behind,
 }
 
 /// `known` is the revision under which the shard was configured, and `seen` that under which this leader last found it so or proposed
-/// it. What was proposed under an earlier revision than the partition has seen by now was refused, or will be.
-fn standing(known: Option<u64>, seen: Option<u64>, revision_min: u64, wanted: &WantedShard) -> Standing {
+/// it. What was proposed under an earlier revision than `latest`, which the partition has seen or will see, was refused, or will be
+/// changed again.
+fn standing(known: Option<u64>, seen: Option<u64>, latest: u64, wanted: &WantedShard) -> Standing {
     if known.is_some_and(|known| known >= wanted.changed) {
         Standing::Configured
-    } else if seen.is_some_and(|seen| seen >= wanted.changed && seen >= revision_min) {
+    } else if seen.is_some_and(|seen| seen >= wanted.changed && seen >= latest) {
         Standing::UnderWay
-    } else if wanted.revision < revision_min {
+    } else if wanted.revision < latest {
         Standing::Behind
     } else {
         Standing::Due
@@ -74,7 +76,8 @@ impl Leadership {
                 false => Ok(Existence::Known),
             };
         };
-        match standing(known, seen, revision_min, &wanted) {
+        let asked = self.configuring.get(&queue).copied();
+        match standing(known, seen, revision_min.max(asked.unwrap_or_default()), &wanted) {
             Standing::Configured => {
                 self.configured.insert(queue, wanted.revision);
             }
@@ -85,13 +88,37 @@ impl Leadership {
             Standing::Due => {
                 // Of what is on its way nothing is applied yet, so that after the first time nothing may be left out.
                 let special = shard.as_ref().map(special_of).unwrap_or_default();
-                let is_first = self.configured.insert(queue, wanted.revision).is_none();
+                let is_first = seen.is_none() && asked.is_none();
+                self.configured.insert(queue, wanted.revision);
+                self.configuring.insert(queue, wanted.revision);
                 for command in configuration(queue, is_first.then_some(special), &wanted) {
                     self.add_own(&command);
                 }
             }
         }
         Ok(Existence::Known)
+    }
+
+    /// Why a command of somebody who configures a shard is not for the log: it was read from an earlier catalogue than what is in the
+    /// log, or on its way there. The partition would take it, for it looks at revisions under which something has changed only, and the
+    /// shard would stay as it was wanted before. What is taken is what the next one is measured by.
+    pub(super) fn outdated(&mut self, call: &CommandCall) -> Option<Refusal> {
+        let (revision, is_last) = match Command::decode_configuring(&call.command)? {
+            Command::SetRetryBudget { revision, .. } | Command::SetIsolation { revision, .. } => {
+                (revision, false)
+            }
+            Command::Configure { revision, .. } => (revision, true),
+            _ => return None,
+        };
+        let applied = self.shared.machine.read().shard(call.queue).map_or(0, |shard| shard.revision);
+        let asked = self.configuring.get(&call.queue).copied();
+        let latest = applied.max(asked.unwrap_or_default());
+        // With its settings a shard counts as configured. What goes before them was asked of an earlier leader, and may be undone.
+        if revision < latest || (is_last && asked != Some(revision)) {
+            return Some(Refusal::StaleRevision { revision_min: latest });
+        }
+        self.configuring.insert(call.queue, revision);
+        None
     }
 
     /// The partition goes to the version of the cluster before the first command that comes after.
@@ -165,6 +192,14 @@ mod tests {
         let later = WantedShard { revision: 9, ..wanted };
         assert_eq!(standing(Some(6), Some(8), 9, &later), Standing::Due);
         assert_eq!(standing(Some(6), Some(9), 9, &later), Standing::UnderWay);
+    }
+
+    /// Somebody else has read revision 9, and has asked for it: what this leader read before would come after it.
+    #[test]
+    fn a_leader_undoes_nothing_that_was_asked_for_under_a_later_revision() {
+        let wanted = wanted(8, 8);
+        assert_eq!(standing(Some(6), None, 9, &wanted), Standing::Behind);
+        assert_eq!(standing(Some(6), None, 9, &WantedShard { revision: 9, ..wanted }), Standing::Due);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use bytes::Bytes;
 use leasehold_catalogue::PartitionId;
-use leasehold_partition::{Content, NewMessage, Settings};
+use leasehold_partition::{Content, Isolation, NewMessage, RetryBudget, Settings};
 use tokio::sync::{Notify, oneshot};
 
 use super::*;
@@ -68,6 +68,7 @@ async fn leadership(dir: &Path) -> Leadership {
         granted_through: 0,
         completed_index: 1,
         configured: HashMap::new(),
+        configuring: HashMap::new(),
         version: 1,
         deadline: Deadline::default(),
         is_expiring: false,
@@ -157,6 +158,52 @@ async fn who_comes_after_one_that_is_gone_does_not_wait_for_it() {
     leadership.take_receive(there);
     leadership.wake_waiters();
     assert_eq!(asked(&leadership), ["there"]);
+}
+
+/// Somebody makes the shard what a catalogue wanted; whether the leader takes it for its log.
+fn takes(leadership: &mut Leadership, command: &Command<'_>) -> bool {
+    let mut bytes = Vec::new();
+    command.encode_into(&mut bytes);
+    let call = CommandCall { queue: QUEUE, command: bytes.into(), promised_leases_ms: Vec::new() };
+    let (reply, mut answer) = oneshot::channel();
+    leadership.take(Request::Command { call, reply });
+    match answer.try_recv() {
+        Ok(Ok(Reply::Refused { reason: Refusal::StaleRevision { .. } })) => false,
+        Ok(other) => panic!("{other:?}"),
+        Err(_) => true,
+    }
+}
+
+/// Two changes of a queue through two nodes, of which the frames of the first are late: the partition would take all of them.
+#[tokio::test]
+async fn a_late_change_of_a_queue_undoes_no_later_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut leadership = leadership(dir.path()).await;
+    let budget = |percent, revision| {
+        let budget = Some(RetryBudget { percent, floor_per_s: 1 });
+        Command::SetRetryBudget { queue: QUEUE, budget, revision }
+    };
+    let isolation = |revision| Command::SetIsolation { queue: QUEUE, isolation: Isolation::Off, revision };
+    let configure = |revision| {
+        let settings = Settings { retention_ms: 60_000 * revision, ..Settings::default() };
+        Command::Configure { queue: QUEUE, settings, revision }
+    };
+    assert!(takes(&mut leadership, &budget(10, 10)));
+    // In the same entry.
+    assert!(takes(&mut leadership, &budget(20, 12)));
+    assert!(takes(&mut leadership, &isolation(12)));
+    assert!(takes(&mut leadership, &configure(12)));
+    assert!(!takes(&mut leadership, &budget(10, 10)) && !takes(&mut leadership, &isolation(10)));
+    assert!(!takes(&mut leadership, &configure(10)));
+    assert!(takes(&mut leadership, &configure(12)), "it is asked a second time");
+    // What is no longer on its way is in the shard.
+    let mut entry = BatchBuilder::new(NOW_MS, NOW_MS);
+    entry.push(&configure(12)).unwrap();
+    leadership.shared.machine.apply(2, &Bytes::from(entry.finish())).unwrap();
+    leadership.configuring.clear();
+    assert!(!takes(&mut leadership, &budget(10, 10)));
+    assert!(!takes(&mut leadership, &configure(13)), "what goes before it was asked of another leader");
+    assert!(takes(&mut leadership, &budget(20, 13)) && takes(&mut leadership, &configure(13)));
 }
 
 /// What one receive of the only message of the queue is granted.
