@@ -93,6 +93,11 @@ impl Partition {
         self.store.side(receipt.slot).is_some_and(|side| holds(message, side, receipt))
     }
 
+    /// The last grant that was given out, 0 before the first.
+    pub fn last_grant(&self) -> u64 {
+        self.store.next_grant - 1
+    }
+
     /// What is due next; `None` when nothing is outstanding at all. O(1).
     pub fn next_deadline(&self) -> Option<Deadline> {
         let store = &self.store;

@@ -91,7 +91,7 @@ pub struct Leadership {
     to_wake: BTreeSet<QueueId>,
     /// The receives on their way that have a request's name.
     named: HashSet<(u64, u64)>,
-    /// The last grant of this leadership that was answered.
+    /// The last grant that was answered. What earlier leaders have granted they may have answered, and attempts are told of it again.
     granted_through: u64,
     /// The last entry whose requests were answered.
     completed_index: u64,
@@ -115,17 +115,22 @@ impl Leadership {
     pub async fn start(shared: Arc<Shared>, term: u64) -> Result<Self, String> {
         shared.group.catch_up().await?;
         shared.group.apply_appended().await?;
+        Ok(Self::from_applied(shared, term))
+    }
+
+    /// Begins where what is applied ends.
+    fn from_applied(shared: Arc<Shared>, term: u64) -> Self {
         let now = Instant::now();
-        let (log_time_ms, completed_index, version, deadline, has_leases) = {
-            let state = shared.machine.read();
-            let deadline = state.next_deadline().unwrap_or_default();
-            let has_leases = deadline.lease_log_ms.is_some();
-            (state.log_time_ms(), state.applied_index(), state.machine_version(), deadline, has_leases)
-        };
+        let state = shared.machine.read();
+        let (log_time_ms, completed_index) = (state.log_time_ms(), state.applied_index());
+        let (version, last_grant) = (state.machine_version(), state.last_grant());
+        let deadline = state.next_deadline().unwrap_or_default();
+        let has_leases = deadline.lease_log_ms.is_some();
+        drop(state);
         let longest = u64::from(leasehold_partition::limits::LEASE_MS_MAX);
         let grace = Grace::inherit(if has_leases { log_time_ms + longest } else { 0 });
         tracing::info!(partition = shared.id.0, term, log_time_ms, "leads");
-        Ok(Self {
+        Self {
             shared,
             term,
             clock: LogClock::start(log_time_ms, now),
@@ -135,7 +140,7 @@ impl Leadership {
             waiters: Waiters::default(),
             to_wake: BTreeSet::new(),
             named: HashSet::new(),
-            granted_through: 0,
+            granted_through: last_grant,
             completed_index,
             configured: HashMap::new(),
             configuring: HashMap::new(),
@@ -143,7 +148,7 @@ impl Leadership {
             deadline,
             is_expiring: false,
             stamped_at: now,
-        })
+        }
     }
 
     /// Serves until the term ends.

@@ -54,26 +54,7 @@ async fn leadership(dir: &Path) -> Leadership {
         queues: Arc::new(NoQueues),
         pending_bytes: Arc::default(),
     };
-    let now = Instant::now();
-    Leadership {
-        shared: Arc::new(shared),
-        term: 1,
-        clock: LogClock::start(NOW_MS, now),
-        grace: Grace::inherit(0),
-        batch: None,
-        in_flight: VecDeque::new(),
-        waiters: Waiters::default(),
-        to_wake: BTreeSet::new(),
-        named: HashSet::new(),
-        granted_through: 0,
-        completed_index: 1,
-        configured: HashMap::new(),
-        configuring: HashMap::new(),
-        version: 1,
-        deadline: Deadline::default(),
-        is_expiring: false,
-        stamped_at: now,
-    }
+    Leadership::from_applied(Arc::new(shared), 1)
 }
 
 type Answer = oneshot::Receiver<Result<Granted, Failure>>;
@@ -258,4 +239,14 @@ async fn what_somebody_may_hold_is_not_given_back() {
     assert!(!gives_back(&mut leadership, &deliveries, NOW_MS + 10_000));
     leadership.granted_through = 0;
     assert!(gives_back(&mut leadership, &deliveries, NOW_MS), "an entry that took as long");
+}
+
+/// An attempt that is repeated has its leases again, from then on: those of an earlier leader look as if they were new.
+#[tokio::test]
+async fn what_an_earlier_leader_has_granted_is_not_given_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let earlier = leadership(dir.path()).await;
+    let deliveries = granted(&earlier);
+    let mut leadership = Leadership::from_applied(earlier.shared.clone(), 2);
+    assert!(!gives_back(&mut leadership, &deliveries, NOW_MS));
 }
