@@ -89,8 +89,14 @@ impl Partition {
 
     /// Whether a receipt is that of a lease that was neither settled nor ended, nor given to somebody else.
     pub fn holds_lease(&self, receipt: &Receipt) -> bool {
-        let Some(message) = self.store.messages.get(receipt.slot) else { return false };
-        self.store.side(receipt.slot).is_some_and(|side| holds(message, side, receipt))
+        self.lease_end_ms(receipt).is_some()
+    }
+
+    /// When the lease of a receipt ends, in log time, if it holds.
+    pub fn lease_end_ms(&self, receipt: &Receipt) -> Option<u64> {
+        let message = self.store.messages.get(receipt.slot)?;
+        let side = self.store.side(receipt.slot)?;
+        holds(message, side, receipt).then_some(side.deadline_ms)
     }
 
     /// The last grant that was given out, 0 before the first.

@@ -1,6 +1,6 @@
 //! What a leader says when it cannot do what it was asked.
 
-use leasehold_partition::{Outcome, Reply};
+use leasehold_partition::{Outcome, Partition, Receipt, Reply};
 use leasehold_proto::v1::Reason;
 
 use crate::failure::Failure;
@@ -47,10 +47,42 @@ pub fn promised(reply: Reply, leases_ms: &[u32], lag_ms: u64) -> Result<Reply, F
     // 0 gives a message back, which promises nothing.
     let promises = was_done && leases_ms.iter().any(|lease_ms| *lease_ms > 0);
     if promises && lag_ms > INHERITED_GRACE_MS {
-        let detail = format!("it took {lag_ms} ms to extend the leases: they end earlier than asked for");
-        return Err(Failure::unknown(Reason::None, detail));
+        return Err(too_late(lag_ms));
     }
     Ok(reply)
+}
+
+/// The ends of the leases that the first try of a repeated extension has given, which count from then, and how long ago that was.
+///
+/// # Errors
+/// When it is too late to promise one of them in full.
+pub fn promised_before(
+    state: &Partition,
+    items: &[(Receipt, u32)],
+    reply: &Reply,
+    now_ms: u64,
+) -> Result<Vec<(u64, u64)>, Failure> {
+    let Reply::Settled { outcomes } = reply else { return Ok(Vec::new()) };
+    let done = items.iter().zip(outcomes).filter(|(_, outcome)| **outcome == Outcome::Done);
+    // 0 gives a message back, which promises nothing.
+    let leases = done.map(|(item, _)| item).filter(|(_, lease_ms)| *lease_ms > 0);
+    leases
+        .map(|(receipt, lease_ms)| {
+            let Some(end_ms) = state.lease_end_ms(receipt) else {
+                let detail = "a lease that was extended at first has ended since: extend again";
+                return Err(Failure::unknown(Reason::Changed, detail));
+            };
+            let lag_ms = now_ms.saturating_sub(end_ms.saturating_sub(u64::from(*lease_ms)));
+            if lag_ms > INHERITED_GRACE_MS { Err(too_late(lag_ms)) } else { Ok((end_ms, lag_ms)) }
+        })
+        .collect()
+}
+
+/// No reason to ask the same again: it would be older still.
+fn too_late(lag_ms: u64) -> Failure {
+    let detail =
+        format!("the leases were extended {lag_ms} ms ago, and end earlier than asked for: extend again");
+    Failure::unknown(Reason::Changed, detail)
 }
 
 #[cfg(test)]
@@ -64,7 +96,8 @@ mod tests {
             match promised(reply.clone(), leases_ms, lag_ms) {
                 Ok(answer) => answer == reply,
                 Err(failure) => {
-                    assert_eq!(failure.outcome, leasehold_proto::v1::Outcome::Unknown);
+                    let told = (failure.outcome, failure.reason);
+                    assert_eq!(told, (leasehold_proto::v1::Outcome::Unknown, Reason::Changed));
                     false
                 }
             }

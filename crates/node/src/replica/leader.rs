@@ -13,6 +13,7 @@
 
 mod configuring;
 mod due;
+mod leases;
 #[cfg(test)]
 mod tests;
 mod timers;
@@ -27,7 +28,7 @@ use leasehold_partition::{
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
-use super::failures::{invalid, promised, propose_failure, receive_refused, stopping};
+use super::failures::{invalid, propose_failure, receive_refused, stopping};
 use super::grace::{Grace, granted_ms, lag_ms, may_promise};
 use super::log_clock::{LogClock, wall_ms};
 use super::request::{CommandCall, Granted, Receive, ReceiveOptions, ReplySender, Request};
@@ -41,13 +42,14 @@ use crate::raft::{Applied, Payload, Proposal, ProposeError, Role};
 use configuring::Existence;
 use due::{Filled, is_due};
 use leasehold_proto::v1::Reason;
+use leases::Promise;
 use waking::{Coming, name_of};
 
 /// Who waits for the reply of one command of an entry.
 enum Pending {
     Command(ReplySender<Reply>),
-    /// A command whose answer promises leases of these durations.
-    Promise(ReplySender<Reply>, Vec<u32>),
+    /// A command whose answer promises leases.
+    Promise(ReplySender<Reply>, Promise),
     Receive(Box<Receive>),
     Expire,
     /// The leader's own: configures, marks, releases of undeliverable grants.
@@ -89,7 +91,7 @@ pub struct Leadership {
     waiters: Waiters,
     /// Queues in which something may be deliverable, and somebody may wait for it.
     to_wake: BTreeSet<QueueId>,
-    /// The receives on their way that have a request's name.
+    /// The receives and extensions on their way that have a request's name.
     named: HashSet<(u64, u64)>,
     /// The last grant that was answered. What earlier leaders have granted they may have answered, and attempts are told of it again.
     granted_through: u64,
@@ -261,16 +263,15 @@ impl Leadership {
     }
 
     fn add_encoded(&mut self, call: CommandCall, reply: ReplySender<Reply>) {
-        let batch = self.open_batch();
-        let sent = match batch.builder.push_encoded(&call.command) {
+        let sent = match self.open_batch().builder.push_encoded(&call.command) {
             Ok(sent) => sent,
             Err(error) => return drop(reply.send(Err(invalid(&error)))),
         };
-        batch.pending.push(if call.promised_leases_ms.is_empty() {
-            Pending::Command(reply)
-        } else {
-            Pending::Promise(reply, call.promised_leases_ms)
-        });
+        let pending = match self.note_promise(&call) {
+            None => Pending::Command(reply),
+            Some(promise) => Pending::Promise(reply, promise),
+        };
+        self.open_batch().pending.push(pending);
         self.note_sent(call.queue, sent);
     }
 
@@ -375,11 +376,9 @@ impl Leadership {
             }
             (Pending::Receive(receive), reply) => drop(receive.reply.send(Err(receive_refused(&reply)))),
             (Pending::Command(sender), reply) => drop(sender.send(Ok(reply))),
-            (Pending::Promise(sender, leases_ms), reply) => {
-                for lease_ms in &leases_ms {
-                    self.grace.answered(entry.stamp_ms + u64::from(*lease_ms), entry.lag_ms);
-                }
-                let _ = sender.send(promised(reply, &leases_ms, entry.lag_ms));
+            (Pending::Promise(sender, promise), reply) => {
+                let answer = self.promise(&promise, reply, entry);
+                let _ = sender.send(answer);
             }
             (Pending::Expire, Reply::Expired { .. }) => self.is_expiring = false,
             (Pending::Expire | Pending::Own, _) => {}

@@ -4,7 +4,9 @@ use std::path::Path;
 
 use bytes::Bytes;
 use leasehold_catalogue::PartitionId;
-use leasehold_partition::{Content, Isolation, NewMessage, RetryBudget, Settings};
+use leasehold_partition::{
+    Content, Isolation, NewMessage, Outcome, Receipt, RequestId, RetryBudget, Settings,
+};
 use tokio::sync::{Notify, oneshot};
 
 use super::*;
@@ -249,4 +251,72 @@ async fn what_an_earlier_leader_has_granted_is_not_given_back() {
     let deliveries = granted(&earlier);
     let mut leadership = Leadership::from_applied(earlier.shared.clone(), 2);
     assert!(!gives_back(&mut leadership, &deliveries, NOW_MS));
+}
+
+type Extended = oneshot::Receiver<Result<Reply, Failure>>;
+
+/// Asks for an extension under a name.
+fn extend(leadership: &mut Leadership, sequence: u64, items: &[(Receipt, u32)]) -> Extended {
+    let id = Some(RequestId { session: 1, sequence, completed_below: 0 });
+    let mut bytes = Vec::new();
+    let command = Command::Extend { queue: QUEUE, items: items.to_vec() };
+    PartitionRequest { id, command }.encode_into(&mut bytes);
+    let promised_leases_ms = items.iter().map(|(_, lease_ms)| *lease_ms).collect();
+    let (reply, answer) = oneshot::channel();
+    let call = CommandCall { queue: QUEUE, command: bytes.into(), promised_leases_ms };
+    leadership.take(Request::Command { call, reply });
+    answer
+}
+
+/// Applies the open entry as it is, and answers who waits for it.
+fn apply(leadership: &mut Leadership, index: u64, stamp_ms: u64) {
+    let mut batch = leadership.batch.take().unwrap();
+    batch.builder.stamp(stamp_ms, stamp_ms);
+    let entry = Payload::from_prefixed(batch.builder.finish().into()).unwrap();
+    let Ok(Applied::Partition(applied)) = leadership.shared.machine.apply(index, &entry.bytes()) else {
+        panic!("it is a partition");
+    };
+    leadership.clock = LogClock::start(stamp_ms, Instant::now());
+    for (pending, reply) in batch.pending.into_iter().zip(applied.replies) {
+        leadership.answer(pending, reply, Answering { lag_ms: 0, stamp_ms, rest: &[] });
+    }
+}
+
+/// It is answered as the first time, and its leases count from then.
+#[tokio::test]
+async fn an_extension_that_is_repeated_promises_no_more_than_there_is() {
+    const LEASE_MS: u32 = 40_000;
+    let dir = tempfile::tempdir().unwrap();
+    let mut leadership = leadership(dir.path()).await;
+    let receipt = granted(&leadership)[0].receipt;
+    let is_promised = |mut answer: Extended| match answer.try_recv().unwrap() {
+        Ok(Reply::Settled { outcomes }) => outcomes == [Outcome::Done],
+        Ok(other) => panic!("{other:?}"),
+        Err(failure) => {
+            let told = (failure.outcome, failure.reason);
+            assert_eq!(told, (leasehold_proto::v1::Outcome::Unknown, Reason::Changed));
+            false
+        }
+    };
+    let items = [(receipt, LEASE_MS)];
+    let first = extend(&mut leadership, 1, &items);
+    let twin = extend(&mut leadership, 1, &items);
+    apply(&mut leadership, 3, NOW_MS);
+    assert!(is_promised(first) && is_promised(twin));
+    let soon = extend(&mut leadership, 1, &items);
+    apply(&mut leadership, 4, NOW_MS + 100);
+    assert!(is_promised(soon));
+    let end_ms = NOW_MS + u64::from(LEASE_MS);
+    assert!(leadership.grace.due_ms(end_ms) >= end_ms + 100, "its consumer counts from the second answer");
+    let late = extend(&mut leadership, 1, &items);
+    apply(&mut leadership, 5, NOW_MS + 5_000);
+    assert!(!is_promised(late));
+    // Under another name it is done anew.
+    let anew = extend(&mut leadership, 2, &items);
+    apply(&mut leadership, 6, NOW_MS + 5_100);
+    assert!(is_promised(anew));
+    leadership.add_own(&Command::Ack { queue: QUEUE, receipts: vec![receipt] });
+    let over = extend(&mut leadership, 2, &items);
+    apply(&mut leadership, 7, NOW_MS + 5_200);
+    assert!(!is_promised(over), "there is no such lease");
 }

@@ -62,10 +62,9 @@ impl Leadership {
     /// Whether an earlier try may have leased something, which the state machine then knows: it gives the same again, although nothing
     /// is ready.
     fn may_be_repeated(&self, receive: &Receive) -> bool {
-        let state = self.shared.machine.read();
-        let is_known = |id: RequestId| self.named.contains(&name_of(id)) || state.remembers(id);
-        let has_shard = || state.shard(receive.queue).is_some();
-        receive.options.request.is_some_and(is_known) || (receive.options.attempt.is_some() && has_shard())
+        let has_shard = || self.shared.machine.read().shard(receive.queue).is_some();
+        receive.options.request.is_some_and(|id| self.is_known(id))
+            || (receive.options.attempt.is_some() && has_shard())
     }
 
     /// Whether a standard queue has as many leases as it may have: a FIFO queue says nothing of it.
