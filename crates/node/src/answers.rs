@@ -89,7 +89,7 @@ impl LocalAnswers {
         let queue = QueueId(receive.queue);
         let asked = Instant::now();
         let wait_until = (wait_ms > 0).then(|| asked + Duration::from_millis(wait_ms));
-        let granted = replica
+        let mut granted = replica
             .ask(|reply| Request::Receive(Receive { queue, options, wait_until, is_listed: false, reply }))
             .await?;
         // Before anything else is done: the leases last from now at the latest.
@@ -98,13 +98,15 @@ impl LocalAnswers {
         // One piece of memory for all of them.
         let mut receipts = BytesMut::with_capacity(granted.deliveries.len() * RECEIPT_LEN);
         let mut unread = None;
-        for grant in granted.deliveries {
-            match self.delivery(replica, queue, &grant, &mut receipts).await {
+        for grant in &granted.deliveries {
+            // Whoever asks may go meanwhile, and what is granted to nobody goes back.
+            match self.delivery(replica, queue, grant, &mut receipts).await {
                 Ok(delivery) => deliveries.push(delivery),
                 // It comes again when its lease ends. The others do not pay for it.
                 Err(failure) => unread = Some(failure),
             }
         }
+        drop(granted.claim());
         match unread {
             // It was leased.
             Some(failure) if deliveries.is_empty() => Err(failure.after(true)),

@@ -23,15 +23,15 @@ use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use leasehold_partition::{
-    BatchBuilder, Command, Deadline, Delivery, Effects, QueueId, Refusal, Reply, Request as PartitionRequest,
+    BatchBuilder, Command, Deadline, Effects, QueueId, Refusal, Reply, Request as PartitionRequest,
 };
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::failures::{invalid, propose_failure, receive_refused, stopping};
-use super::grace::{Grace, granted_ms, lag_ms, may_promise};
+use super::grace::Grace;
 use super::log_clock::{LogClock, wall_ms};
-use super::request::{CommandCall, Granted, Receive, ReceiveOptions, ReplySender, Request};
+use super::request::{CommandCall, Receive, ReplySender, Request};
 use super::waiters::Waiters;
 use super::{Shared, refusal};
 use crate::failure::Failure;
@@ -95,6 +95,8 @@ pub struct Leadership {
     named: HashSet<(u64, u64)>,
     /// The last grant that was answered. What earlier leaders have granted they may have answered, and attempts are told of it again.
     granted_through: u64,
+    /// The last grant of which more than one answer may have told.
+    reminded_through: u64,
     /// The last entry whose requests were answered.
     completed_index: u64,
     /// The catalogue revision under which each queue's shard is known to be configured.
@@ -143,6 +145,7 @@ impl Leadership {
             to_wake: BTreeSet::new(),
             named: HashSet::new(),
             granted_through: last_grant,
+            reminded_through: last_grant,
             completed_index,
             configured: HashMap::new(),
             configuring: HashMap::new(),
@@ -226,6 +229,7 @@ impl Leadership {
                 }
             }
             Request::Receive(receive) => self.take_receive(receive),
+            Request::GiveBack { unclaimed, receipts } => self.take_back(&unclaimed, receipts, &[]),
             Request::Ready { queue, messages_max, reply } => {
                 self.waiters.ask(queue, messages_max, reply);
                 self.to_wake.insert(queue);
@@ -369,7 +373,7 @@ impl Leadership {
             (Pending::Receive(receive), Reply::Received { deliveries }) => {
                 // It may have left something, since it was bounded, for one who was not woken because of it.
                 self.to_wake.insert(receive.queue);
-                self.deliver(*receive, deliveries, &entry)
+                self.deliver(*receive, deliveries, &entry);
             }
             (Pending::Receive(receive), Reply::OverLimit) if receive.may_wait() => {
                 self.waiters.park(*receive)
@@ -383,58 +387,6 @@ impl Leadership {
             (Pending::Expire, Reply::Expired { .. }) => self.is_expiring = false,
             (Pending::Expire | Pending::Own, _) => {}
         }
-    }
-
-    fn deliver(&mut self, receive: Receive, deliveries: Vec<Delivery>, entry: &Answering<'_>) {
-        if deliveries.is_empty() {
-            self.park(receive);
-            return;
-        }
-        let now_ms = self.clock.now_ms(Instant::now());
-        let are_nobodys = self.are_nobodys(&deliveries, entry.stamp_ms);
-        if !may_promise(&self.shared.machine.read(), &deliveries, now_ms) {
-            if are_nobodys {
-                self.give_back(receive.queue, &deliveries);
-            }
-            let _ = receive.reply.send(Ok(Granted::default()));
-            return;
-        }
-        for delivery in &deliveries {
-            self.grace.answered(delivery.deadline_log_ms, lag_ms(delivery, now_ms));
-        }
-        let Receive { queue, options, reply, .. } = receive;
-        if let Err(Ok(granted)) = reply.send(Ok(Granted { deliveries }))
-            && are_nobodys
-            && !self.is_asked_again(queue, &options, entry.rest)
-        {
-            // The poller has hung up: the messages must not wait for its leases to end.
-            self.give_back(queue, &granted.deliveries);
-        }
-    }
-
-    /// Whether leases were granted just now, so that nobody has heard of them. A receive that is repeated is reminded of what it was
-    /// granted before: the first answer may have arrived, and somebody be at work.
-    fn are_nobodys(&mut self, deliveries: &[Delivery], stamp_ms: u64) -> bool {
-        let is_new = |delivery: &Delivery| {
-            granted_ms(delivery) >= stamp_ms && delivery.receipt.grant > self.granted_through
-        };
-        let are_new = deliveries.iter().all(is_new);
-        let last = deliveries.iter().map(|delivery| delivery.receipt.grant).max();
-        self.granted_through = self.granted_through.max(last.unwrap_or_default());
-        are_new
-    }
-
-    /// Whether the same receive is on its way once more: it gets the same leases, which must then not be given back.
-    fn is_asked_again(&self, queue: QueueId, options: &ReceiveOptions, rest: &[Pending]) -> bool {
-        let later = self.in_flight.iter().flat_map(|entry| &entry.pending);
-        let open = self.batch.iter().flat_map(|batch| &batch.pending);
-        let is_same = |pending: &Pending| matches!(pending, Pending::Receive(other) if other.queue == queue && other.options.repeats(options));
-        rest.iter().chain(later).chain(open).any(is_same)
-    }
-
-    fn give_back(&mut self, queue: QueueId, deliveries: &[Delivery]) {
-        let receipts = deliveries.iter().map(|delivery| delivery.receipt).collect();
-        self.add_own(&Command::GiveBack { queue, receipts });
     }
 
     fn react(&mut self, effects: &Effects) {

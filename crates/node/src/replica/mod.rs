@@ -62,6 +62,8 @@ pub struct Shared {
     /// Woken when messages wait for their transfer to another queue.
     pub outbox: Notify,
     queues: Arc<dyn QueueSource>,
+    /// To the task that leads. The channel ends with the replica's handle.
+    requests: mpsc::WeakUnboundedSender<Request>,
     /// Requests that wait, over all partitions of the node.
     pending_bytes: Arc<AtomicUsize>,
 }
@@ -93,15 +95,16 @@ pub struct ReplicaParts {
 
 impl Replica {
     pub fn start(parts: ReplicaParts) -> Self {
+        let (requests, queue) = mpsc::unbounded_channel();
         let shared = Arc::new(Shared {
             id: parts.id,
             group: parts.group,
             machine: parts.machine,
             outbox: Notify::new(),
             queues: parts.queues,
+            requests: requests.downgrade(),
             pending_bytes: parts.pending_bytes,
         });
-        let (requests, queue) = mpsc::unbounded_channel();
         let task = tokio::spawn(run(shared.clone(), queue)).abort_handle();
         let cut_off = CutOff::default();
         Self { shared, requests, pending_bytes_max: parts.pending_bytes_max, cut_off, task }

@@ -1,8 +1,8 @@
 //! What can be asked of a partition's replica.
 
 use bytes::Bytes;
-use leasehold_partition::{Command, Delivery, QueueId, Reply, RequestId};
-use tokio::sync::oneshot;
+use leasehold_partition::{Command, Delivery, QueueId, Receipt, Reply, RequestId};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::failure::Failure;
@@ -17,6 +17,8 @@ pub enum Request {
     Receive(Receive),
     /// Tells when a receive of so many messages would deliver. The one who is told is waited for, for a moment, before others are.
     Ready { queue: QueueId, messages_max: u32, reply: ReplySender<()> },
+    /// Leases that were granted to somebody who has gone since.
+    GiveBack { unclaimed: Unclaimed, receipts: Vec<Receipt> },
 }
 
 /// A partition command on its way to the leader.
@@ -59,6 +61,11 @@ pub struct ReceiveOptions {
 }
 
 impl ReceiveOptions {
+    /// Whether another try of the same receive is told of the same leases.
+    pub fn may_repeat(&self) -> bool {
+        self.request.is_some() || self.attempt.is_some()
+    }
+
     /// Whether both are tries of one receive.
     pub fn repeats(&self, other: &Self) -> bool {
         let name = |options: &Self| options.request.map(|id| (id.session, id.sequence));
@@ -67,10 +74,47 @@ impl ReceiveOptions {
     }
 }
 
-/// Leases that were granted; their contents are still in the log.
+/// Leases that were granted; their contents are still in the log. New ones go back to the leader when this is dropped before they were
+/// claimed: whoever reads the contents may have gone by then.
 #[derive(Debug, Default)]
 pub struct Granted {
     pub deliveries: Vec<Delivery>,
+    unclaimed: Option<Unclaimed>,
+}
+
+/// Whose leases go back when nobody claims them, and where to.
+#[derive(Debug)]
+pub struct Unclaimed {
+    pub requests: mpsc::WeakUnboundedSender<Request>,
+    pub queue: QueueId,
+    pub options: ReceiveOptions,
+}
+
+impl Granted {
+    /// `unclaimed` is none when somebody may hold the leases already.
+    pub fn new(deliveries: Vec<Delivery>, unclaimed: Option<Unclaimed>) -> Self {
+        Self { deliveries, unclaimed }
+    }
+
+    /// From here on the leases are somebody's, and end by themselves; returns what would have been given back.
+    pub fn claim(&mut self) -> Option<Unclaimed> {
+        self.unclaimed.take()
+    }
+
+    pub fn receipts(&self) -> Vec<Receipt> {
+        self.deliveries.iter().map(|delivery| delivery.receipt).collect()
+    }
+}
+
+impl Drop for Granted {
+    fn drop(&mut self) {
+        // A replica that has stopped takes nothing back, nor does one that leads no more.
+        if let Some(unclaimed) = self.claim()
+            && let Some(requests) = unclaimed.requests.upgrade()
+        {
+            let _ = requests.send(Request::GiveBack { unclaimed, receipts: self.receipts() });
+        }
+    }
 }
 
 impl Receive {
@@ -86,6 +130,8 @@ impl Request {
         match self {
             Self::Command { call, .. } => call.command.len(),
             Self::Receive(_) | Self::Ready { .. } => 256,
+            // It waits for no room.
+            Self::GiveBack { .. } => 0,
         }
     }
 
@@ -95,6 +141,7 @@ impl Request {
             Self::Command { reply, .. } => drop(reply.send(Err(failure))),
             Self::Receive(receive) => drop(receive.reply.send(Err(failure))),
             Self::Ready { reply, .. } => drop(reply.send(Err(failure))),
+            Self::GiveBack { .. } => {}
         }
     }
 }

@@ -1,16 +1,19 @@
-//! What a leader promises of leases.
+//! What a leader promises of leases, and which it takes back because nobody has them.
 //!
 //! An answer that says how long a lease lasts is believed from when it arrives, but the lease counts from an entry's stamp. So the
 //! leader notes by how much the answer lagged (`grace.rs`), and promises nothing of which a new leader would not know.
 
-use leasehold_partition::{Command, Receipt, Reply, Request as PartitionRequest, RequestId};
+use leasehold_partition::{
+    Command, Delivery, QueueId, Receipt, Reply, Request as PartitionRequest, RequestId,
+};
 use tokio::time::Instant;
 
 use super::waking::name_of;
-use super::{Answering, Leadership};
+use super::{Answering, Leadership, Pending};
 use crate::failure::Failure;
 use crate::replica::failures::{promised, promised_before};
-use crate::replica::request::CommandCall;
+use crate::replica::grace::{granted_ms, lag_ms, may_promise};
+use crate::replica::request::{CommandCall, Granted, Receive, ReceiveOptions, Unclaimed};
 
 /// What the answer to an extension promises.
 pub(super) struct Promise {
@@ -75,5 +78,71 @@ impl Leadership {
                 Ok(reply)
             }
         }
+    }
+
+    /// Answers a receive.
+    pub(super) fn deliver(&mut self, receive: Receive, deliveries: Vec<Delivery>, entry: &Answering<'_>) {
+        if deliveries.is_empty() {
+            self.park(receive);
+            return;
+        }
+        let now_ms = self.clock.now_ms(Instant::now());
+        let are_nobodys = self.are_nobodys(&deliveries, entry.stamp_ms);
+        let Receive { queue, options, reply, .. } = receive;
+        if !may_promise(&self.shared.machine.read(), &deliveries, now_ms) {
+            if are_nobodys {
+                self.give_back(queue, deliveries.iter().map(|delivery| delivery.receipt).collect());
+            }
+            let _ = reply.send(Ok(Granted::default()));
+            return;
+        }
+        for delivery in &deliveries {
+            self.grace.answered(delivery.deadline_log_ms, lag_ms(delivery, now_ms));
+        }
+        let requests = self.shared.requests.clone();
+        let unclaimed = are_nobodys.then_some(Unclaimed { requests, queue, options });
+        if let Err(Ok(mut granted)) = reply.send(Ok(Granted::new(deliveries, unclaimed)))
+            && let Some(unclaimed) = granted.claim()
+        {
+            // The poller has hung up: the messages must not wait for its leases to end.
+            self.take_back(&unclaimed, granted.receipts(), entry.rest);
+        }
+    }
+
+    /// Whether leases were granted just now, so that nobody has heard of them. A receive that is repeated is reminded of what it was
+    /// granted before: the first answer may have arrived, and somebody be at work.
+    fn are_nobodys(&mut self, deliveries: &[Delivery], stamp_ms: u64) -> bool {
+        let is_new = |delivery: &Delivery| {
+            granted_ms(delivery) >= stamp_ms && delivery.receipt.grant > self.granted_through
+        };
+        let are_new = deliveries.iter().all(is_new);
+        let last = deliveries.iter().map(|delivery| delivery.receipt.grant).max().unwrap_or_default();
+        self.granted_through = self.granted_through.max(last);
+        if !are_new {
+            self.reminded_through = self.reminded_through.max(last);
+        }
+        are_new
+    }
+
+    /// Takes back leases that were granted to somebody who has gone, unless another try of the same receive has them, or will.
+    pub(super) fn take_back(&mut self, unclaimed: &Unclaimed, receipts: Vec<Receipt>, rest: &[Pending]) {
+        let Unclaimed { queue, options, .. } = unclaimed;
+        let is_reminded = |receipt: &Receipt| receipt.grant <= self.reminded_through;
+        let was_asked_again = options.may_repeat() && receipts.iter().any(is_reminded);
+        if !was_asked_again && !self.is_asked_again(*queue, options, rest) {
+            self.give_back(*queue, receipts);
+        }
+    }
+
+    /// Whether the same receive is on its way once more: it gets the same leases, which must then not be given back.
+    fn is_asked_again(&self, queue: QueueId, options: &ReceiveOptions, rest: &[Pending]) -> bool {
+        let later = self.in_flight.iter().flat_map(|entry| &entry.pending);
+        let open = self.batch.iter().flat_map(|batch| &batch.pending);
+        let is_same = |pending: &Pending| matches!(pending, Pending::Receive(other) if other.queue == queue && other.options.repeats(options));
+        rest.iter().chain(later).chain(open).any(is_same)
+    }
+
+    fn give_back(&mut self, queue: QueueId, receipts: Vec<Receipt>) {
+        self.add_own(&Command::GiveBack { queue, receipts });
     }
 }

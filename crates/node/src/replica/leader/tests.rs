@@ -5,12 +5,13 @@ use std::path::Path;
 use bytes::Bytes;
 use leasehold_catalogue::PartitionId;
 use leasehold_partition::{
-    Content, Isolation, NewMessage, Outcome, Receipt, RequestId, RetryBudget, Settings,
+    Content, Delivery, Isolation, NewMessage, Outcome, Receipt, RequestId, RetryBudget, Settings,
 };
 use tokio::sync::{Notify, oneshot};
 
 use super::*;
 use crate::raft::Machine as _;
+use crate::replica::request::{Granted, ReceiveOptions};
 use crate::replica::{PartitionMachine, QueueSource, WantedShard, group_of};
 use crate::testing::{group, silent_lanes};
 
@@ -54,6 +55,7 @@ async fn leadership(dir: &Path) -> Leadership {
         machine,
         outbox: Notify::new(),
         queues: Arc::new(NoQueues),
+        requests: mpsc::unbounded_channel().0.downgrade(),
         pending_bytes: Arc::default(),
     };
     Leadership::from_applied(Arc::new(shared), 1)
@@ -319,4 +321,41 @@ async fn an_extension_that_is_repeated_promises_no_more_than_there_is() {
     let over = extend(&mut leadership, 2, &items);
     apply(&mut leadership, 7, NOW_MS + 5_200);
     assert!(!is_promised(over), "there is no such lease");
+}
+
+/// The bodies are read after the leader has answered, and whoever asks may go meanwhile.
+#[tokio::test]
+async fn what_is_granted_and_not_claimed_is_given_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut leadership = leadership(dir.path()).await;
+    let (requests, mut queue) = mpsc::unbounded_channel();
+    Arc::get_mut(&mut leadership.shared).unwrap().requests = requests.downgrade();
+    let deliveries = granted(&leadership);
+    let told = |leadership: &mut Leadership| {
+        let (mut receive, answer) = receive("here", None);
+        receive.options.request = Some(RequestId { session: 1, sequence: 1, completed_below: 0 });
+        let (pending, reply) =
+            (Pending::Receive(Box::new(receive)), Reply::Received { deliveries: deliveries.clone() });
+        leadership.answer(pending, reply, Answering { lag_ms: 0, stamp_ms: NOW_MS, rest: &[] });
+        answer
+    };
+    let unheard = told(&mut leadership);
+    assert!(leadership.batch.is_none());
+    drop(unheard);
+    leadership.take(queue.try_recv().unwrap());
+    assert!(leadership.batch.take().is_some(), "nobody has it");
+
+    leadership.granted_through = 0;
+    let mut claimed = told(&mut leadership).try_recv().unwrap().unwrap();
+    drop(claimed.claim());
+    drop(claimed);
+    assert!(queue.try_recv().is_err(), "it is somebody's");
+
+    leadership.granted_through = 0;
+    let (first, again) = (told(&mut leadership), told(&mut leadership));
+    drop(first);
+    leadership.take(queue.try_recv().unwrap());
+    assert!(leadership.batch.is_none(), "the second try may have it");
+    drop(again);
+    assert!(queue.try_recv().is_err());
 }
