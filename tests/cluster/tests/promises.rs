@@ -5,7 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use futures::StreamExt as _;
 use futures::future::join_all;
+use futures::stream;
+use leasehold_client::v1::messages_client::MessagesClient;
 use leasehold_client::v1::{self, QueueSettings, ReceiveRequest, RequestId, SendRequest};
 use leasehold_client::{Client, NewMessage, QueueKind, Reason, ReceiveOptions};
 use leasehold_cluster_tests::{Plan, TestCluster, change_leader, eventually, receive_some};
@@ -189,5 +192,51 @@ async fn a_redrive_that_finds_nothing_to_move_waits() {
     // And it goes on when there is something.
     assert!(client.ack("dead", &[first.receipt]).await.unwrap()[0].is_ok());
     assert_eq!(take(&client, "orders", 1).await, [1]);
+    cluster.end().await;
+}
+
+/// A consumer takes nothing from the network until it is full, and is gone: what waits on its node was seen by nobody.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_pushed_and_never_left_its_node_comes_back() {
+    /// Together they are more than a connection takes on its way.
+    const MESSAGES: usize = 40;
+    /// Batches of one message that wait on the node: those that have a place, and the next.
+    const WAITING: u64 = 17;
+    let cluster = TestCluster::start(Plan::default()).await;
+    let client = cluster.client();
+    client.create_queue("heavy", QueueSettings::default(), 1).await.unwrap();
+    for _ in 0..MESSAGES {
+        let heavy = NewMessage::new(vec![b'x'; MIB / 2]);
+        assert!(client.send("heavy", vec![heavy]).await.unwrap()[0].is_ok());
+    }
+    let leased = async || client.describe_queue("heavy").await.unwrap().counters.unwrap().leased;
+    let start = v1::PullStart {
+        queue: "heavy".to_owned(),
+        lease_ms: Some(3_600_000),
+        consumer: "gone".to_owned(),
+        batch_max: 1,
+        credit: Some(v1::Credit { messages: MESSAGES as u64 }),
+        local_shards_only: false,
+    };
+    let start = v1::PullRequest { kind: Some(v1::pull_request::Kind::Start(start)) };
+    let endpoint = format!("http://{}", cluster.node("n1").client_address());
+    // A process of its own would be one: what it holds open ends with it.
+    let process = tokio::runtime::Runtime::new().unwrap();
+    process.spawn(async move {
+        let mut calls = MessagesClient::connect(endpoint).await.unwrap();
+        let unread = calls.pull(stream::iter([start]).chain(stream::pending())).await.unwrap();
+        std::future::pending::<()>().await;
+        drop(unread);
+    });
+    let mut before = 0;
+    eventually("the connection is full", async || {
+        sleep(Duration::from_millis(500)).await;
+        let last = std::mem::replace(&mut before, leased().await);
+        before > WAITING && before == last
+    })
+    .await;
+    assert!(before < MESSAGES as u64, "all of it was on its way");
+    process.shutdown_background();
+    eventually("what waited comes back", async || leased().await + WAITING <= before).await;
     cluster.end().await;
 }

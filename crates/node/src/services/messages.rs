@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Instant;
 
-use futures::Stream;
+use futures::{Stream, StreamExt as _};
 use leasehold_catalogue::PartitionId;
 use leasehold_proto::peer;
 use leasehold_proto::v1::messages_server::Messages;
@@ -19,6 +19,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::pushed::Pushed;
 use super::receive::receive;
 use super::send::send;
 use super::settle::{Settle, settle};
@@ -93,7 +94,8 @@ impl Messages for MessagesService {
         let core = self.core()?;
         let (answers, stream) = mpsc::channel(ANSWERS_WAITING_MAX);
         tokio::spawn(pull::serve(core, request.into_inner(), answers));
-        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+        let said = ReceiverStream::new(stream).map(|pushed| pushed.map(Pushed::into_response));
+        Ok(Response::new(Box::pin(said)))
     }
 
     async fn ack(&self, request: Request<AckRequest>) -> Result<Response<SettleResponse>, Status> {

@@ -9,6 +9,7 @@ mod messages;
 mod peer;
 mod publish;
 mod pull;
+mod pushed;
 mod queue_changes;
 mod queues;
 mod receive;

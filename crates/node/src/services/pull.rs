@@ -7,7 +7,7 @@
 //! ```
 //!
 //! A consumer that ends its half of the stream in good order gets no more leases, and the answers to what it has asked. Invariant: what
-//! a pump has in hand is delivered or given back.
+//! a pump has in hand is delivered or given back, and what waits for the network too (`pushed.rs`).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,16 +16,13 @@ use std::time::Duration;
 use leasehold_catalogue::PartitionId;
 use leasehold_partition::{Command, Isolation};
 use leasehold_proto::peer;
-use leasehold_proto::v1::{
-    Deliveries, Delivery, PullRequest, PullResponse, PullSettle, PullSettled, PullStart, ReleaseItem,
-    pull_request, pull_response,
-};
-use tokio::runtime::Handle;
+use leasehold_proto::v1::{Delivery, PullRequest, PullSettle, PullSettled, PullStart, pull_request};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, interval, sleep, timeout};
 use tonic::{Status, Streaming};
 
+use super::pushed::{Pushed, Unseen};
 use super::settle::{Settle, settle};
 use super::{lookup, validate};
 use crate::core::Core;
@@ -48,7 +45,7 @@ const END_PATIENCE: Duration = Duration::from_millis(2 * LEADER_WAIT_MS_MAX);
 /// after it is gone are given back by the leader.
 const LAST_BATCH_PATIENCE: Duration = Duration::from_millis(50);
 
-type Answers = mpsc::Sender<Result<PullResponse, Status>>;
+type Answers = mpsc::Sender<Result<Pushed, Status>>;
 
 /// Serves a stream until the client ends it.
 pub async fn serve(core: Arc<Core>, mut requests: Streaming<PullRequest>, answers: Answers) {
@@ -224,8 +221,7 @@ impl Pull {
         }
         let settled = PullSettled { tag, outcomes, error };
         // A client that has hung up asks again elsewhere.
-        let _ =
-            self.answers.send(Ok(PullResponse { kind: Some(pull_response::Kind::Settled(settled)) })).await;
+        let _ = self.answers.send(Ok(Pushed::Settled(settled))).await;
     }
 
     /// Delivers from one shard until it is told to stop, which it does between two batches.
@@ -327,48 +323,11 @@ impl Pull {
         }
     }
 
-    /// Puts a batch on its way to the consumer, or gives it back when the stream ends before there is a place for it.
+    /// Puts a batch on its way to the consumer; it is given back when the stream ends before the network has taken it.
     async fn push(&self, deliveries: Vec<Delivery>, leased: Duration) {
-        let mut in_hand = InHand { pull: self, deliveries };
-        let Ok(place) = self.answers.reserve().await else { return };
-        let deliveries = std::mem::take(&mut in_hand.deliveries);
-        let deliveries = Deliveries { deliveries, leased_ms: Some(leased.as_millis() as u64) };
-        place.send(Ok(PullResponse { kind: Some(pull_response::Kind::Deliveries(deliveries)) }));
-    }
-
-    /// Messages that the consumer will not see must not wait for their leases to end.
-    fn give_back(&self, deliveries: Vec<Delivery>) {
-        // A node that ends has none.
-        let Ok(runtime) = Handle::try_current() else { return };
-        let untouched = |delivery: Delivery| ReleaseItem {
-            receipt: delivery.receipt,
-            untouched: true,
-            put_off: false,
-            ..ReleaseItem::default()
-        };
-        let items = deliveries.into_iter().map(untouched).collect::<Vec<_>>();
-        let (core, queue) = (self.core.clone(), self.queue.clone());
-        runtime.spawn(async move {
-            if let Err(failure) = settle(&core, queue.name(), Settle::Release(&items), None).await {
-                tracing::debug!(%failure, "messages of a consumer that has gone stay leased until their time is over");
-            }
-        });
-    }
-}
-
-/// Messages that were leased for a stream and are not on their way yet. When it is dropped, they are given back, and their credit too.
-struct InHand<'a> {
-    pull: &'a Pull,
-    deliveries: Vec<Delivery>,
-}
-
-impl Drop for InHand<'_> {
-    fn drop(&mut self) {
-        let deliveries = std::mem::take(&mut self.deliveries);
-        if !deliveries.is_empty() {
-            self.pull.credit.add_permits(deliveries.len());
-            self.pull.give_back(deliveries);
-        }
+        let unseen = Unseen::new(self.core.clone(), self.queue.clone(), deliveries);
+        // When nobody takes it any more, it is in what the refusal holds.
+        drop(self.answers.send(Ok(Pushed::Deliveries(unseen, leased))).await);
     }
 }
 
