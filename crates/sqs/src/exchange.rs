@@ -1,10 +1,10 @@
 //! One request and its answer: the body is read within its limits, the signature is checked, the operation is served, and what comes
 //! out is told in the protocol that the client speaks.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HOST, HeaderName, HeaderValue};
 use hyper::http::request::Parts;
@@ -13,6 +13,8 @@ use leasehold_node::telemetry::names;
 use metrics::{Counter, Histogram, Label, counter, histogram};
 use serde_json::json;
 
+use crate::answer::{Answer, AnswerRoom};
+use crate::deadlines::Deadlines;
 use crate::error::{Error, Kind};
 use crate::form::{self, Form};
 use crate::gateway::{Call, Gateway};
@@ -55,6 +57,7 @@ pub struct Exchange {
     gateway: Gateway,
     signatures: Signatures,
     room: Room,
+    answers: AnswerRoom,
     series: Vec<Series>,
 }
 
@@ -78,18 +81,28 @@ impl Exchange {
             }
         };
         let series = Operation::ALL.iter().map(series).collect();
-        Self { gateway, signatures, room: Room::new(), series }
+        Self { gateway, signatures, room: Room::new(), answers: AnswerRoom::new(), series }
     }
 
-    /// Answers a request, whatever it is.
-    pub async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    /// Answers a request, whatever it is, on a connection with these deadlines.
+    pub async fn answer(&self, request: Request<Incoming>, deadlines: &Arc<Deadlines>) -> Response<Answer> {
         let started = Instant::now();
         let (parts, body) = request.into_parts();
         let protocol = Protocol::of(&parts);
         let mut operation = None;
         let outcome = self.serve(protocol, &parts, body, &mut operation).await;
-        self.count(operation, started, outcome.as_ref().err());
-        respond(protocol, operation, outcome)
+        let request_id = request_id();
+        let (text, mut error) = told(protocol, operation, outcome, &request_id);
+        let answer = match self.answers.admit(text, deadlines).await {
+            Ok(answer) => answer,
+            Err(refusal) => {
+                let (text, refusal) = told(protocol, operation, Err(refusal), &request_id);
+                error = refusal;
+                Answer::from(text)
+            }
+        };
+        self.count(operation, started, error.as_ref());
+        respond(protocol, error.as_ref(), &request_id, answer)
     }
 
     async fn serve(
@@ -119,14 +132,24 @@ impl Exchange {
                 let target = parts.headers.get(TARGET).and_then(|target| target.to_str().ok());
                 let name = target.and_then(|target| target.strip_prefix(TARGET_PREFIX));
                 let asked = *operation.insert(asked(name)?);
+                self.open_for(asked).await?;
                 asked.serve(call).await
             }
             Protocol::Query => {
                 let query = parts.uri.query().unwrap_or_default();
                 let form = Form::read(query.as_bytes(), &body)?;
                 let asked = *operation.insert(asked(form.action.as_deref())?);
+                self.open_for(asked).await?;
                 asked.serve(Call { request: &form.request.into(), ..call }).await
             }
+        }
+    }
+
+    /// Waits until answers of this operation have room, if they are the long ones.
+    async fn open_for(&self, operation: Operation) -> Result<(), Error> {
+        match operation {
+            Operation::ReceiveMessage => self.answers.open().await,
+            _ => Ok(()),
         }
     }
 
@@ -161,33 +184,40 @@ fn asked(name: Option<&str>) -> Result<Operation, Error> {
     Operation::of_name(name).ok_or_else(unknown)
 }
 
-fn respond(
+/// The text of an answer, and the error that it tells.
+fn told(
     protocol: Protocol,
     operation: Option<Operation>,
     outcome: Result<Bytes, Error>,
-) -> Response<Full<Bytes>> {
-    let request_id = request_id();
-    let (status, query_error) = match &outcome {
-        Ok(_) => (200, None),
-        Err(error) => (error.status(), Some(format!("{};{}", error.code(), error.fault()))),
-    };
-    let (kind, body) = match (protocol, outcome) {
-        (Protocol::Json, Ok(answer)) => (JSON, answer),
+    request_id: &str,
+) -> (Bytes, Option<Error>) {
+    match (protocol, outcome) {
+        (Protocol::Json, Ok(answer)) => (answer, None),
         (Protocol::Json, Err(error)) => {
-            (JSON, json!({ "__type": error.shape(), "message": error.message }).to_string().into())
+            let text = json!({ "__type": error.shape(), "message": error.message }).to_string();
+            (text.into(), Some(error))
         }
         (Protocol::Query, Ok(answer)) => {
-            (XML, xml::answer(operation.map_or("", Operation::name), &answer, &request_id).into())
+            (xml::answer(operation.map_or("", Operation::name), &answer, request_id).into(), None)
         }
-        (Protocol::Query, Err(error)) => (XML, xml::failure(&error, &request_id).into()),
+        (Protocol::Query, Err(error)) => (xml::failure(&error, request_id).into(), Some(error)),
+    }
+}
+
+fn respond(protocol: Protocol, error: Option<&Error>, request_id: &str, answer: Answer) -> Response<Answer> {
+    let status = error.map_or(200, Error::status);
+    let kind = match protocol {
+        Protocol::Json => JSON,
+        Protocol::Query => XML,
     };
-    let mut response = Response::new(Full::new(body));
+    let mut response = Response::new(answer);
     *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
-    if let Ok(id) = HeaderValue::from_str(&request_id) {
+    if let Ok(id) = HeaderValue::from_str(request_id) {
         headers.insert(REQUEST_ID, id);
     }
+    let query_error = error.map(|error| format!("{};{}", error.code(), error.fault()));
     if let Some(error) = query_error.and_then(|error| HeaderValue::from_str(&error).ok()) {
         headers.insert(QUERY_ERROR, error);
     }

@@ -14,8 +14,10 @@
 #![deny(unsafe_code)]
 
 mod absent;
+mod answer;
 mod arn;
 mod body;
+mod deadlines;
 mod digest;
 mod error;
 mod exchange;
@@ -27,6 +29,7 @@ mod message_attributes;
 mod message_id;
 mod numbers;
 mod operations;
+mod patient;
 mod policy;
 mod queue_attributes;
 mod queue_url;

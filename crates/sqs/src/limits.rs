@@ -29,8 +29,12 @@ pub const PAUSE_MS: u64 = 60_000;
 pub const REQUEST_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Bodies that are read or answered at the same time, over all connections.
 pub const REQUESTS_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// Bodies up to this size are not counted against that.
+/// Bodies up to this size are not counted against that; answers neither.
 pub const SMALL_BYTES_MAX: usize = 16 * 1024;
+/// Answers beyond that size that clients have not taken yet, over all connections.
+pub const ANSWERS_BYTES_MAX: usize = 128 * 1024 * 1024;
+/// An answer goes to its connection in pieces of this size: a frame of HTTP/2, unless the client takes larger ones.
+pub const PIECE_BYTES_MAX: usize = 16 * 1024;
 /// How long a body waits until there is room for it.
 pub const ROOM_MS_MAX: u64 = 5_000;
 /// Parameters of a Query request.
@@ -44,6 +48,10 @@ pub const IDLE_MS_MAX: u64 = 75_000;
 pub const PREFACE_MS_MAX: u64 = 5_000;
 /// For a whole body.
 pub const BODY_MS_MAX: u64 = 30_000;
+/// How long a client may take nothing of what is sent to it.
+pub const STALL_MS_MAX: u64 = 30_000;
+/// What a client must take of long answers beyond that time.
+pub const ANSWER_BYTES_PER_S_MIN: u64 = 64 * 1024;
 /// Requests under way on one HTTP/2 connection.
 pub const STREAMS_MAX: u32 = 128;
 /// What answers under way may take when the node stops.
@@ -61,4 +69,5 @@ const _: () = {
     assert!(BATCH_BYTES_MAX * 6 < REQUEST_BYTES_MAX);
     assert!(REQUEST_BYTES_MAX <= REQUESTS_BYTES_MAX && REQUESTS_BYTES_MAX <= u32::MAX as usize);
     assert!(REQUEST_BYTES_MAX.is_power_of_two() && ROOM_MS_MAX < BODY_MS_MAX);
+    assert!(ANSWERS_BYTES_MAX <= u32::MAX as usize && SMALL_BYTES_MAX <= PIECE_BYTES_MAX);
 };

@@ -7,24 +7,28 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hyper::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
+use hyper::{Request, Response, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use leasehold_node::Service;
 use leasehold_node::config::Sqs;
 use leasehold_node::connection::Connection;
 use leasehold_node::tls::{HTTP2, Listener, Tls};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
+use crate::answer::Answer;
+use crate::deadlines::Deadlines;
 use crate::exchange::Exchange;
 use crate::gateway::Gateway;
 use crate::limits::{
     ACCEPT_PAUSE_MS, DRAIN_MS_MAX, HEAD_BYTES_MAX, IDLE_MS_MAX, PREFACE_MS_MAX, STREAMS_MAX,
 };
+use crate::patient::Patient;
 use crate::queue_url::Scheme;
 use crate::signature::Signatures;
 
@@ -145,40 +149,65 @@ async fn connection(
         begun = begin(stream, tls.as_deref()) => begun,
         _ = stop.wait_for(|stop| *stop) => return,
     };
-    let (stream, is_http2) = match begun {
+    let (connection, version) = match begun {
         Ok(begun) => begun,
         Err(error) => return tracing::debug!(%error, "an SQS connection cannot be secured"),
     };
+    let deadlines = Arc::new(Deadlines::default());
+    let of_answers = Arc::clone(&deadlines);
+    let answer = move |request: Request<Incoming>| {
+        let (exchange, deadlines) = (exchange.clone(), of_answers.clone());
+        async move { exchange.answer(request, &deadlines).await }
+    };
+    converse(connection, version, answer, &deadlines, stop).await;
+    drop(permit);
+}
+
+/// Speaks with a client until one of both has enough, the client does not take in time what it asked for, or the node stops.
+async fn converse<C, F>(
+    connection: C,
+    version: Version,
+    answer: impl Fn(Request<Incoming>) -> F + Send + 'static,
+    deadlines: &Deadlines,
+    mut stop: watch::Receiver<bool>,
+) where
+    C: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    F: Future<Output = Response<Answer>> + Send + 'static,
+{
     let service = service_fn(move |request: Request<Incoming>| {
-        let exchange = exchange.clone();
-        async move { Ok::<_, Infallible>(exchange.answer(request).await) }
+        let answering = answer(request);
+        async move { Ok::<_, Infallible>(answering.await) }
     });
-    let stream = TokioIo::new(stream);
+    let stream = TokioIo::new(Patient::new(connection));
     let stopped = async { drop(stop.wait_for(|stop| *stop).await) };
-    let served = if is_http2 {
-        let mut connection = pin!(http2_builder().serve_connection(stream, service));
-        tokio::select! {
-            served = connection.as_mut() => served,
-            () = stopped => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
+    let serving = async move {
+        if version == Version::HTTP_2 {
+            let mut connection = pin!(http2_builder().serve_connection(stream, service));
+            tokio::select! {
+                served = connection.as_mut() => served,
+                () = stopped => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
             }
-        }
-    } else {
-        let mut connection = pin!(http1_builder().serve_connection(stream, service));
-        tokio::select! {
-            served = connection.as_mut() => served,
-            () = stopped => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
+        } else {
+            let mut connection = pin!(http1_builder().serve_connection(stream, service));
+            tokio::select! {
+                served = connection.as_mut() => served,
+                () = stopped => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
             }
         }
     };
-    // What goes wrong here is the client's: it has gone, was too slow, or spoke no HTTP and has been told.
-    if let Err(error) = served {
-        tracing::debug!(%error, "an SQS connection failed");
+    tokio::select! {
+        // What goes wrong here is the client's: it has gone, was too slow, or spoke no HTTP and has been told.
+        served = serving => if let Err(error) = served {
+            tracing::debug!(%error, "an SQS connection failed");
+        },
+        () = deadlines.passed() => tracing::debug!("an SQS client did not take its answers in time"),
     }
-    drop(permit);
 }
 
 /// A connection that its client closes drops the request that it waits for: a receive then leaves no lease behind.
@@ -203,16 +232,17 @@ fn http2_builder() -> http2::Builder<TokioExecutor> {
     builder
 }
 
-/// What is spoken on a connection, and whether it is HTTP/2: the handshake tells, or what the client says first.
-async fn begin(stream: TcpStream, tls: Option<&Tls>) -> io::Result<(Connection, bool)> {
+/// A connection, and what is spoken on it: the handshake tells, or what the client says first.
+async fn begin(stream: TcpStream, tls: Option<&Tls>) -> io::Result<(Connection, Version)> {
+    let version_of = |is_http2: bool| if is_http2 { Version::HTTP_2 } else { Version::HTTP_11 };
     if let Some(tls) = tls {
         let connection = tls.accept(Listener::Sqs, stream).await?;
         let is_http2 = connection.protocol() == Some(HTTP2);
-        return Ok((connection, is_http2));
+        return Ok((connection, version_of(is_http2)));
     }
     let looking = tokio::time::timeout(Duration::from_millis(IDLE_MS_MAX), begins_as_http2(&stream)).await;
     let is_http2 = matches!(looking, Ok(Ok(true)));
-    Ok((Connection::Plain(stream), is_http2))
+    Ok((Connection::Plain(stream), version_of(is_http2)))
 }
 
 /// Looks at the first bytes without taking them. A preface that does not become whole in time is none.
@@ -235,3 +265,6 @@ async fn begins_as_http2(stream: &TcpStream) -> io::Result<bool> {
         pause = (pause * 2).min(LOOK_AGAIN_MAX);
     }
 }
+
+#[cfg(test)]
+mod tests;
