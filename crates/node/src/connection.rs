@@ -1,12 +1,36 @@
 //! A connection to or from this node, secured or not.
 
+mod greeted;
+
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use leasehold_tls::{TlsStream, protocol};
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+
+pub use greeted::Greeted;
+
+/// The system asks a client that is silent for a sign of life this often.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(20);
+/// Signs of life that may be missing.
+const KEEP_ALIVE_PROBES: u32 = 2;
+
+/// Makes a connection that a client has opened fit for small messages, and end some time after the client lost its power.
+///
+/// # Errors
+/// When the system refuses that.
+pub fn prepare(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEP_ALIVE_INTERVAL)
+        .with_interval(KEEP_ALIVE_INTERVAL)
+        .with_retries(KEEP_ALIVE_PROBES);
+    SockRef::from(stream).set_tcp_keepalive(&keepalive)
+}
 
 /// Bytes in both directions.
 #[derive(Debug)]

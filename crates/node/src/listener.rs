@@ -1,5 +1,5 @@
 //! A listener that lets only so many connections in at once, and secures them: the others wait in the backlog of the system until
-//! one ends.
+//! one ends. So that each does, who says nothing is let go.
 
 use std::io;
 use std::pin::Pin;
@@ -13,27 +13,31 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::transport::server::{Connected, TcpConnectInfo};
 
-use crate::connection::Connection;
+use crate::connection::{Connection, Greeted, prepare};
 use crate::stop_on_drop::StopOnDrop;
 use crate::tls::{Listener, Tls};
 
 /// After an accept that failed, for example because the process has too many files open.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// A connection that makes room for another one when it ends.
+/// A connection that makes room for another one when it ends. Read from, it is one over HTTP/2.
 pub struct Admitted {
-    connection: Connection,
+    connection: Greeted<Connection>,
     permit: OwnedSemaphorePermit,
 }
 
 impl Admitted {
+    fn new(connection: Connection, permit: OwnedSemaphorePermit) -> Self {
+        Self { connection: Greeted::new(connection), permit }
+    }
+
     pub fn connection(&self) -> &Connection {
-        &self.connection
+        self.connection.get_ref()
     }
 
     /// The connection, and what makes room for another one when it is dropped.
     pub fn into_parts(self) -> (Connection, OwnedSemaphorePermit) {
-        (self.connection, self.permit)
+        (self.connection.into_inner(), self.permit)
     }
 }
 
@@ -60,7 +64,7 @@ async fn admit_one(
     tls: Option<(Arc<Tls>, Listener)>,
 ) -> Option<Admitted> {
     let Some((tls, listener)) = tls else {
-        return Some(Admitted { connection: Connection::Plain(stream), permit });
+        return Some(Admitted::new(Connection::Plain(stream), permit));
     };
     let securing = tokio::spawn(secure(stream, permit, tls, listener));
     let _stops_with_this = StopOnDrop(securing.abort_handle());
@@ -75,7 +79,7 @@ async fn secure(
     listener: Listener,
 ) -> Option<Admitted> {
     match tls.accept(listener, stream).await {
-        Ok(connection) => Some(Admitted { connection, permit }),
+        Ok(connection) => Some(Admitted::new(connection, permit)),
         Err(error) => {
             tracing::debug!(%error, ?listener, "a connection cannot be secured");
             None
@@ -91,8 +95,8 @@ async fn next(listener: &TcpListener, room: &Arc<Semaphore>) -> (TcpStream, Owne
         };
         match listener.accept().await {
             Ok((stream, _)) => {
-                if let Err(error) = stream.set_nodelay(true) {
-                    tracing::debug!(%error, "a connection stays slow for small messages");
+                if let Err(error) = prepare(&stream) {
+                    tracing::debug!(%error, "a connection stays slow for small messages, or without signs of life");
                 }
                 return (stream, permit);
             }
@@ -108,7 +112,7 @@ impl Connected for Admitted {
     type ConnectInfo = TcpConnectInfo;
 
     fn connect_info(&self) -> TcpConnectInfo {
-        self.connection.tcp().connect_info()
+        self.connection().tcp().connect_info()
     }
 }
 
@@ -154,7 +158,26 @@ impl AsyncWrite for Admitted {
 
 #[cfg(test)]
 mod tests {
+    use socket2::SockRef;
+    use tokio::io::AsyncReadExt as _;
+    use tokio::time::timeout;
+
     use super::*;
+
+    /// Nothing is ever said on it: neither the beginning of HTTP/2 nor that the client is gone.
+    #[tokio::test(start_paused = true)]
+    async fn who_says_nothing_makes_room() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut admitted = Box::pin(admit(listener, 1, None));
+        let _silent = TcpStream::connect(address).await.unwrap();
+        let mut silent = admitted.next().await.unwrap().unwrap();
+        assert!(SockRef::from(silent.connection().tcp()).keepalive().unwrap());
+        let mut said = [0; 1];
+        let read = timeout(Duration::from_secs(60), silent.read(&mut said)).await;
+        let error = read.expect("it is kept without end").unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
 
     #[tokio::test]
     async fn the_next_is_let_in_when_one_has_gone() {

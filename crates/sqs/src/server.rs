@@ -14,7 +14,7 @@ use hyper::{Request, Response, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use leasehold_node::Service;
 use leasehold_node::config::Sqs;
-use leasehold_node::connection::Connection;
+use leasehold_node::connection::{Connection, Greeted, prepare};
 use leasehold_node::tls::{HTTP2, Listener, Tls};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
@@ -142,8 +142,8 @@ async fn connection(
     permit: OwnedSemaphorePermit,
     mut stop: watch::Receiver<bool>,
 ) {
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "a connection stays slow for small answers");
+    if let Err(error) = prepare(&stream) {
+        tracing::debug!(%error, "a connection stays slow for small answers, or without signs of life");
     }
     let begun = tokio::select! {
         begun = begin(stream, tls.as_deref()) => begun,
@@ -178,10 +178,11 @@ async fn converse<C, F>(
         let answering = answer(request);
         async move { Ok::<_, Infallible>(answering.await) }
     });
-    let stream = TokioIo::new(Patient::new(connection));
+    let connection = Patient::new(connection);
     let stopped = async { drop(stop.wait_for(|stop| *stop).await) };
     let serving = async move {
         if version == Version::HTTP_2 {
+            let stream = TokioIo::new(Greeted::new(connection));
             let mut connection = pin!(http2_builder().serve_connection(stream, service));
             tokio::select! {
                 served = connection.as_mut() => served,
@@ -191,6 +192,7 @@ async fn converse<C, F>(
                 }
             }
         } else {
+            let stream = TokioIo::new(connection);
             let mut connection = pin!(http1_builder().serve_connection(stream, service));
             tokio::select! {
                 served = connection.as_mut() => served,

@@ -53,6 +53,17 @@ async fn a_client_of_http2_that_opens_no_window_is_let_go() {
     serving.await.unwrap();
 }
 
+/// As one can that has agreed on HTTP/2 in the handshake of TLS.
+#[tokio::test(start_paused = true)]
+async fn a_client_of_http2_that_says_nothing_is_let_go() {
+    for said in ["", "PRI * HTTP/2.0\r\n"] {
+        let (near, mut far) = tokio::io::duplex(CONNECTION_BYTES);
+        let serving = serve_answers(near, Version::HTTP_2, SHORT_BYTES);
+        far.write_all(said.as_bytes()).await.unwrap();
+        timeout(WITHOUT_END, serving).await.expect("its connection is kept without end").unwrap();
+    }
+}
+
 /// Whatever the length of its answer.
 #[tokio::test(start_paused = true)]
 async fn a_client_of_http1_that_reads_nothing_is_let_go() {
