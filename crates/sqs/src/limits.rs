@@ -37,6 +37,12 @@ pub const ANSWERS_BYTES_MAX: usize = 128 * 1024 * 1024;
 pub const PIECE_BYTES_MAX: usize = 16 * 1024;
 /// How long a body waits until there is room for it.
 pub const ROOM_MS_MAX: u64 = 5_000;
+/// Keys of a map in a request: more than attributes or tags can be.
+pub const PAIRS_MAX: usize = 64;
+/// Names in a list of a request.
+pub const NAMES_MAX: usize = 1_024;
+/// The value of an attribute of a queue. All that a queue keeps for SQS clients has no more.
+pub const QUEUE_ATTRIBUTE_BYTES_MAX: usize = 32 * 1024;
 /// Parameters of a Query request.
 pub const PARAMETERS_MAX: usize = 1_024;
 pub const PARAMETER_DEPTH_MAX: usize = 8;
@@ -67,6 +73,7 @@ pub const SIGNING_KEYS_MAX: usize = 256;
 
 const _: () = {
     assert!(BATCH_BYTES_MAX * 6 < REQUEST_BYTES_MAX);
+    assert!(MESSAGE_ATTRIBUTES_MAX < PAIRS_MAX && PARAMETERS_MAX <= NAMES_MAX);
     assert!(REQUEST_BYTES_MAX <= REQUESTS_BYTES_MAX && REQUESTS_BYTES_MAX <= u32::MAX as usize);
     assert!(REQUEST_BYTES_MAX.is_power_of_two() && ROOM_MS_MAX < BODY_MS_MAX);
     assert!(ANSWERS_BYTES_MAX <= u32::MAX as usize && SMALL_BYTES_MAX <= PIECE_BYTES_MAX);

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use crate::arn;
 use crate::error::{Error, Kind};
 use crate::gateway::{Call, Gateway};
+use crate::limits::QUEUE_ATTRIBUTE_BYTES_MAX;
 use crate::numbers::Int;
 use crate::policy;
 
@@ -93,6 +94,10 @@ pub fn read(gateway: &Gateway, attributes: &Attributes, target: Target<'_>) -> R
     for (name, value) in attributes {
         if OF_FIFO.contains(&name.as_str()) && !target.is_fifo() {
             return Err(unknown(name));
+        }
+        // JSON of any length would be a hundred times that when it is read.
+        if value.len() > QUEUE_ATTRIBUTE_BYTES_MAX {
+            return Err(wrong(name));
         }
         read_one(gateway, &mut settings, name, value, target)?;
     }

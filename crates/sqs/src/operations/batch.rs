@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::Serialize;
 
+use crate::absent::Batch;
 use crate::error::{Error, Kind};
 use crate::limits::{BATCH_ENTRIES_MAX, BATCH_ID_CHARACTERS_MAX};
 use crate::text::Text;
@@ -53,12 +54,16 @@ impl<'a, D> Outcome<'a, D> {
     }
 }
 
-/// Checks the ids of a batch.
+/// The entries of a batch, whose ids are right.
 ///
 /// # Errors
 /// The errors of a batch as a whole.
-pub fn check<'a>(ids: impl ExactSizeIterator<Item = Option<&'a str>>) -> Result<(), Error> {
-    let entries = ids.len();
+pub fn checked<T>(batch: Batch<T>, id: impl Fn(&T) -> Option<&str>) -> Result<Vec<T>, Error> {
+    check(batch.count, batch.kept.iter().map(id))?;
+    Ok(batch.kept)
+}
+
+fn check<'a>(entries: usize, ids: impl Iterator<Item = Option<&'a str>>) -> Result<(), Error> {
     if entries == 0 {
         let message = "There should be at least one entry in the request.";
         return Err(Error::new(Kind::EmptyBatchRequest, message));
@@ -90,7 +95,8 @@ mod tests {
 
     #[test]
     fn ids_are_distinct_and_few() {
-        let check = |ids: &[&str]| check(ids.iter().map(|id| Some(*id))).map_err(|error| error.kind);
+        let check =
+            |ids: &[&str]| check(ids.len(), ids.iter().map(|id| Some(*id))).map_err(|error| error.kind);
         assert_eq!(check(&["a", "b_-9"]), Ok(()));
         assert_eq!(check(&[]), Err(Kind::EmptyBatchRequest));
         assert_eq!(check(&["a"; 11]), Err(Kind::TooManyEntriesInBatchRequest));
@@ -98,7 +104,15 @@ mod tests {
         for wrong in ["", "a b", "ü", &"a".repeat(81)] {
             assert_eq!(check(&[wrong]), Err(Kind::InvalidBatchEntryId), "{wrong}");
         }
-        let none = super::check([None].into_iter()).unwrap_err();
+        let none = super::check(1, [None].into_iter()).unwrap_err();
         assert_eq!(none.kind, Kind::MissingParameter);
+    }
+
+    #[test]
+    fn a_batch_that_is_too_long_is_told_its_length() {
+        let batch = Batch { kept: vec!["a"; BATCH_ENTRIES_MAX], count: 2_800_000 };
+        let error = checked(batch, |id| Some(*id)).unwrap_err();
+        assert_eq!(error.kind, Kind::TooManyEntriesInBatchRequest);
+        assert!(error.message.ends_with("You have sent 2800000."), "{error}");
     }
 }

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use super::Done;
 use super::batch::{self, DoneEntry, Outcome};
 use super::settle::{Entries, error_of, handle, result_of};
-use crate::absent::entries;
+use crate::absent::{Batch, or_default};
 use crate::error::Error;
 use crate::gateway::Call;
 use crate::text::Text;
@@ -30,8 +30,8 @@ pub struct Delete<'a> {
 pub struct DeleteBatch<'a> {
     #[serde(borrow)]
     queue_url: Option<Text<'a>>,
-    #[serde(borrow, default, deserialize_with = "entries")]
-    entries: Vec<Entry<'a>>,
+    #[serde(borrow, default, deserialize_with = "or_default")]
+    entries: Batch<Entry<'a>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -55,13 +55,10 @@ pub async fn delete_batch<'a>(
     call: Call<'_>,
     request: DeleteBatch<'a>,
 ) -> Result<Outcome<'a, DoneEntry<'a>>, Error> {
-    batch::check(request.entries.iter().map(|entry| entry.id.as_deref()))?;
+    let sent = batch::checked(request.entries, |entry| entry.id.as_deref())?;
     let queue = call.queue(request.queue_url.as_deref()).await?;
     let mut entries = Entries::read(
-        request
-            .entries
-            .into_iter()
-            .map(|entry| (entry.id.unwrap_or_default(), handle(entry.receipt_handle.as_deref()))),
+        sent.into_iter().map(|entry| (entry.id.unwrap_or_default(), handle(entry.receipt_handle.as_deref()))),
     );
     let settled = delete_all(call, &queue, std::mem::take(&mut entries.receipts)).await?;
     let mut outcome = Outcome::of(entries.ids.len());

@@ -141,5 +141,32 @@ mod tests {
         assert!(read::<queues::Create>(br#"{"QueueName":"q","Attributes":null,"tags":null}"#).is_ok());
         assert!(read::<send::SendBatch<'_>>(br#"{"Entries":null}"#).is_ok());
         assert!(read::<send::SendBatch<'_>>(br#"{"Entries":5}"#).is_err());
+        assert!(read::<receive::Receive<'_>>(br#"{"AttributeNames":{}}"#).is_err());
+        assert!(read::<tags::Tag>(br#"{"Tags":[]}"#).is_err());
+    }
+
+    #[test]
+    fn maps_and_lists_without_end_are_malformed() {
+        let pairs = (0..65).map(|at| format!(r#""k{at}":"v""#)).collect::<Vec<_>>().join(",");
+        let attributes =
+            (0..65).map(|at| format!(r#""k{at}":{{"DataType":"String"}}"#)).collect::<Vec<_>>().join(",");
+        let names = vec![r#""All""#; 1_025].join(",");
+        let kind = |error: Error| error.kind;
+        let refused = [
+            read::<tags::Tag>(format!(r#"{{"Tags":{{{pairs}}}}}"#).as_bytes()).map(drop),
+            read::<queues::Create>(format!(r#"{{"Attributes":{{{pairs}}}}}"#).as_bytes()).map(drop),
+            read::<queues::Create>(format!(r#"{{"tags":{{{pairs}}}}}"#).as_bytes()).map(drop),
+            read::<queues::Set>(format!(r#"{{"Attributes":{{{pairs}}}}}"#).as_bytes()).map(drop),
+            read::<queues::Get>(format!(r#"{{"AttributeNames":[{names}]}}"#).as_bytes()).map(drop),
+            read::<tags::Untag>(format!(r#"{{"TagKeys":[{names}]}}"#).as_bytes()).map(drop),
+            read::<permissions::Add>(format!(r#"{{"Actions":[{names}]}}"#).as_bytes()).map(drop),
+            read::<receive::Receive<'_>>(format!(r#"{{"MessageAttributeNames":[{names}]}}"#).as_bytes())
+                .map(drop),
+            read::<send::Message<'_>>(format!(r#"{{"MessageAttributes":{{{attributes}}}}}"#).as_bytes())
+                .map(drop),
+        ];
+        for (at, outcome) in refused.into_iter().enumerate() {
+            assert_eq!(outcome.map_err(kind), Err(Kind::Malformed), "{at}");
+        }
     }
 }

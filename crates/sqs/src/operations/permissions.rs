@@ -4,7 +4,7 @@ use leasehold_proto::v1::{Outcome, QueueSettings, Reason};
 use serde::Deserialize;
 
 use super::{Done, required};
-use crate::absent::or_default;
+use crate::absent::names;
 use crate::error::{Error, Kind};
 use crate::gateway::Call;
 use crate::policy::{self, Grant};
@@ -18,9 +18,9 @@ const TRIES_MAX: usize = 8;
 pub struct Add {
     queue_url: Option<String>,
     label: Option<String>,
-    #[serde(default, deserialize_with = "or_default", rename = "AWSAccountIds")]
+    #[serde(default, deserialize_with = "names", rename = "AWSAccountIds")]
     accounts: Vec<String>,
-    #[serde(default, deserialize_with = "or_default")]
+    #[serde(default, deserialize_with = "names")]
     actions: Vec<String>,
 }
 

@@ -11,7 +11,7 @@ use leasehold_proto::v1::{
 use serde::{Deserialize, Serialize};
 
 use super::{Done, required};
-use crate::absent::or_default;
+use crate::absent::{names, pairs};
 use crate::error::{Error, Kind};
 use crate::gateway::Call;
 use crate::limits::LIST_MAX;
@@ -26,10 +26,10 @@ const TRIES_MAX: usize = 4;
 #[serde(rename_all = "PascalCase")]
 pub struct Create {
     queue_name: Option<String>,
-    #[serde(default, deserialize_with = "or_default")]
+    #[serde(default, deserialize_with = "pairs")]
     attributes: Attributes,
     /// Named so in the model of the service.
-    #[serde(default, deserialize_with = "or_default", rename = "tags", alias = "Tags")]
+    #[serde(default, deserialize_with = "pairs", rename = "tags", alias = "Tags")]
     tags: BTreeMap<String, String>,
 }
 
@@ -67,7 +67,7 @@ pub struct ListSources {
 #[serde(rename_all = "PascalCase")]
 pub struct Get {
     queue_url: Option<String>,
-    #[serde(default, deserialize_with = "or_default")]
+    #[serde(default, deserialize_with = "names")]
     attribute_names: Vec<String>,
 }
 
@@ -75,7 +75,7 @@ pub struct Get {
 #[serde(rename_all = "PascalCase")]
 pub struct Set {
     queue_url: Option<String>,
-    #[serde(default, deserialize_with = "or_default")]
+    #[serde(default, deserialize_with = "pairs")]
     attributes: Attributes,
 }
 

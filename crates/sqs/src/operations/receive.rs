@@ -7,7 +7,7 @@ use leasehold_proto::v1::{Attribute, Delivery, ReceiveRequest, ReceiveResponse};
 use serde::{Deserialize, Serialize};
 
 use super::send::{sequence_number, token};
-use crate::absent::or_default;
+use crate::absent::names;
 use crate::body::Shown;
 use crate::digest;
 use crate::error::{Error, Kind};
@@ -42,11 +42,11 @@ pub struct Receive<'a> {
     #[serde(borrow)]
     queue_url: Option<Text<'a>>,
     /// The old name of the next.
-    #[serde(default, deserialize_with = "or_default")]
+    #[serde(default, deserialize_with = "names")]
     attribute_names: Vec<String>,
-    #[serde(default, deserialize_with = "or_default")]
+    #[serde(default, deserialize_with = "names")]
     message_system_attribute_names: Vec<String>,
-    #[serde(default, deserialize_with = "or_default")]
+    #[serde(default, deserialize_with = "names")]
     message_attribute_names: Vec<String>,
     max_number_of_messages: Option<Int>,
     visibility_timeout: Option<Int>,

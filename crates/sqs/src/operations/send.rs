@@ -7,7 +7,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::batch::{self, Outcome};
 use super::required;
-use crate::absent::{entries, or_default};
+use crate::absent::{Batch, or_default, pairs};
 use crate::body;
 use crate::digest;
 use crate::error::{Error, Kind, of_node};
@@ -27,8 +27,8 @@ const SEQUENCE_NUMBER_MIN: u64 = 10_000_000_000_000_000_000;
 pub struct SendBatch<'a> {
     #[serde(borrow)]
     queue_url: Option<Text<'a>>,
-    #[serde(borrow, default, deserialize_with = "entries")]
-    entries: Vec<Message<'a>>,
+    #[serde(borrow, default, deserialize_with = "or_default")]
+    entries: Batch<Message<'a>>,
 }
 
 /// A request by itself, with the queue, or an entry of a batch, with an id.
@@ -42,9 +42,9 @@ pub struct Message<'a> {
     #[serde(borrow)]
     message_body: Option<Text<'a>>,
     delay_seconds: Option<Int>,
-    #[serde(default, deserialize_with = "or_default")]
+    #[serde(default, deserialize_with = "pairs")]
     message_attributes: AttributeMap,
-    #[serde(default, deserialize_with = "or_default")]
+    #[serde(default, deserialize_with = "pairs")]
     message_system_attributes: AttributeMap,
     message_deduplication_id: Option<String>,
     message_group_id: Option<String>,
@@ -84,20 +84,20 @@ pub async fn send<'a>(call: Call<'_>, request: Message<'a>) -> Result<Sent<'a>, 
 }
 
 pub async fn send_batch<'a>(call: Call<'_>, request: SendBatch<'a>) -> Result<Outcome<'a, Sent<'a>>, Error> {
-    batch::check(request.entries.iter().map(|entry| entry.id.as_deref()))?;
+    let entries = batch::checked(request.entries, |entry| entry.id.as_deref())?;
     let queue = call.queue(request.queue_url.as_deref()).await?;
-    let bytes = request.entries.iter().map(Message::bytes).sum::<usize>();
+    let bytes = entries.iter().map(Message::bytes).sum::<usize>();
     if bytes > BATCH_BYTES_MAX {
         let message = format!(
             "Batch requests cannot be longer than {BATCH_BYTES_MAX} bytes. You have sent {bytes} bytes."
         );
         return Err(Error::new(Kind::BatchRequestTooLong, message));
     }
-    let mut outcome = Outcome::of(request.entries.len());
-    let mut ready = Vec::with_capacity(request.entries.len());
-    let mut ids = Vec::with_capacity(request.entries.len());
+    let mut outcome = Outcome::of(entries.len());
+    let mut ready = Vec::with_capacity(entries.len());
+    let mut ids = Vec::with_capacity(entries.len());
     let with_id = |id, sent: Sent<'a>| Sent { id: Some(id), ..sent };
-    for mut entry in request.entries {
+    for mut entry in entries {
         let id = entry.id.take().unwrap_or_default();
         match prepare(call, &queue, entry) {
             Ok(prepared) => {

@@ -6,7 +6,7 @@ use leasehold_proto::v1::QueueSettings;
 use serde::{Deserialize, Serialize};
 
 use super::Done;
-use crate::absent::or_default;
+use crate::absent::{names, pairs};
 use crate::error::Error;
 use crate::gateway::Call;
 
@@ -14,7 +14,7 @@ use crate::gateway::Call;
 #[serde(rename_all = "PascalCase")]
 pub struct Tag {
     queue_url: Option<String>,
-    #[serde(default, deserialize_with = "or_default")]
+    #[serde(default, deserialize_with = "pairs")]
     tags: BTreeMap<String, String>,
 }
 
@@ -22,7 +22,7 @@ pub struct Tag {
 #[serde(rename_all = "PascalCase")]
 pub struct Untag {
     queue_url: Option<String>,
-    #[serde(default, deserialize_with = "or_default")]
+    #[serde(default, deserialize_with = "names")]
     tag_keys: Vec<String>,
 }
 

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use super::batch::{self, DoneEntry, Outcome};
 use super::settle::{Entries, error_of, handle, result_of};
 use super::{Done, required};
-use crate::absent::entries;
+use crate::absent::{Batch, or_default};
 use crate::error::{Error, Kind};
 use crate::gateway::Call;
 use crate::limits::VISIBILITY_S_MAX;
@@ -19,8 +19,8 @@ use crate::text::Text;
 pub struct ChangeBatch<'a> {
     #[serde(borrow)]
     queue_url: Option<Text<'a>>,
-    #[serde(borrow, default, deserialize_with = "entries")]
-    entries: Vec<Entry<'a>>,
+    #[serde(borrow, default, deserialize_with = "or_default")]
+    entries: Batch<Entry<'a>>,
 }
 
 /// A request by itself, with the queue, or an entry of a batch, with an id.
@@ -47,9 +47,9 @@ pub async fn change_batch<'a>(
     call: Call<'_>,
     request: ChangeBatch<'a>,
 ) -> Result<Outcome<'a, DoneEntry<'a>>, Error> {
-    batch::check(request.entries.iter().map(|entry| entry.id.as_deref()))?;
+    let sent = batch::checked(request.entries, |entry| entry.id.as_deref())?;
     let queue = call.queue(request.queue_url.as_deref()).await?;
-    let items = request.entries.iter().map(|entry| (entry.id.clone().unwrap_or_default(), item(entry)));
+    let items = sent.iter().map(|entry| (entry.id.clone().unwrap_or_default(), item(entry)));
     let mut entries = Entries::read(items);
     let settled = change_all(call, &queue, std::mem::take(&mut entries.receipts)).await?;
     let mut outcome = Outcome::of(entries.ids.len());
