@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
 use leasehold_node::Deletion;
 use leasehold_proto::v1::{
     CreateQueueRequest, ListQueuesRequest, ListQueuesResponse, Outcome, QueueKind, QueueSettings, Reason,
@@ -21,6 +23,8 @@ use crate::queue_url;
 
 /// Tries to delete a queue that others make their dead-letter queue meanwhile.
 const TRIES_MAX: usize = 4;
+/// Queues that are changed at the same time.
+const CHANGES_MAX: usize = 16;
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -258,7 +262,12 @@ pub async fn delete(call: Call<'_>, request: OfQueue) -> Result<Done, Error> {
         tries += 1;
         match call.service().delete_queue(name, deletion).await {
             Err(failure) if failure.reason == Reason::InvalidArgument && tries < TRIES_MAX => {
-                detach_sources(call, name).await?;
+                let sources = |after| sources(call, name, after);
+                for_each_listed(sources, |source| detach(call, source, name)).await?;
+            }
+            Err(failure) if failure.reason == Reason::InvalidArgument => {
+                let message = format!("Others make {name} their dead-letter queue all the time: try again.");
+                return Err(Error::new(Kind::Unavailable, message));
             }
             // An earlier try of the node, whose answer was lost, has deleted it.
             Err(failure) if failure.reason == Reason::UnknownQueue && failure.outcome == Outcome::Unknown => {
@@ -269,17 +278,45 @@ pub async fn delete(call: Call<'_>, request: OfQueue) -> Result<Done, Error> {
     }
 }
 
-async fn detach_sources(call: Call<'_>, name: &str) -> Result<(), Error> {
-    let of_queue = ListQueuesRequest { prefix: name.to_owned(), ..ListQueuesRequest::default() };
-    for source in call.service().list_dead_letter_sources(&of_queue).await?.queues {
-        detach(call, &source, name).await?;
+/// Those whose dead-letter queue this is, from a name on: a page of them.
+async fn sources(call: Call<'_>, name: &str, after: String) -> Result<ListQueuesResponse, Error> {
+    let of_queue = ListQueuesRequest { prefix: name.to_owned(), after, ..ListQueuesRequest::default() };
+    Ok(call.service().list_dead_letter_sources(&of_queue).await?)
+}
+
+/// Does something with every queue of a list that comes in pages, with some of them at a time.
+async fn for_each_listed<P, D>(
+    page_after: impl Fn(String) -> P,
+    action: impl Fn(String) -> D,
+) -> Result<(), Error>
+where
+    P: Future<Output = Result<ListQueuesResponse, Error>>,
+    D: Future<Output = Result<(), Error>>,
+{
+    let mut after = String::new();
+    loop {
+        let ListQueuesResponse { queues, more } = page_after(after).await?;
+        let last = queues.last().filter(|_| more).cloned();
+        let mut under_way = FuturesUnordered::new();
+        for queue in queues {
+            if under_way.len() >= CHANGES_MAX {
+                under_way.next().await.transpose()?;
+            }
+            under_way.push(action(queue));
+        }
+        while let Some(done) = under_way.next().await {
+            done?;
+        }
+        match last {
+            Some(last) => after = last,
+            None => return Ok(()),
+        }
     }
-    Ok(())
 }
 
 /// Leaves a queue without a dead-letter queue if it is this one. What others change meanwhile is left to the next try.
-async fn detach(call: Call<'_>, source: &str, dead_letter_queue: &str) -> Result<(), Error> {
-    let described = match call.service().settings_of_queue(source).await {
+async fn detach(call: Call<'_>, source: String, dead_letter_queue: &str) -> Result<(), Error> {
+    let described = match call.service().settings_of_queue(&source).await {
         Err(failure) if failure.reason == Reason::UnknownQueue => return Ok(()),
         described => described?,
     };
@@ -288,8 +325,53 @@ async fn detach(call: Call<'_>, source: &str, dead_letter_queue: &str) -> Result
         return Ok(());
     }
     let settings = QueueSettings { dead_letter_queue: Some(String::new()), ..QueueSettings::default() };
-    match call.service().set_queue(source, settings, described.revision).await {
+    match call.service().set_queue(&source, settings, described.revision).await {
         Err(failure) if matches!(failure.reason, Reason::UnknownQueue | Reason::Changed) => Ok(()),
         set => set.map_err(Error::from),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::{Cell, RefCell};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_list_of_many_pages_is_gone_through_to_its_end() {
+        const PAGE: usize = 1_000;
+        let names = (0..3 * PAGE + 500).map(|number| format!("q{number:04}")).collect::<Vec<_>>();
+        let page_after = |after: String| {
+            let rest = names.iter().filter(|name| **name > after).cloned().collect::<Vec<_>>();
+            let more = rest.len() > PAGE;
+            std::future::ready(Ok(ListQueuesResponse { queues: rest.into_iter().take(PAGE).collect(), more }))
+        };
+        let under_way = &Cell::new(0);
+        let most = &Cell::new(0);
+        let seen = &RefCell::new(Vec::new());
+        let action = |name: String| async move {
+            under_way.set(under_way.get() + 1);
+            most.set(most.get().max(under_way.get()));
+            tokio::task::yield_now().await;
+            under_way.set(under_way.get() - 1);
+            seen.borrow_mut().push(name);
+            Ok(())
+        };
+        for_each_listed(page_after, action).await.unwrap();
+        let mut seen = seen.take();
+        seen.sort();
+        assert_eq!(seen, names);
+        assert_eq!(most.get(), CHANGES_MAX);
+    }
+
+    #[tokio::test]
+    async fn the_first_error_ends_it() {
+        let page_after = |_| {
+            let queues = vec!["q".to_owned(); 3];
+            std::future::ready(Ok(ListQueuesResponse { queues, more: true }))
+        };
+        let refused = |_| std::future::ready(Err(Error::new(Kind::Unavailable, "no leader")));
+        let ended = for_each_listed(page_after, refused).await;
+        assert_eq!(ended.map_err(|error| error.kind), Err(Kind::Unavailable));
     }
 }
