@@ -1,10 +1,12 @@
 //! Who this data directory belongs to: a small checksummed file, replaced atomically.
 //!
 //! ```text
-//!   leasehold identity 1
+//!   leasehold identity 2
 //!   cluster 5f0c...            16 bytes in hexadecimal
 //!   node 3
+//!   catalogue 3
 //!   name a
+//!   log 77e1...                16 bytes: which log is that of the node; format 1 did not say
 //!   crc32c 1d2e3f40            of everything above
 //! ```
 //!
@@ -17,7 +19,9 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 /// The newest format of a data directory that this code understands, and the one it writes.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
+/// The first format that says which log is that of the node.
+const FORMAT_WITH_LOG: u32 = 2;
 
 const FILE: &str = "identity";
 /// Left behind by a crash before the rename; the next `store` writes over it.
@@ -35,8 +39,18 @@ pub struct Identity {
     /// The Raft id of this node's replica of the catalogue.
     pub catalogue_replica: u64,
     pub name: String,
+    /// Of the log that the node joined with, which has every vote that it gave since. `None` where an older program wrote it.
+    pub log_unique_id: Option<[u8; 16]>,
     /// Of the data directory as a whole.
     pub format_version: u32,
+}
+
+/// The log that lies beside an identity.
+#[derive(Clone, Copy, Debug)]
+pub struct FoundLog {
+    pub unique_id: [u8; 16],
+    /// Whether no group has anything in it.
+    pub is_empty: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +78,14 @@ pub enum IdentityError {
         path.display()
     )]
     OtherName { path: PathBuf, found: String, wanted: String },
+
+    #[error(
+        "the log beside {} is not the one with which this node joined its cluster: the votes and messages that it promised to \
+         keep are not there. Mount the volume or restore the disk that has its log; or remove the node from its cluster, empty \
+         the data directory and add the node again",
+        path.display()
+    )]
+    OtherLog { path: PathBuf },
 }
 
 impl Identity {
@@ -79,6 +101,24 @@ impl Identity {
             return Err(IdentityError::OtherName { path, found: identity.name, wanted: name.to_owned() });
         }
         Ok(Some(identity))
+    }
+
+    /// Makes sure that the log which was found is the one that the node joined its cluster with: any other knows nothing of the votes
+    /// that it gave, and it would vote again. An identity that does not say takes a log for its own in which there is something.
+    ///
+    /// # Errors
+    /// When it is another log, or cannot be noted.
+    pub fn with_log(self, data_dir: &Path, found: FoundLog) -> Result<Self, IdentityError> {
+        match self.log_unique_id {
+            Some(known) if known == found.unique_id => Ok(self),
+            None if !found.is_empty => {
+                let log_unique_id = Some(found.unique_id);
+                let identity = Self { log_unique_id, format_version: FORMAT_VERSION, ..self };
+                identity.store(data_dir)?;
+                Ok(identity)
+            }
+            Some(_) | None => Err(IdentityError::OtherLog { path: data_dir.join(FILE) }),
+        }
     }
 
     /// Replaces the identity of a data directory. When this returns, it is on the disk; when it fails or the power goes, the
@@ -122,8 +162,10 @@ fn encode(identity: &Identity) -> String {
         identity.format_version <= FORMAT_VERSION && identity.node_id != 0 && identity.catalogue_replica != 0
     );
     assert!(!identity.name.contains('\n'));
+    assert_eq!(identity.log_unique_id.is_some(), identity.format_version >= FORMAT_WITH_LOG);
+    let log = identity.log_unique_id.map(|id| format!("log {}\n", to_hex(&id))).unwrap_or_default();
     let body = format!(
-        "{FIRST_LINE}{}\ncluster {}\nnode {}\ncatalogue {}\nname {}\n",
+        "{FIRST_LINE}{}\ncluster {}\nnode {}\ncatalogue {}\nname {}\n{log}",
         identity.format_version,
         to_hex(&identity.cluster_id),
         identity.node_id,
@@ -162,8 +204,13 @@ fn decode(bytes: &[u8]) -> Result<Identity, Wrong> {
     let catalogue_replica =
         field("catalogue ").and_then(|text| text.parse().ok()).filter(|id| *id != 0).ok_or_else(malformed)?;
     let name = field("name ").ok_or_else(malformed)?.to_owned();
+    let log_unique_id = if format_version < FORMAT_WITH_LOG {
+        None
+    } else {
+        Some(field("log ").and_then(from_hex).ok_or_else(malformed)?)
+    };
     match lines.next() {
-        None => Ok(Identity { cluster_id, node_id, catalogue_replica, name, format_version }),
+        None => Ok(Identity { cluster_id, node_id, catalogue_replica, name, log_unique_id, format_version }),
         Some(_) => Err(malformed()),
     }
 }
@@ -183,8 +230,14 @@ mod tests {
             node_id: 3,
             catalogue_replica: 4,
             name: "a".into(),
+            log_unique_id: Some(*b"log--------id-45"),
             format_version: FORMAT_VERSION,
         }
+    }
+
+    /// As the first programs wrote it.
+    fn of_format_1() -> Identity {
+        Identity { log_unique_id: None, format_version: 1, ..identity() }
     }
 
     fn with_crc(body: &str) -> String {
@@ -247,6 +300,8 @@ mod tests {
             "leasehold identity 1\ncluster +0000000000000000000000000000001\nnode 1\ncatalogue 1\nname a\n",
             "leasehold identity 1\ncluster 00000000000000000000000000000001\nnode 0\ncatalogue 1\nname a\n",
             "leasehold identity 1\ncluster 00000000000000000000000000000001\nnode 1\ncatalogue 1\nname a\nmore\n",
+            "leasehold identity 2\ncluster 00000000000000000000000000000001\nnode 1\ncatalogue 1\nname a\n",
+            "leasehold identity 2\ncluster 00000000000000000000000000000001\nnode 1\ncatalogue 1\nname a\nlog 01\n",
         ] {
             assert!(matches!(decode(with_crc(body).as_bytes()), Err(Wrong::Damaged(_))), "{body}");
         }
@@ -255,13 +310,47 @@ mod tests {
     #[test]
     fn a_newer_version_and_another_owner_are_told_apart() {
         let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join(FILE), with_crc("leasehold identity 2\nunheard of\n")).unwrap();
+        fs::write(dir.path().join(FILE), with_crc("leasehold identity 3\nunheard of\n")).unwrap();
         let error = Identity::load(dir.path(), "a").unwrap_err();
-        assert!(matches!(error, IdentityError::Newer { found: 2, .. }), "{error}");
+        assert!(matches!(error, IdentityError::Newer { found: 3, .. }), "{error}");
 
         identity().store(dir.path()).unwrap();
         let error = Identity::load(dir.path(), "b").unwrap_err();
         assert!(matches!(&error, IdentityError::OtherName { found, .. } if found == "a"), "{error}");
+    }
+
+    #[test]
+    fn another_log_is_refused_and_so_is_an_empty_one_in_its_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let own = identity().log_unique_id.unwrap();
+        // A crash between the two leaves a node that has joined and has nothing yet.
+        for is_empty in [true, false] {
+            let found = FoundLog { unique_id: own, is_empty };
+            assert_eq!(identity().with_log(dir.path(), found).unwrap(), identity());
+            let found = FoundLog { unique_id: [9; 16], is_empty };
+            let error = identity().with_log(dir.path(), found).unwrap_err();
+            assert!(matches!(error, IdentityError::OtherLog { .. }), "{error}");
+            assert!(error.to_string().contains("add the node again"), "{error}");
+        }
+        assert_eq!(Identity::load(dir.path(), "a").unwrap(), None, "nothing was noted");
+    }
+
+    #[test]
+    fn an_identity_of_format_1_takes_a_log_that_has_something_and_keeps_to_it() {
+        let dir = tempfile::tempdir().unwrap();
+        of_format_1().store(dir.path()).unwrap();
+        let load = || Identity::load(dir.path(), "a").unwrap().unwrap();
+        assert_eq!(load(), of_format_1());
+        let own = identity().log_unique_id.unwrap();
+        let empty = FoundLog { unique_id: own, is_empty: true };
+        let refused = load().with_log(dir.path(), empty);
+        assert!(matches!(refused, Err(IdentityError::OtherLog { .. })), "{refused:?}");
+        assert_eq!(load(), of_format_1());
+        let found = FoundLog { unique_id: own, is_empty: false };
+        assert_eq!(load().with_log(dir.path(), found).unwrap(), identity());
+        assert_eq!(load(), identity());
+        let other = FoundLog { unique_id: [9; 16], is_empty: false };
+        assert!(load().with_log(dir.path(), other).is_err());
     }
 
     #[test]

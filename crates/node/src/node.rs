@@ -17,7 +17,7 @@ use crate::admin_http::{self, AdminState, NotReady, Readiness};
 use crate::config::{AddressError, Config};
 use crate::core::{Core, CoreParts};
 use crate::failure::Failure;
-use crate::identity::{FORMAT_VERSION, Identity, IdentityError};
+use crate::identity::{FORMAT_VERSION, FoundLog, Identity, IdentityError};
 use crate::lane::Sockets;
 use crate::leaders;
 use crate::raft::ReplicaNode;
@@ -30,6 +30,10 @@ use crate::tls::{Listener, Tls, TlsFilesError};
 const DRAIN_PATIENCE: Duration = Duration::from_millis(500);
 /// How long the first founder waits for the others before it asks for their votes.
 const FOUNDERS_PATIENCE: Duration = Duration::from_secs(2);
+
+/// What its votes and entries would do in a group of the same number is nobody's to say.
+const LOG_OWNERLESS: &str = "the log of this node holds partitions of a cluster, and its identity is gone: restore the identity, or \
+     empty the data folder and start the node again";
 
 /// Why a node cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +60,8 @@ pub enum StartError {
 pub struct Shell {
     pub config: Arc<Config>,
     log: Log,
+    /// Whether the log holds groups of a cluster, and nothing says of which: the identity is gone.
+    is_log_ownerless: bool,
     tls: Option<Arc<Tls>>,
     sockets: Sockets,
     peer_address: String,
@@ -105,7 +111,7 @@ impl Shell {
     /// Makes this node a member of a cluster; to be told the same twice changes nothing.
     ///
     /// # Errors
-    /// When it is a member of another one, or cannot start.
+    /// When it is a member of another one, has the log of one, or cannot start.
     pub async fn join(&self, join: JoinRequest) -> Result<(), Failure> {
         let _one_at_a_time = self.joining.lock().await;
         let invalid = |detail: String| Failure::not_done(Reason::InvalidArgument, detail);
@@ -119,6 +125,7 @@ impl Shell {
             node_id: join.node_id,
             catalogue_replica: join.catalogue_replica,
             name: self.config.name.clone(),
+            log_unique_id: Some(self.log.unique_id()),
             format_version: FORMAT_VERSION,
         };
         if let Some(core) = self.core.get() {
@@ -129,6 +136,9 @@ impl Shell {
                 Reason::AlreadyInitialised,
                 "this node belongs to a cluster already",
             ));
+        }
+        if self.is_log_ownerless {
+            return Err(Failure::not_done(Reason::AlreadyInitialised, LOG_OWNERLESS));
         }
         let failed = |detail: String| Failure::try_again(Reason::NodeFailed, detail);
         identity.store(&self.config.data_dir).map_err(|error| failed(error.to_string()))?;
@@ -271,6 +281,12 @@ impl Node {
         create_dir(&config.data_dir)?;
         let identity = Identity::load(&config.data_dir, &config.name)?;
         let log = open_log(&config)?;
+        let found = FoundLog { unique_id: log.unique_id(), is_empty: log.groups().is_empty() };
+        let identity = identity.map(|identity| identity.with_log(&config.data_dir, found)).transpose()?;
+        let is_log_ownerless = identity.is_none() && !found.is_empty;
+        if is_log_ownerless {
+            tracing::warn!("{LOG_OWNERLESS}");
+        }
         let listeners = Listeners::bind(&config).await?;
         let (client_address, peer_address) = (local(&listeners.client)?, local(&listeners.peer)?);
         let admin_address = listeners.admin.as_ref().map(local).transpose()?;
@@ -281,6 +297,7 @@ impl Node {
         let shell = Arc::new(Shell {
             config: Arc::new(config),
             log,
+            is_log_ownerless,
             sockets: Sockets::new(tls.clone()),
             tls: tls.clone(),
             peer_address: peer.to_string(),

@@ -72,6 +72,7 @@ impl SimulatedNode {
             node_id,
             catalogue_replica: node_id,
             name,
+            log_unique_id: Some(log.unique_id()),
             format_version: FORMAT_VERSION,
         };
         let (peer_address, client_address) = (address.clone(), address);

@@ -48,6 +48,11 @@ pub enum OpenError {
     /// A snapshot cannot be used: as [`OpenError::Damaged`], unless a newer version wrote it.
     #[error(transparent)]
     Snapshot(#[from] ReadError),
+    /// As [`OpenError::Damaged`], but the last segments are gone, with votes and entries that others count on.
+    #[error(
+        "{dir} is damaged: it ends with segment {found:016x}, and the log had come to segment {known:016x}: mount or restore the disk that has the rest, or remove the node from its cluster (`leasehold cluster remove-node`), empty its data folder and add it again (`cluster add-node`)"
+    )]
+    Shortened { dir: PathBuf, found: u64, known: u64 },
     /// As [`OpenError::Damaged`], but what is gone left no trace where it was.
     #[error("{dir} lacks entry {index} of group {}: restore the disk, or wipe the folder and replace this node in the cluster", .group.0)]
     Gap { dir: PathBuf, group: GroupId, index: u64 },

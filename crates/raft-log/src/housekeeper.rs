@@ -1,4 +1,5 @@
-//! The thread for everything that must not hold up a batch: snapshots, indexes, spare files, and emptying old segments.
+//! The thread for everything that must not hold up a batch: snapshots, indexes, spare files, how far the log has come, and emptying old
+//! segments.
 
 use std::io;
 use std::sync::atomic::Ordering;
@@ -135,6 +136,7 @@ pub fn run(shared: &Shared) {
 
 /// Saves and tidies up. It waits for nobody but the writer.
 pub async fn pass(shared: &Shared, asked: Asked, stuck: &mut Stuck) {
+    shared.advance_head();
     for AskedChange { group, change, done } in asked.snapshots {
         // Nobody may be waiting any more.
         let _ = done.send(change_snapshot(shared, group, &change));

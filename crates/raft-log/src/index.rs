@@ -11,6 +11,7 @@ use crate::cache::{Cache, Key};
 use crate::codec::GroupState;
 use crate::error::LogError;
 use crate::filesystem::File;
+use crate::format::SEGMENT_HEADER_BYTES;
 use crate::payload::{GroupId, LogId, Vote, log_id};
 
 /// Where the payload of a record lies.
@@ -385,6 +386,12 @@ impl Index {
             .map(|(number, _)| *number)
             .filter(|number| Some(*number) != last)
             .collect()
+    }
+
+    /// The highest number of a segment whose first batch is synced; one that was found without a whole batch does not count.
+    pub fn last_begun(&self) -> Option<u64> {
+        let is_begun = |(_, segment): &(&u64, &Segment)| segment.end > SEGMENT_HEADER_BYTES;
+        self.segments.iter().rev().find(is_begun).map(|(number, _)| *number)
     }
 
     fn unpin_segment(&mut self, place: Place) {

@@ -25,6 +25,7 @@ mod filesystem_direct;
 mod filesystem_simulated;
 mod format;
 mod group;
+mod head_file;
 mod housekeeper;
 mod index;
 mod limits;

@@ -14,6 +14,7 @@ use crate::error::{LogError, OpenError, ReadError};
 use crate::filesystem::FileSystem;
 use crate::format::{Kind, RECORD_HEADER_BYTES, is_record_of};
 use crate::group::GroupLog;
+use crate::head_file::Head;
 use crate::housekeeper::{self, Housekeeper, SnapshotChange};
 use crate::index::{Index, Place};
 use crate::limits::{READ_AHEAD_BYTES, SEGMENT_BYTES_MIN};
@@ -115,6 +116,7 @@ pub struct Shared {
     pub reading: Reading,
     index: Mutex<Index>,
     failure: Mutex<Failure>,
+    head: Mutex<Head>,
 }
 
 #[derive(Default)]
@@ -127,6 +129,19 @@ impl Shared {
     pub fn lock_index(&self) -> MutexGuard<'_, Index> {
         // The index is changed in steps that do not panic half-way; if one did, the log must not go on.
         self.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes in the folder which segment has been begun by now, if it does not say so yet.
+    pub fn advance_head(&self) {
+        let begun = self.lock_index().last_begun();
+        if let (None, Some(begun)) = (self.failure(), begun) {
+            let mut head = self.lock_head();
+            *head = head.advance(self.fs.as_ref(), &self.dir, begun);
+        }
+    }
+
+    fn lock_head(&self) -> MutexGuard<'_, Head> {
+        self.head.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn failure(&self) -> Option<LogError> {
@@ -260,6 +275,7 @@ impl Parts {
             reading: Reading::default(),
             index: Mutex::new(recovery.index),
             failure: Mutex::default(),
+            head: Mutex::new(recovery.head),
         });
         let writer = Writer::new(Arc::clone(&shared), recovery.next_number);
         Ok(Self { shared, writer, lock, recovered })
@@ -277,7 +293,7 @@ impl Log {
     /// Opens the log of a folder, or makes one.
     ///
     /// # Errors
-    /// When another process has it open, a newer version wrote it, or what was durable is damaged.
+    /// When another process has it open, a newer version wrote it, or what was durable is damaged or gone.
     pub fn open(
         fs: Arc<dyn FileSystem>,
         dir: &Path,
@@ -320,6 +336,11 @@ impl Log {
             lock: Mutex::new(Some(lock)),
         };
         Self { shared, threads: Arc::new(threads) }
+    }
+
+    /// What tells this log from every other one, drawn when it was made. It stays for as long as the folder does.
+    pub fn unique_id(&self) -> [u8; 16] {
+        self.shared.lock_head().unique_id
     }
 
     /// The groups that have something in the log, in the order of their ids.

@@ -16,6 +16,7 @@ use crate::format::{
     BatchWriter, HeaderFault, Kind, Parsed, SEGMENT_HEADER_BYTES, SegmentHeader, batch_crc, has_batch_after,
     parse_batch, read_u32,
 };
+use crate::head_file::{self, Head};
 use crate::index::{GroupIndex, Index, Place, Retained, Segment, Slot, Source};
 use crate::limits::{FORMAT_VERSION, SEGMENT_BYTES_MIN};
 use crate::log::{Options, Recovered};
@@ -31,13 +32,16 @@ pub struct Recovery {
     pub pool: Pool,
     /// The number of the next segment.
     pub next_number: u64,
+    /// What the folder says of the log now.
+    pub head: Head,
     pub found: Recovered,
 }
 
 pub fn recover(fs: &Arc<dyn FileSystem>, dir: &Path, options: &Options) -> Result<Recovery, OpenError> {
+    let head = head_file::load(fs.as_ref(), dir)?;
     let mut mistrusted = BTreeSet::new();
     loop {
-        match attempt(fs, dir, options, &mistrusted)? {
+        match attempt(fs, dir, options, &mistrusted, head)? {
             Attempt::Succeeded(recovery) => return Ok(*recovery),
             Attempt::WrongIndexes(segments) => {
                 tracing::warn!(dir = %dir.display(), ?segments, "indexes do not say what is in their segments: the segments are read");
@@ -58,6 +62,7 @@ fn attempt(
     dir: &Path,
     options: &Options,
     mistrusted: &BTreeSet<u64>,
+    head: Option<Head>,
 ) -> Result<Attempt, OpenError> {
     let segment_bytes = options.segment_bytes;
     let failed = |action: &'static str, path: &Path| {
@@ -81,6 +86,8 @@ fn attempt(
     let (records, bytes) = (replay.records, segments.values().map(|segment| segment.end).sum());
     let mut index = Index::new(options.cache_bytes);
     index.segments = segments;
+    let last_found = index.segments.last_key_value().map_or(0, |(number, _)| *number);
+    head_file::check(head, dir, last_found)?;
     if let Err(error) = replay.finish(&mut index, dir) {
         // An index that is wrong can look like entries that are missing.
         let indexes = indexed.iter().map(|indexed| indexed.number).collect::<Vec<_>>();
@@ -101,9 +108,12 @@ fn attempt(
     let stale = found.indexes.into_iter().filter(|number| !index.segments.contains_key(number));
     stale.for_each(|number| segment_index::remove(fs.as_ref(), dir, number));
     clean_up(fs.as_ref(), dir, &index, found.unfinished).map_err(failed("clean up", dir))?;
+    // It names what is durable by now.
+    let head =
+        head_file::renew(fs.as_ref(), dir, head, last_found).map_err(failed("write the head of", dir))?;
     missing.save(fs.as_ref(), dir, options.disk_low_bytes);
     let found = Recovered { records, bytes, read_bytes };
-    Ok(Attempt::Succeeded(Box::new(Recovery { index, pool, next_number: last_number + 1, found })))
+    Ok(Attempt::Succeeded(Box::new(Recovery { index, pool, next_number: last_number + 1, head, found })))
 }
 
 /// What the segments of a folder hold.

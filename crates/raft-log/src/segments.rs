@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::error::OpenError;
 use crate::filesystem::{File, FileSystem};
 use crate::payload::GroupId;
-use crate::{segment_index, snapshot};
+use crate::{head_file, segment_index, snapshot};
 
 const SEGMENT_PREFIX: &str = "segment-";
 const SPARE_PREFIX: &str = "spare-";
@@ -74,7 +74,7 @@ pub struct Found {
     pub indexes: Vec<u64>,
     /// The groups that have a snapshot.
     pub snapshots: Vec<GroupId>,
-    /// Snapshots that were being written.
+    /// Snapshots, and a head, that were being written.
     pub unfinished: Vec<PathBuf>,
 }
 
@@ -91,7 +91,7 @@ pub fn find_files(fs: &dyn FileSystem, dir: &Path) -> io::Result<Found> {
             spares.push(path);
         } else if let Some(segment) = segment_index::segment_of(name) {
             indexes.push(segment);
-        } else if snapshot::is_unfinished(name) {
+        } else if snapshot::is_unfinished(name) || head_file::is_unfinished(name) {
             unfinished.push(path);
         } else if let Some(group) = snapshot::group_of(name) {
             snapshots.push(group);

@@ -125,7 +125,13 @@ fn flip_each(fs: &SimulatedFileSystem, path: &Path, judge: impl Fn(usize, Result
 }
 
 fn is_refusal(error: &OpenError) -> bool {
-    matches!(error, OpenError::Damaged { .. } | OpenError::Unreadable { .. } | OpenError::Gap { .. })
+    matches!(
+        error,
+        OpenError::Damaged { .. }
+            | OpenError::Shortened { .. }
+            | OpenError::Unreadable { .. }
+            | OpenError::Gap { .. }
+    )
 }
 
 #[test]

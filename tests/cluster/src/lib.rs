@@ -90,6 +90,10 @@ impl TestCluster {
     }
 
     async fn start_node(&self, name: &str) -> Node {
+        Node::start(self.config_of(name)).await.unwrap_or_else(|error| panic!("{name}: {error}"))
+    }
+
+    fn config_of(&self, name: &str) -> Config {
         let dir = self.dir_of(name);
         let (client_port, peer_port) = self.ports.get(name).copied().unwrap_or_default();
         let mut overrides = vec![
@@ -102,9 +106,7 @@ impl TestCluster {
             ("limits.disk_low_bytes".to_owned(), (64 << 20).to_string()),
         ];
         overrides.extend(self.settings.iter().cloned());
-        let config =
-            Config::load(None, std::iter::empty(), &overrides).unwrap_or_else(|error| panic!("{error}"));
-        Node::start(config).await.unwrap_or_else(|error| panic!("{name}: {error}"))
+        Config::load(None, std::iter::empty(), &overrides).unwrap_or_else(|error| panic!("{error}"))
     }
 
     pub fn dir_of(&self, name: &str) -> PathBuf {
@@ -153,6 +155,17 @@ impl TestCluster {
     pub async fn restart(&mut self, name: &str) {
         let node = self.start_node(name).await;
         *self.slot(name) = Some(node);
+    }
+
+    /// What a stopped node says that refuses to start.
+    ///
+    /// # Panics
+    /// When it starts.
+    pub async fn refusal(&self, name: &str) -> String {
+        match Node::start(self.config_of(name)).await {
+            Ok(_) => panic!("{name} has started"),
+            Err(error) => error.to_string(),
+        }
     }
 
     /// Starts a stopped node again, on other ports.

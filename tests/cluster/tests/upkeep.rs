@@ -55,6 +55,40 @@ async fn a_node_that_lost_everything_is_not_added_as_what_it_was() {
     cluster.end().await;
 }
 
+/// A volume that is not mounted looks like a folder that was never used: the node would vote as if it had never voted.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_whose_log_is_gone_does_not_start_without_it() {
+    let mut cluster = TestCluster::start(Plan::default()).await;
+    cluster.client().create_queue("q", QueueSettings::default(), 4).await.unwrap();
+    cluster.stop("n3").await;
+    let (log, elsewhere) = (cluster.dir_of("n3").join("log"), cluster.dir_of("n3").join("elsewhere"));
+    std::fs::rename(&log, &elsewhere).unwrap();
+    for _ in 0..2 {
+        let refusal = cluster.refusal("n3").await;
+        assert!(refusal.contains("is not the one with which this node joined"), "{refusal}");
+    }
+    send(&cluster.client()).await;
+    std::fs::remove_dir_all(&log).unwrap();
+    std::fs::rename(&elsewhere, &log).unwrap();
+    cluster.restart("n3").await;
+    cluster.wait_until_ready().await;
+    send(&cluster.client()).await;
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_without_its_identity_is_taken_into_no_cluster() {
+    let mut cluster = TestCluster::start(Plan { nodes: 1, partitions: 1, ..Plan::default() }).await;
+    cluster.stop("n1").await;
+    let identity = cluster.dir_of("n1").join("identity");
+    std::fs::remove_file(&identity).unwrap();
+    cluster.restart("n1").await;
+    let refused = cluster.client().init_cluster(vec![cluster.init_node("n1")], 1, 1).await.unwrap_err();
+    assert!(refused.detail.contains("its identity is gone"), "{refused}");
+    assert!(!identity.exists());
+    cluster.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn health_follows_readiness_and_metrics_are_served() {
     let mut cluster = TestCluster::empty(Vec::new());

@@ -252,6 +252,8 @@ fn the_workloads_move_contents_and_use_segments_again() {
         let newest = fs.paths().iter().filter_map(number).max().unwrap();
         println!("workload {seed}: {} operations, newest {newest}, {stats:?}", fs.operations());
         assert!(newest > stats.segments + 3, "segment {newest}, {stats:?}");
+        // So it is looked for after every crash.
+        assert!((1..=newest).contains(&support::head_segment(&fs)), "segment {newest}");
         assert_eq!(fs.allocations() > 0, !seed.is_multiple_of(2), "workload {seed}");
         moved_bytes += stats.moved_bytes;
     }

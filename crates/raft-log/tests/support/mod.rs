@@ -11,7 +11,8 @@ use futures::executor::block_on;
 use futures::future::BoxFuture;
 use leasehold_raft_log::testing::TypeConfig;
 use leasehold_raft_log::{
-    Entry, FileSystem, GroupId, GroupLog, Log, LogId, OpenError, Options, Payload, log_id,
+    Entry, FileSystem, GroupId, GroupLog, Log, LogId, OpenError, Options, Payload, SimulatedFileSystem,
+    log_id,
 };
 use openraft::EntryPayload;
 use openraft::storage::{IOFlushed, RaftLogReader, RaftLogStorage};
@@ -66,6 +67,12 @@ pub fn read_all(group: &mut Group) -> io::Result<Vec<Entry>> {
 
 pub fn last_log_id(group: &mut Group) -> Option<LogId> {
     block_on(group.get_log_state()).unwrap().last_log_id
+}
+
+/// The segment that the head of the log names, as FORMAT.md has it.
+pub fn head_segment(fs: &SimulatedFileSystem) -> u64 {
+    let bytes = fs.read(&Path::new(DIR).join("head"));
+    u64::from_le_bytes(bytes[32..40].try_into().unwrap())
 }
 
 pub fn group(log: &Log, id: u32) -> Group {
