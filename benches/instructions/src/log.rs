@@ -18,7 +18,7 @@ const MESSAGE_BYTES: usize = 144;
 /// When the temporary folder cannot be written: there is nothing to measure then.
 pub fn append_and_read(rounds: u32) {
     let dir = tempfile::tempdir().expect("a temporary folder");
-    let opened = Log::open_driven(Arc::new(RealFileSystem), dir.path(), Options::default());
+    let opened = Log::open_driven(Arc::new(RealFileSystem::default()), dir.path(), Options::default());
     let (log, mut driver) = opened.expect("an empty folder is a log");
     let mut group = log.group::<TypeConfig>(GroupId(1));
     let payload = Payload::copy_of(&[7; BATCH as usize * MESSAGE_BYTES]);

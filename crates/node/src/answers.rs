@@ -383,7 +383,8 @@ mod tests {
             pending_bytes_max: 0,
         });
         let (log, _) =
-            Log::open(Arc::new(RealFileSystem), &dir.join("contents"), Options::default()).unwrap();
+            Log::open(Arc::new(RealFileSystem::default()), &dir.join("contents"), Options::default())
+                .unwrap();
         let contents = Contents { log, view: view.clone(), lanes };
         (replica, LocalAnswers { contents, view, history: None })
     }

@@ -412,7 +412,7 @@ fn local(listener: &TcpListener) -> Result<SocketAddr, StartError> {
 fn create_dir(dir: &Path) -> Result<(), StartError> {
     let failed = |error| StartError::Io { action: "create", what: dir.display().to_string(), error };
     // Durably: what is synced in a folder that is lost is lost with it.
-    RealFileSystem.create_dir(dir).map_err(failed)
+    RealFileSystem::default().create_dir(dir).map_err(failed)
 }
 
 fn open_log(config: &Config) -> Result<Log, StartError> {
@@ -422,7 +422,8 @@ fn open_log(config: &Config) -> Result<Log, StartError> {
         disk_low_bytes: config.limits.disk_low_bytes,
         ..Options::default()
     };
-    let (log, recovered) = Log::open(Arc::new(RealFileSystem), &config.data_dir.join("log"), options)?;
+    let (log, recovered) =
+        Log::open(Arc::new(RealFileSystem::default()), &config.data_dir.join("log"), options)?;
     let Recovered { records, bytes, read_bytes } = recovered;
     tracing::info!(records, bytes, read_bytes, "the log is open");
     Ok(log)

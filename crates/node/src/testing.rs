@@ -61,7 +61,7 @@ pub fn silent_lanes() -> Arc<Lanes> {
 /// A replica that belongs to nobody yet.
 pub async fn group(dir: &Path, id: GroupId, machine: Arc<dyn Machine>, lanes: Arc<Lanes>) -> Group {
     let options = Options { segment_bytes: 64 * 1024, ..Options::default() };
-    let (log, _) = Log::open(Arc::new(RealFileSystem), dir, options).unwrap();
+    let (log, _) = Log::open(Arc::new(RealFileSystem::default()), dir, options).unwrap();
     let network = Network::new(id, lanes, log.clone());
     let options =
         GroupOptions { id, replica: HERE, heartbeat_ms: 50, election_ms_min: 200, election_ms_max: 400 };

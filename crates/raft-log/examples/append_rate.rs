@@ -79,7 +79,7 @@ fn main() -> Result<(), Failure> {
     let folder = argument(5, std::env::temp_dir())?;
     let dir = tempfile::tempdir_in(PathBuf::from(&folder))?;
     let options = Options { disk_low_bytes: 0, ..Options::default() };
-    let (log, _) = Log::open(Arc::new(RealFileSystem), dir.path(), options)?;
+    let (log, _) = Log::open(Arc::new(RealFileSystem::default()), dir.path(), options)?;
     println!("{groups} groups, batches of {batch}, {payload_bytes} B, {seconds} s, in {}", folder.display());
     // Spare segments are made before the measurement, as they are in a node that has been running.
     std::thread::sleep(Duration::from_secs(3));

@@ -1,11 +1,12 @@
 //! The seam between the log and the disk, narrow enough that a test can lose power at every point of it.
 
+use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions, TryLockError};
 use std::io;
 use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::{Advice, FallocateFlags};
 use rustix::io::{Errno, retry_on_intr};
@@ -60,9 +61,25 @@ pub trait FileSystem: Send + Sync {
     }
 }
 
-/// The file system of the machine.
-#[derive(Debug, Default, Clone, Copy)]
-pub struct RealFileSystem;
+/// The file system of the machine. Each log has one of its own: a folder that it has synced is taken for the same one from then on.
+#[derive(Debug, Default)]
+pub struct RealFileSystem {
+    /// The folders that were synced. They stay open: a process that may open no more files must not fail to sync a name.
+    dirs: Mutex<BTreeMap<PathBuf, Arc<fs::File>>>,
+}
+
+impl RealFileSystem {
+    fn opened(&self, dir: &Path) -> io::Result<Arc<fs::File>> {
+        // It is changed in one step.
+        let mut dirs = self.dirs.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(opened) = dirs.get(dir) {
+            return Ok(Arc::clone(opened));
+        }
+        let opened = Arc::new(fs::File::open(dir)?);
+        dirs.insert(dir.to_owned(), Arc::clone(&opened));
+        Ok(opened)
+    }
+}
 
 fn zero_through_cache(file: Arc<dyn File>, len_bytes: u64) -> io::Result<Arc<dyn File>> {
     let zeros = vec![0; CHUNK_BYTES.min(len_bytes as usize)];
@@ -123,7 +140,8 @@ impl FileSystem for RealFileSystem {
         }
         match fs::create_dir(dir) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
-            Ok(()) | Err(_) => self.sync_dir(parent.unwrap_or(Path::new("."))),
+            // It is synced this once.
+            Ok(()) | Err(_) => fs::File::open(parent.unwrap_or(Path::new(".")))?.sync_all(),
         }
     }
 
@@ -183,7 +201,7 @@ impl FileSystem for RealFileSystem {
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        fs::File::open(dir)?.sync_all()
+        self.opened(dir)?.sync_all()
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<PathBuf>> {
@@ -208,12 +226,27 @@ mod tests {
         let path = dir.path().join("allocated");
         fs::write(&path, [7; 9_000]).unwrap();
         // Where the test runs there may be no such thing.
-        let Some(file) = RealFileSystem.create_allocated(&path, 1 << 20).unwrap() else { return };
+        let Some(file) = RealFileSystem::default().create_allocated(&path, 1 << 20).unwrap() else { return };
         assert_eq!(file.len_bytes().unwrap(), 1 << 20);
         assert!(fs::metadata(&path).unwrap().blocks() * 512 >= 1 << 20);
         file.write_at(&[1], 4096).unwrap();
         let found = fs::read(&path).unwrap();
         assert!(found[4096] == 1 && found.iter().filter(|byte| **byte == 0).count() == (1 << 20) - 1);
+    }
+
+    /// The segment that the writer begins is durable although there are no descriptors left.
+    #[test]
+    fn a_folder_that_was_synced_is_not_opened_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let (log, moved) = (dir.path().join("log"), dir.path().join("moved"));
+        fs::create_dir(&log).unwrap();
+        let machine = RealFileSystem::default();
+        machine.sync_dir(&log).unwrap();
+        // Who opens it by its name finds nothing.
+        fs::rename(&log, &moved).unwrap();
+        machine.sync_dir(&log).unwrap();
+        assert!(RealFileSystem::default().sync_dir(&log).is_err());
+        machine.sync_dir(&moved).unwrap();
     }
 
     #[test]
@@ -249,7 +282,7 @@ mod tests {
         let path = dir.path().join("zeros");
         fs::write(&path, [7; 9_000]).unwrap();
         for len_bytes in [3 * 4096, 5_000, CHUNK_BYTES + 4096] {
-            let file = RealFileSystem.create_zeroed(&path, len_bytes as u64).unwrap();
+            let file = RealFileSystem::default().create_zeroed(&path, len_bytes as u64).unwrap();
             file.write_at(&[1], 0).unwrap();
             let found = fs::read(&path).unwrap();
             assert_eq!(found.len(), len_bytes);

@@ -121,7 +121,7 @@ mod tests {
     #[test]
     fn segments_are_taken_in_their_order_and_whole() {
         let dir = tempfile::tempdir().unwrap();
-        let fs: Arc<dyn FileSystem> = Arc::new(RealFileSystem);
+        let fs: Arc<dyn FileSystem> = Arc::new(RealFileSystem::default());
         for count in [0, 1, 2, 7] {
             let mut taken = Vec::new();
             let read = each_segment(&fs, &segments(dir.path(), count), &|_, _| None, |whole| {
@@ -137,7 +137,7 @@ mod tests {
     #[test]
     fn the_first_error_ends_it() {
         let dir = tempfile::tempdir().unwrap();
-        let fs: Arc<dyn FileSystem> = Arc::new(RealFileSystem);
+        let fs: Arc<dyn FileSystem> = Arc::new(RealFileSystem::default());
         let mut segments = segments(dir.path(), 9);
         segments[4].1 = dir.path().join("missing");
         let mut taken = 0;

@@ -175,9 +175,10 @@ impl Pool {
         }
         let spare = self.spare_path();
         self.fs.rename(&path, &spare)?;
-        self.fs.sync_dir(&self.dir)?;
+        let synced = self.fs.sync_dir(&self.dir);
+        // It is no segment any more, and nobody else would find it. Who begins one with it syncs the folder first.
         self.spares().push(Spare { path: spare, file, is_written: true });
-        Ok(())
+        synced
     }
 
     pub fn segment_path(&self, number: u64) -> PathBuf {
@@ -219,16 +220,30 @@ impl Pool {
 mod tests {
     use super::*;
     use crate::filesystem::RealFileSystem;
+    use crate::filesystem_simulated::{Fault, SimulatedFileSystem};
 
     const SEGMENT_BYTES: u64 = 64 * 1024;
+
+    /// Or its space would be taken until the next start.
+    #[test]
+    fn a_segment_whose_folder_cannot_be_synced_becomes_a_spare_all_the_same() {
+        let fs = SimulatedFileSystem::new();
+        let pool = Pool::new(Arc::new(fs.clone()), PathBuf::from("log"), SEGMENT_BYTES, Vec::new()).unwrap();
+        let file = pool.start_segment(1, Instant::now()).unwrap();
+        // The first operation is the rename.
+        fs.fail_at(fs.operations() + 2, Fault::PowerLoss);
+        assert!(pool.retire(1, file, 1).is_err());
+        let spares = pool.spares().iter().map(|spare| spare.path.clone()).collect::<Vec<_>>();
+        assert_eq!((spares.len(), spares), (1, fs.paths()));
+    }
 
     #[test]
     fn spares_are_allocated_while_segments_follow_each_other_fast_and_zeroed_after_it() {
         let dir = tempfile::tempdir().unwrap();
-        let probe = RealFileSystem.create_allocated(&dir.path().join("probe"), SEGMENT_BYTES).unwrap();
+        let fs = Arc::new(RealFileSystem::default());
+        let probe = fs.create_allocated(&dir.path().join("probe"), SEGMENT_BYTES).unwrap();
         let can_allocate = probe.is_some();
-        let pool =
-            Pool::new(Arc::new(RealFileSystem), dir.path().to_owned(), SEGMENT_BYTES, Vec::new()).unwrap();
+        let pool = Pool::new(fs, dir.path().to_owned(), SEGMENT_BYTES, Vec::new()).unwrap();
         let written = || pool.spares().iter().map(|spare| spare.is_written).collect::<Vec<_>>();
         let begin = Instant::now();
         let at = |ms| begin + Duration::from_millis(ms);
@@ -253,7 +268,7 @@ mod tests {
 
         pool.fill(2, at(2_900)).unwrap();
         assert_eq!(written(), [true, true]);
-        let found = find_files(&RealFileSystem, dir.path()).unwrap();
+        let found = find_files(&RealFileSystem::default(), dir.path()).unwrap();
         assert_eq!((found.segments.len(), found.spares.len()), (6, 2));
         for path in found.spares.iter().chain(found.segments.iter().map(|(_, path)| path)) {
             assert_eq!(std::fs::metadata(path).unwrap().len(), SEGMENT_BYTES, "{}", path.display());

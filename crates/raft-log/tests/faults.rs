@@ -148,7 +148,9 @@ fn a_file_that_does_not_fit_does_not_keep_the_space_it_got() {
 #[test]
 fn one_process_at_a_time_opens_a_log() {
     let dir = tempfile::tempdir().unwrap();
-    let open = || Log::open(Arc::new(RealFileSystem), &dir.path().join("a/b"), options()).map(|(log, _)| log);
+    let open = || {
+        Log::open(Arc::new(RealFileSystem::default()), &dir.path().join("a/b"), options()).map(|(log, _)| log)
+    };
     let log = open().unwrap();
     append(&mut group(&log, 1), entries(1, 0..3)).unwrap();
     let error = open().err().unwrap();

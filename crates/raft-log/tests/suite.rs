@@ -117,7 +117,7 @@ impl StoreBuilder<TypeConfig, GroupLog<TypeConfig>, Machine, (TempDir, Log)> for
     ) -> Result<((TempDir, Log), GroupLog<TypeConfig>, Machine), StorageError<TypeConfig>> {
         let dir = tempfile::tempdir().unwrap();
         let options = Options { segment_bytes: 64 * 1024, disk_low_bytes: 0, ..Options::default() };
-        let (log, _) = Log::open(Arc::new(RealFileSystem), dir.path(), options).unwrap();
+        let (log, _) = Log::open(Arc::new(RealFileSystem::default()), dir.path(), options).unwrap();
         let group = log.group::<TypeConfig>(GroupId(3));
         Ok(((dir, log), group, Machine::default()))
     }

@@ -115,7 +115,7 @@ mod tests {
 
     async fn start(dir: &Path) -> (Group, Log) {
         let options = Options { segment_bytes: 64 * 1024, ..Options::default() };
-        let (log, _) = Log::open(Arc::new(RealFileSystem), dir, options).unwrap();
+        let (log, _) = Log::open(Arc::new(RealFileSystem::default()), dir, options).unwrap();
         let options = GroupOptions {
             id: GROUP,
             replica: HERE,

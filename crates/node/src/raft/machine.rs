@@ -269,7 +269,8 @@ mod tests {
     #[tokio::test]
     async fn a_snapshot_that_cannot_be_read_leaves_the_one_before_it() {
         let dir = tempfile::tempdir().unwrap();
-        let (log, _) = Log::open(Arc::new(RealFileSystem), dir.path(), Options::default()).unwrap();
+        let (log, _) =
+            Log::open(Arc::new(RealFileSystem::default()), dir.path(), Options::default()).unwrap();
         let machine = Arc::new(Picky::default());
         let mut adapter = Adapter::open(GROUP, log.clone(), Arc::<Picky>::clone(&machine)).unwrap();
         let meta = |index| SnapshotMeta { last_log_id: Some(log_id(1, index)), ..SnapshotMeta::default() };
@@ -285,7 +286,8 @@ mod tests {
     #[tokio::test]
     async fn a_snapshot_that_was_built_does_not_replace_a_newer_one_that_came() {
         let dir = tempfile::tempdir().unwrap();
-        let (log, _) = Log::open(Arc::new(RealFileSystem), dir.path(), Options::default()).unwrap();
+        let (log, _) =
+            Log::open(Arc::new(RealFileSystem::default()), dir.path(), Options::default()).unwrap();
         let machine = Arc::new(Picky::default());
         let mut adapter = Adapter::open(GROUP, log.clone(), Arc::<Picky>::clone(&machine)).unwrap();
         let meta = |index| SnapshotMeta { last_log_id: Some(log_id(1, index)), ..SnapshotMeta::default() };

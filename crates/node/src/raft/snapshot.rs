@@ -362,7 +362,7 @@ mod tests {
         ranges: impl Fn(GroupId, u64) -> Vec<(u32, u32)> + Send + Sync + 'static,
     ) -> Log {
         let options = Options { cache_bytes: 0, segment_bytes: 64 * 1024, ..Options::default() };
-        let (log, _) = Log::open(Arc::new(RealFileSystem), dir, options).unwrap();
+        let (log, _) = Log::open(Arc::new(RealFileSystem::default()), dir, options).unwrap();
         let bytes_of = |index: &u64| (*index, BODY.len() as u64);
         log.set_live_entries_source(Arc::new(move |_| entries.iter().map(bytes_of).collect()));
         log.set_live_ranges_source(Arc::new(ranges));
