@@ -271,7 +271,8 @@ mod tests {
     async fn a_snapshot_is_not_begun_without_room_nor_while_one_is_under_way() {
         let dir = tempfile::tempdir().unwrap();
         let options = Options { segment_bytes: 64 * 1024, ..Options::default() };
-        let (log, _) = Log::open(Arc::new(RealFileSystem::default()), &dir.path().join("full"), options).unwrap();
+        let (log, _) =
+            Log::open(Arc::new(RealFileSystem::default()), &dir.path().join("full"), options).unwrap();
         let machine = Arc::new(PartitionMachine::new(PartitionId(0), None));
         let group = group(&dir.path().join("group"), GroupId(1), machine, silent_lanes()).await;
         let mut snapshots = Snapshots::default();

@@ -104,21 +104,14 @@ impl Identity {
     }
 
     /// Makes sure that the log which was found is the one that the node joined its cluster with: any other knows nothing of the votes
-    /// that it gave, and it would vote again. An identity that does not say takes a log for its own in which there is something.
+    /// that it gave, and it would vote again. An identity that does not say is believed beside any log in which there is something; it stays
+    /// as it is, for the node may go back to the program that wrote it.
     ///
     /// # Errors
-    /// When it is another log, or cannot be noted.
-    pub fn with_log(self, data_dir: &Path, found: FoundLog) -> Result<Self, IdentityError> {
-        match self.log_unique_id {
-            Some(known) if known == found.unique_id => Ok(self),
-            None if !found.is_empty => {
-                let log_unique_id = Some(found.unique_id);
-                let identity = Self { log_unique_id, format_version: FORMAT_VERSION, ..self };
-                identity.store(data_dir)?;
-                Ok(identity)
-            }
-            Some(_) | None => Err(IdentityError::OtherLog { path: data_dir.join(FILE) }),
-        }
+    /// When it is another log.
+    pub fn check_log(&self, data_dir: &Path, found: FoundLog) -> Result<(), IdentityError> {
+        let is_own = self.log_unique_id.map_or(!found.is_empty, |known| known == found.unique_id);
+        if is_own { Ok(()) } else { Err(IdentityError::OtherLog { path: data_dir.join(FILE) }) }
     }
 
     /// Replaces the identity of a data directory. When this returns, it is on the disk; when it fails or the power goes, the
@@ -321,36 +314,26 @@ mod tests {
 
     #[test]
     fn another_log_is_refused_and_so_is_an_empty_one_in_its_place() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = Path::new("data");
         let own = identity().log_unique_id.unwrap();
         // A crash between the two leaves a node that has joined and has nothing yet.
         for is_empty in [true, false] {
-            let found = FoundLog { unique_id: own, is_empty };
-            assert_eq!(identity().with_log(dir.path(), found).unwrap(), identity());
-            let found = FoundLog { unique_id: [9; 16], is_empty };
-            let error = identity().with_log(dir.path(), found).unwrap_err();
+            identity().check_log(dir, FoundLog { unique_id: own, is_empty }).unwrap();
+            let error = identity().check_log(dir, FoundLog { unique_id: [9; 16], is_empty }).unwrap_err();
             assert!(matches!(error, IdentityError::OtherLog { .. }), "{error}");
             assert!(error.to_string().contains("add the node again"), "{error}");
         }
-        assert_eq!(Identity::load(dir.path(), "a").unwrap(), None, "nothing was noted");
     }
 
     #[test]
-    fn an_identity_of_format_1_takes_a_log_that_has_something_and_keeps_to_it() {
+    fn an_identity_of_format_1_has_a_log_with_something_in_it_and_stays_what_it_is() {
         let dir = tempfile::tempdir().unwrap();
         of_format_1().store(dir.path()).unwrap();
+        let found = |is_empty| FoundLog { unique_id: [9; 16], is_empty };
         let load = || Identity::load(dir.path(), "a").unwrap().unwrap();
+        assert!(load().check_log(dir.path(), found(true)).is_err());
+        load().check_log(dir.path(), found(false)).unwrap();
         assert_eq!(load(), of_format_1());
-        let own = identity().log_unique_id.unwrap();
-        let empty = FoundLog { unique_id: own, is_empty: true };
-        let refused = load().with_log(dir.path(), empty);
-        assert!(matches!(refused, Err(IdentityError::OtherLog { .. })), "{refused:?}");
-        assert_eq!(load(), of_format_1());
-        let found = FoundLog { unique_id: own, is_empty: false };
-        assert_eq!(load().with_log(dir.path(), found).unwrap(), identity());
-        assert_eq!(load(), identity());
-        let other = FoundLog { unique_id: [9; 16], is_empty: false };
-        assert!(load().with_log(dir.path(), other).is_err());
     }
 
     #[test]

@@ -282,7 +282,9 @@ impl Node {
         let identity = Identity::load(&config.data_dir, &config.name)?;
         let log = open_log(&config)?;
         let found = FoundLog { unique_id: log.unique_id(), is_empty: log.groups().is_empty() };
-        let identity = identity.map(|identity| identity.with_log(&config.data_dir, found)).transpose()?;
+        if let Some(identity) = &identity {
+            identity.check_log(&config.data_dir, found)?;
+        }
         let is_log_ownerless = identity.is_none() && !found.is_empty;
         if is_log_ownerless {
             tracing::warn!("{LOG_OWNERLESS}");
