@@ -21,6 +21,8 @@ use crate::{Form, Kind};
 const REJECT: &str = "leasehold-reject";
 /// The field of an answer that names messages.
 const FAILURES: &str = "batchItemFailures";
+/// What some servers begin a text in UTF-8 with.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 /// Bytes of an answer that are told when it is an error.
 const TOLD_BYTES_MAX: usize = 200;
 
@@ -67,6 +69,8 @@ pub(crate) struct Answer {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
+    /// Whether a body that breaks off can be told from one that is over.
+    pub(crate) is_bounded: bool,
 }
 
 /// How answers are read.
@@ -113,7 +117,8 @@ impl Rules {
     /// The outcomes that a successful answer tells.
     fn failures(&self, ids: &[String], answer: &Answer) -> Result<Vec<Outcome>, String> {
         let mut outcomes = vec![Outcome::Done; ids.len()];
-        let may_tell = answer.is_json() || names_failures(&answer.body);
+        let may_break_off = !answer.is_bounded && begins_an_object(&answer.body);
+        let may_tell = answer.is_json() || names_failures(&answer.body) || may_break_off;
         if self.form == Form::Raw || answer.body.is_empty() || !may_tell {
             return Ok(outcomes);
         }
@@ -144,10 +149,16 @@ impl Answer {
     }
 }
 
-/// Whether a body that does not say what it is names messages that failed: many servers call JSON plain text unless they are told.
+/// Whether a body that does not say what it is names messages that failed: many servers call JSON plain text unless they are told. What
+/// has the word and is not of the form, because it broke off perhaps, is not to be taken for a success.
 fn names_failures(body: &[u8]) -> bool {
-    let object = serde_json::from_slice::<HashMap<String, serde::de::IgnoredAny>>(body);
-    object.is_ok_and(|object| object.contains_key(FAILURES))
+    body.windows(FAILURES.len()).any(|bytes| bytes == FAILURES.as_bytes())
+}
+
+/// Whether a body is an object, or the beginning of one that broke off before the word.
+fn begins_an_object(body: &[u8]) -> bool {
+    let text = body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(body);
+    text.trim_ascii_start().starts_with(b"{")
 }
 
 /// The answer of a batch. Other fields are the endpoint's own.
@@ -208,6 +219,7 @@ mod tests {
             status: StatusCode::from_u16(status).unwrap(),
             headers: headers.collect(),
             body: body.into(),
+            is_bounded: true,
         }
     }
 
@@ -248,6 +260,27 @@ mod tests {
             assert_eq!(judge(&ids(), &answer(200, headers, body)), told, "{headers:?}");
             let verdict = judge(&ids(), &answer(200, headers, broken));
             assert!(matches!(verdict, Verdict::Failed(_)), "{verdict:?}");
+        }
+    }
+
+    /// Such as one of HTTP/1.0, which ends with its connection.
+    #[test]
+    fn failures_in_a_body_that_broke_off_are_not_taken_for_a_success() {
+        let text = &[("content-type", "text/plain")][..];
+        let whole = "\u{feff}{\"batchItemFailures\":[{\"itemIdentifier\":\"0:2\"}]}";
+        for body in [r#"{"batchItemFailures":[{"itemIdentifier":"0:2"},{"ite"#, whole] {
+            for (headers, is_bounded) in [(text, true), (text, false), (JSON, false), (&[][..], false)] {
+                let verdict = judge(&ids(), &Answer { is_bounded, ..answer(200, headers, body) });
+                assert!(matches!(verdict, Verdict::Failed(_)), "{body}: {verdict:?}");
+            }
+        }
+        // Before the word, only the end that is missing tells.
+        let unbounded = |body| judge(&ids(), &Answer { is_bounded: false, ..answer(200, text, body) });
+        for body in ["{", " \r\n{\"batchItemFai", "\u{feff} {\"batch"] {
+            assert!(matches!(unbounded(body), Verdict::Failed(_)), "{body}");
+        }
+        for body in ["", "ok", "{}", r#"{"handled":3}"#] {
+            assert_eq!(unbounded(body), Verdict::Each(vec![Outcome::Done; 3]), "{body}");
         }
     }
 
