@@ -19,6 +19,7 @@ mod endpoint;
 mod gate;
 mod gathering;
 mod numbers;
+mod part;
 mod request;
 mod settings;
 mod signature;

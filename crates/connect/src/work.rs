@@ -1,7 +1,8 @@
 //! Brings one batch to the endpoint, in as many requests as that takes, and settles its messages.
 //!
 //! A batch that failed as a whole is asked again in halves, the first half first, until what fails is one message: it alone comes
-//! again, or is rejected. A batch that was refused stays whole and waits for the gate: it was not tried.
+//! again, or is rejected. A batch that was refused stays whole and waits for the gate: it was not tried. When there is no more time for
+//! requests, what has failed in a larger part has failed, and what was not tried goes back.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use crate::endpoint::Endpoint;
 use crate::gate::{Gate, Pass};
 use crate::gathering::Piece;
 use crate::numbers::Count;
+use crate::part::{Ended, Part};
 use crate::request::{Source, id_text};
 use crate::{Kind, Numbers};
 
@@ -90,48 +92,63 @@ struct Work<'a> {
 impl Work<'_> {
     async fn run(&mut self, batch: Vec<Held>, pass: Pass) {
         // The next is last.
-        let mut parts = vec![batch];
+        let mut parts = vec![Part::new(batch)];
         let mut pass = Some(pass);
         while let Some(part) = parts.pop() {
             let part = self.still_wanted(part);
-            if part.is_empty() {
+            if part.pieces.is_empty() {
                 continue;
             }
             let admitted = match pass.take() {
-                Some(pass) => Some(pass),
+                Some(pass) => Ok(pass),
                 None => self.admitted().await,
             };
-            let Some(admitted) = admitted else {
-                parts.push(part);
-                return self.give_back(parts.into_iter().flatten());
+            let admitted = match admitted {
+                Ok(pass) => pass,
+                Err(ended) => {
+                    parts.push(part);
+                    return self.leave(parts, ended).await;
+                }
             };
             // It may have waited at the gate for longer than its leases lasted.
-            let mut part = self.still_wanted(part);
-            if part.is_empty() {
+            let part = self.still_wanted(part);
+            if part.pieces.is_empty() {
                 continue;
             }
-            match self.ask(&part, admitted).await {
-                Verdict::Each(outcomes) => self.settle_all(part, outcomes).await,
+            match self.ask(&part.pieces, admitted).await {
+                Verdict::Each(outcomes) => self.settle_all(part.pieces, outcomes).await,
                 Verdict::Refused(_) => parts.push(part),
-                Verdict::Failed(failed) if part.len() == 1 => {
-                    self.settle_all(part, vec![Outcome::Retry(failed.retry_after)]).await;
+                Verdict::Failed(failed) if part.pieces.len() == 1 => {
+                    self.settle_all(part.pieces, vec![Outcome::Retry(failed.retry_after)]).await;
                 }
                 Verdict::Failed(_) => {
                     self.shared.numbers.halved();
-                    parts.push(part.split_off(part.len().div_ceil(2)));
-                    parts.push(part);
+                    let [first, rest] = part.halves();
+                    parts.extend([rest, first]);
                 }
             }
         }
     }
 
-    /// `None` when the connector stops, or it is too late: no more requests are started.
-    async fn admitted(&self) -> Option<Pass> {
+    /// The right to a request, or why none is started any more.
+    async fn admitted(&self) -> Result<Pass, Ended> {
         tokio::select! {
             biased;
-            () = self.shared.stop.cancelled() => None,
-            () = sleep_until(self.begin_until) => None,
-            pass = self.shared.gate.enter() => Some(pass),
+            () = self.shared.stop.cancelled() => Err(Ended::Stopped),
+            () = sleep_until(self.begin_until) => Err(Ended::Late),
+            pass = self.shared.gate.enter() => Ok(pass),
+        }
+    }
+
+    /// Settles what nothing more is asked about, the next part, which is the last, first.
+    async fn leave(&mut self, parts: Vec<Part<Held>>, ended: Ended) {
+        for part in parts.into_iter().rev() {
+            if part.has_failed(ended) {
+                let outcomes = vec![Outcome::Retry(None); part.pieces.len()];
+                self.settle_all(part.pieces, outcomes).await;
+            } else {
+                self.give_back(part.pieces);
+            }
         }
     }
 
@@ -184,16 +201,16 @@ impl Work<'_> {
     }
 
     /// Those that are to be asked about. One whose lease was lost is another's, and one behind a message that comes again has to wait.
-    fn still_wanted(&mut self, part: Vec<Held>) -> Vec<Held> {
+    fn still_wanted(&mut self, mut part: Part<Held>) -> Part<Held> {
         let mut wanted = Vec::new();
-        for held in part {
+        for held in std::mem::take(&mut part.pieces) {
             if held.delivery.lease_left().is_zero() || self.is_behind(&held) {
                 self.give_back([held]);
             } else {
                 wanted.push(held);
             }
         }
-        wanted
+        part.with(wanted)
     }
 
     fn is_behind(&self, held: &Held) -> bool {
