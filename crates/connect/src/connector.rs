@@ -16,9 +16,7 @@ use crate::request::Source;
 use crate::work::{Finished, Held, Shared, deliver};
 use crate::{Invalid, Numbers, Settings};
 
-/// Of what a message may be in hand, this is left for settling it.
-const MARGIN_MAX: Duration = Duration::from_secs(60);
-/// How often to look for messages that have waited for too long.
+/// How often to look for messages that have waited for too long: within the margin that they have.
 const LOOK_INTERVAL_MIN: Duration = Duration::from_millis(10);
 const LOOK_INTERVAL_MAX: Duration = Duration::from_secs(10);
 /// How large a message is thought to be before one was seen.
@@ -82,8 +80,7 @@ impl Connector {
     pub async fn run(self) -> Result<(), Error> {
         let source = self.source().await?;
         let consumer = self.consumer();
-        let keep_for = self.settings.keep_for;
-        let wait_max = keep_for - self.settings.timeout - MARGIN_MAX.min(keep_for / 10);
+        let (wait_max, margin) = (self.settings.wait_max(), self.settings.margin());
         let limits = Limits {
             messages: self.settings.batch(),
             bytes: self.settings.batch_bytes,
@@ -103,6 +100,7 @@ impl Connector {
             shared,
             consumer,
             limits,
+            look_interval: (wait_max / 4).min(margin / 2).clamp(LOOK_INTERVAL_MIN, LOOK_INTERVAL_MAX),
             gathering: Gathering::new(limits),
             sizes: Sizes::default(),
             batches: JoinSet::new(),
@@ -171,6 +169,7 @@ struct Running {
     shared: Arc<Shared>,
     consumer: Consumer,
     limits: Limits,
+    look_interval: Duration,
     gathering: Gathering<Held>,
     sizes: Sizes,
     /// Those under way.
@@ -180,7 +179,7 @@ struct Running {
 impl Running {
     async fn run(&mut self) -> Result<(), Error> {
         let stop = self.shared.stop.clone();
-        let mut looks = interval((self.shared.wait_max / 4).clamp(LOOK_INTERVAL_MIN, LOOK_INTERVAL_MAX));
+        let mut looks = interval(self.look_interval);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let limit = self.shared.gate.limit();

@@ -21,6 +21,8 @@ pub const TIMEOUT_MAX: Duration = Duration::from_secs(15 * 60);
 pub const KEEP_MAX: Duration = Duration::from_secs(12 * 60 * 60);
 /// Messages that one connector has in its hands: requests at a time, times the messages of each.
 pub const HELD_MESSAGES_MAX: usize = 20_000;
+/// Of what a message may be in hand, this is left for settling it.
+const MARGIN_MAX: Duration = Duration::from_secs(60);
 
 /// What is wrong with a setting, and what it can be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -49,7 +51,7 @@ pub struct Settings {
     pub batch_messages: usize,
     /// Bytes of their bodies at most; 6 MiB.
     pub batch_bytes: usize,
-    /// How long a request may wait for more messages, from its first on; none.
+    /// How long a request may wait for more messages, from its first on; none. At most half of what `keep_for` leaves beside a request.
     pub batch_window: Duration,
     /// Requests at a time at the start; 4.
     pub concurrency: u32,
@@ -138,10 +140,27 @@ impl Settings {
                 "the time to keep a message is {keep_for_ms} ms: it can be twice the time-out or more"
             )));
         }
+        let window_max = self.wait_max() / 2;
+        if self.batch_window > window_max {
+            let (window_ms, most_ms) = (self.batch_window.as_millis(), window_max.as_millis());
+            return Err(Invalid(format!(
+                "the batch window is {window_ms} ms: it can be {most_ms} ms at most, half of what the time to keep a message leaves beside a request"
+            )));
+        }
         for status in &self.reject_statuses {
             rejecting(*status)?;
         }
         Ok(())
+    }
+
+    /// What is left for settling a message after the last request with it.
+    pub(crate) fn margin(&self) -> Duration {
+        MARGIN_MAX.min(self.keep_for / 10)
+    }
+
+    /// How long a message may wait for its request to start, so that this is over while its lease is kept.
+    pub(crate) fn wait_max(&self) -> Duration {
+        self.keep_for.saturating_sub(self.timeout).saturating_sub(self.margin())
     }
 
     /// Messages of a request at most.
@@ -237,6 +256,14 @@ mod tests {
         refused(|settings| settings.timeout = Duration::ZERO, "time-out is 0");
         refused(|settings| settings.keep_for = KEEP_MAX * 2, "keep a message is 86400 s");
         refused(|settings| settings.keep_for = settings.timeout, "twice the time-out or more");
+        // Messages that wait for longer than they are kept are never sent.
+        refused(
+            |settings| {
+                settings.keep_for = Duration::from_secs(120);
+                settings.batch_window = Duration::from_secs(60);
+            },
+            "batch window is 60000 ms: it can be 39000 ms at most",
+        );
         refused(|settings| settings.lease = Some(KEEP_MAX * 2), "lease is 86400 s");
         for status in [0, 200, 302, 429, 503, 600] {
             refused(

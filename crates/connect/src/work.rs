@@ -99,11 +99,7 @@ impl Work<'_> {
             if part.pieces.is_empty() {
                 continue;
             }
-            let admitted = match pass.take() {
-                Some(pass) => Ok(pass),
-                None => self.admitted().await,
-            };
-            let admitted = match admitted {
+            let admitted = match self.admitted(pass.take()).await {
                 Ok(pass) => pass,
                 Err(ended) => {
                     parts.push(part);
@@ -130,8 +126,12 @@ impl Work<'_> {
         }
     }
 
-    /// The right to a request, or why none is started any more.
-    async fn admitted(&self) -> Result<Pass, Ended> {
+    /// The right to a request, which may be there already, or why none is started any more.
+    async fn admitted(&self, pass: Option<Pass>) -> Result<Pass, Ended> {
+        if let Some(pass) = pass {
+            // What waited for its batch may have done so for too long.
+            return if Instant::now() < self.begin_until { Ok(pass) } else { Err(Ended::Late) };
+        }
         tokio::select! {
             biased;
             () = self.shared.stop.cancelled() => Err(Ended::Stopped),
