@@ -3,7 +3,7 @@
 //! Of a message group within which order holds, messages may be together in a batch, in order, and no other batch has any of it
 //! meanwhile: those that come behind wait for its end. When one of the batch comes again, so do they.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -15,6 +15,16 @@ pub(crate) trait Piece {
     fn size_bytes(&self) -> usize;
     /// When it was taken.
     fn since(&self) -> Instant;
+}
+
+/// Of each message of a batch, whether another of its group is behind it.
+pub(crate) fn followed<T: Piece>(batch: &[T]) -> Vec<bool> {
+    let mut behind = HashSet::new();
+    let from_behind =
+        batch.iter().rev().map(|piece| piece.group().is_some_and(|group| !behind.insert(group)));
+    let mut followed = from_behind.collect::<Vec<_>>();
+    followed.reverse();
+    followed
 }
 
 /// How large a batch can be, and how long it waits to be so.
@@ -189,6 +199,13 @@ mod tests {
         assert_eq!(names(gathering.returned("b")), ["b-2"]);
         gathering.add(("b-1", 1), now);
         assert_eq!(names(gathering.cut(now)), ["b-1"]);
+    }
+
+    #[test]
+    fn only_what_is_followed_in_its_group_is_waited_for() {
+        let batch = ["a-1", "b", "a-2", "c-1", "b", "a-3"].map(|name| (name, 1_usize));
+        assert_eq!(followed(&batch), [true, false, true, false, false, false]);
+        assert!(followed::<Named>(&[]).is_empty());
     }
 
     #[test]

@@ -8,15 +8,14 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::FutureExt;
 use futures::future::join_all;
-use leasehold_client::{CancellationToken, Delivery, Message, Reason, RetryPolicy};
+use leasehold_client::{CancellationToken, Delivery, Message, Reason, RetryPolicy, Settling};
 use tokio::time::{Instant, sleep_until};
 
 use crate::answer::{Failed, Outcome, Rules, Verdict};
 use crate::endpoint::Endpoint;
 use crate::gate::{Gate, Pass};
-use crate::gathering::Piece;
+use crate::gathering::{Piece, followed};
 use crate::numbers::Count;
 use crate::part::{Ended, Part};
 use crate::request::{Source, id_text};
@@ -220,20 +219,23 @@ impl Work<'_> {
     /// Settles each message as the endpoint said, but for those behind one of their group that comes again.
     async fn settle_all(&mut self, part: Vec<Held>, outcomes: Vec<Outcome>) {
         let (shared, mut settling) = (self.shared, Vec::new());
-        for (held, outcome) in part.into_iter().zip(outcomes) {
+        let followed = followed(&part);
+        for ((held, outcome), is_followed) in part.into_iter().zip(outcomes).zip(followed) {
             if self.is_behind(&held) {
                 self.give_back([held]);
                 continue;
             }
-            let group = held.group().map(str::to_owned);
             let is_rejected = matches!(outcome, Outcome::Reject(_));
             if matches!(outcome, Outcome::Retry(_) | Outcome::Postpone(_)) {
-                self.returned.extend(group.clone());
+                self.returned.extend(held.group().map(str::to_owned));
             }
-            let settled = async move { (group, shared.settle(held.delivery, outcome).await) };
-            let settled = settled.boxed();
+            let settled = shared.settled(shared.settle(held, outcome));
             // A queue may have nowhere to put it: it comes again then, before those behind it.
-            if is_rejected { self.note_settled(settled.await) } else { settling.push(settled) }
+            if is_rejected && is_followed {
+                self.note_settled(settled.await);
+            } else {
+                settling.push(settled);
+            }
         }
         for settled in join_all(settling).await {
             self.note_settled(settled);
@@ -261,6 +263,16 @@ enum Settled {
     ComesAgain,
 }
 
+/// A settlement on its way.
+struct Sent {
+    group: Option<String>,
+    queue: String,
+    id: String,
+    settling: Settling,
+    /// What it counts as when it succeeds.
+    count: Count,
+}
+
 impl Shared {
     /// Nobody was asked about it, or what was answered does not count.
     pub(crate) fn give_back(&self, held: Held) {
@@ -268,7 +280,10 @@ impl Shared {
         self.numbers.message(Count::Returned);
     }
 
-    async fn settle(&self, delivery: Delivery, outcome: Outcome) -> Settled {
+    /// The request is on its way when this returns.
+    fn settle(&self, held: Held, outcome: Outcome) -> Sent {
+        let group = held.group().map(str::to_owned);
+        let delivery = held.delivery;
         let (queue, id) = (delivery.queue().to_owned(), id_text(delivery.id));
         let (settling, count) = match outcome {
             Outcome::Done => (delivery.ack(), Count::Acked),
@@ -282,6 +297,12 @@ impl Shared {
                 (delivery.reject_or_release(why, delay), Count::Rejected)
             }
         };
+        Sent { group, queue, id, settling, count }
+    }
+
+    /// What became of it, and its group.
+    async fn settled(&self, sent: Sent) -> (Option<String>, Settled) {
+        let Sent { group, queue, id, settling, count } = sent;
         let (count, settled) = match settling.await {
             Ok(()) if matches!(count, Count::Retried | Count::Postponed) => (count, Settled::ComesAgain),
             Ok(()) => (count, Settled::Done),
@@ -295,6 +316,6 @@ impl Shared {
             }
         };
         self.numbers.message(count);
-        settled
+        (group, settled)
     }
 }
