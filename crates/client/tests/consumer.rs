@@ -136,6 +136,24 @@ async fn a_message_that_waits_is_extended_too_until_the_maximum() {
     assert_eq!(node.shared.extensions(), 0);
 }
 
+/// Nobody takes them: it has no more in its memory than it was to have.
+#[tokio::test]
+async fn a_consumer_that_hangs_gives_back_what_it_has_and_asks_for_no_more() {
+    let node = Node::start().await;
+    let names: Vec<String> = (0..20).map(|number| format!("m{number}")).collect();
+    node.shared.offer(&names.iter().map(String::as_str).collect::<Vec<_>>(), SHORT);
+    let builder = node.client().queue("q").consumer().concurrency(2).buffer(1);
+    let mut consumer = builder.keep_leases_for(Duration::from_secs(1)).start();
+    eventually("what it has goes back", || node.shared.untouched().len() == 3).await;
+    // What it asked for before this would be there by now.
+    consumer.set_concurrency(3);
+    eventually("it asks for one more", || node.shared.state().pushed == 4).await;
+    // What waited for too long is dropped by whoever takes the next, and has its place no more.
+    let taken = next(&mut consumer).await;
+    assert!(!["m0", "m1", "m2"].map(str::as_bytes).contains(&&taken.body[..]));
+    eventually("it asks for others", || node.shared.state().pushed > 4).await;
+}
+
 #[tokio::test]
 async fn a_refused_extension_says_that_the_lease_is_lost() {
     let node = Node::start().await;

@@ -116,7 +116,7 @@ impl Hub {
             self.settle(due.key, Settle::Extend(due.reach), None);
         }
         for key in self.leases.take_unwanted() {
-            self.settle(key, Settle::GiveBack, None);
+            self.give_back(key);
         }
         self.settles.start_batches(now, self.client.settings());
         if self.outbox.is_none() && !(self.settles.is_empty() && self.leases.len() == 0) {
@@ -192,6 +192,9 @@ impl Hub {
     }
 
     fn settle(&mut self, key: u64, how: Settle, reply: Option<oneshot::Sender<Result<(), Error>>>) {
+        if self.leases.is_given_back(key) {
+            return self.settle_given_back(key, &how, reply);
+        }
         let Some((receipt, home, group_grant)) = self.leases.receipt(key) else { return };
         match how {
             Settle::Extend(reach) if reply.is_some() => self.leases.holder_asks(key, reach),
@@ -200,6 +203,29 @@ impl Hub {
         }
         let asked = Instant::now();
         self.settles.push(SettleItem { key, receipt, how, reply, home, group_grant, asked });
+    }
+
+    /// Nobody began on it. Its delivery is in this process still, and counts until it is dropped.
+    fn give_back(&mut self, key: u64) {
+        let Some((receipt, home, group_grant)) = self.leases.receipt(key) else { return };
+        let (how, asked) = (Settle::GiveBack, Instant::now());
+        self.settles.push(SettleItem { key, receipt, how, reply: None, home, group_grant, asked });
+    }
+
+    /// The delivery is settled, or dropped, of what went back before.
+    fn settle_given_back(
+        &mut self,
+        key: u64,
+        how: &Settle,
+        reply: Option<oneshot::Sender<Result<(), Error>>>,
+    ) {
+        if !matches!(how, Settle::Extend(_)) {
+            self.leases.forget(key);
+        }
+        if let Some(reply) = reply {
+            let stale = Error::not_done(Reason::ReceiptStale, "it went back before anybody began on it");
+            drop(reply.send(Err(stale)));
+        }
     }
 
     fn begin(&mut self, key: u64) {

@@ -73,6 +73,9 @@ struct Held {
     extending: u32,
     /// It began, or its holder asked, while another extension was under way: it needs one more when all are answered.
     is_short: bool,
+    /// Nobody began to work on it, and its receipt went back. It is held on until its delivery is dropped: a consumer that takes nothing
+    /// would ask for as many others otherwise, again and again.
+    is_given_back: bool,
 }
 
 /// Who asked for an extension.
@@ -162,6 +165,7 @@ impl Leases {
             look_at: None,
             extending: 0,
             is_short: false,
+            is_given_back: false,
         };
         self.held.insert(key, held);
         let at = if self.keep_for.is_zero() { message.lease_until } else { now + lasts / 2 };
@@ -172,7 +176,7 @@ impl Leases {
     /// Somebody begins to work on a message; returns the extension that starts its processing lease, if it needs one now.
     pub(super) fn begin(&mut self, key: u64, now: Instant) -> Option<Due> {
         let is_kept = !self.keep_for.is_zero();
-        let held = self.held.get_mut(&key)?;
+        let held = self.held.get_mut(&key).filter(|held| !held.is_given_back)?;
         held.began = Some(now);
         held.keep_until = now + self.keep_for;
         held.reach = self.reaches.processing.unwrap_or(held.reach);
@@ -202,6 +206,11 @@ impl Leases {
     /// The receipt and lane of a held message, and what it came with of its group.
     pub(super) fn receipt(&self, key: u64) -> Option<(Bytes, u64, Option<Arc<GroupGrant>>)> {
         self.held.get(&key).map(|held| (held.receipt.clone(), held.lane, held.state.group_grant.clone()))
+    }
+
+    /// Whether it is held for its delivery only.
+    pub(super) fn is_given_back(&self, key: u64) -> bool {
+        self.held.get(&key).is_some_and(|held| held.is_given_back)
     }
 
     /// The message is settled.
@@ -237,13 +246,13 @@ impl Leases {
         taken.into_iter().filter_map(|key| self.look(key, now)).collect()
     }
 
-    /// Messages that are to be given back: nobody began to work on them for as long as they are kept.
+    /// Messages whose receipts are to be given back: nobody began to work on them for as long as they are kept.
     pub(super) fn take_unwanted(&mut self) -> Vec<u64> {
         std::mem::take(&mut self.unwanted)
     }
 
     fn look(&mut self, key: u64, now: Instant) -> Option<Due> {
-        let held = self.held.get(&key)?;
+        let held = self.held.get_mut(&key)?;
         let until = held.state.until()?;
         if until <= now {
             held.state.lose();
@@ -254,6 +263,7 @@ impl Leases {
         }
         if now >= held.keep_until && held.began.is_none() && !self.keep_for.is_zero() {
             held.state.lose();
+            held.is_given_back = true;
             self.unwanted.push(key);
             return None;
         }

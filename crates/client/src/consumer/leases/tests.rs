@@ -252,6 +252,11 @@ async fn what_nobody_begins_to_work_on_is_given_back_and_does_not_expire() {
         }
     }
     assert_eq!(leases.take_unwanted(), [key]);
+    // Its delivery waits on: nobody begins on it any more, and none is asked for in its place before it is dropped.
+    assert_eq!(leases.begin(key, Instant::now()), None);
+    assert_eq!((leases.next_deadline(), leases.len()), (None, 1));
+    assert!(leases.is_given_back(key));
     leases.forget(key);
+    assert_eq!(leases.len(), 0);
     assert_eq!(leases.next_deadline(), None);
 }
