@@ -59,7 +59,7 @@ impl Failure {
 
     /// Again after the given time, at most 12 h, and nothing has failed: neither does the receive count for the receive limit, nor the
     /// message for the retry budget. For a message that has to wait for something, such as a quota or another message; it may wait
-    /// as long as it lives.
+    /// as long as it lives, in up to 65,535 receives: those beyond count for the limit.
     #[must_use]
     pub fn postpone(delay: Duration, why: impl Into<String>) -> Self {
         Self { wish: Wish::Postpone(delay), why: why.into() }
