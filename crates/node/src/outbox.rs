@@ -7,18 +7,19 @@
 //! ```
 //!
 //! A crash between the two steps sends a message again, and the target recognises its number: it is never in neither queue and
-//! never twice in the second.
+//! never twice in the second. A shard of the target that is away holds back its own letters alone: `round.rs`.
 
 mod pace;
+mod round;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Weak;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::join_all;
 use leasehold_catalogue::PartitionId;
-use leasehold_partition::limits::ATTRIBUTES_BYTES_MAX;
+use leasehold_partition::limits::{ATTRIBUTES_BYTES_MAX, TRANSFER_MAX};
 use leasehold_partition::{
     Command, Content, NewMessage, Origin, OutboxItem, OutboxReason, QueueId, RedriveState, Refusal, Reply,
     Source, TransferMessage,
@@ -30,18 +31,22 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::answers::StoredAttributes;
 use crate::core::Core;
 use crate::failure::Failure;
+use crate::give_way::give_way;
 use crate::queue_info::QueueInfo;
 use crate::raft::Role;
 use crate::replica::{CommandCall, QueueSource as _, Replica, refusal};
 use crate::router::Repeat;
 
 use pace::Share;
+use round::Round;
 
 /// The attribute that says why a consumer rejected a message.
 const REJECTED: &str = "leasehold-rejected";
 /// Messages and bytes of one transfer.
 const ITEMS_MAX: usize = 256;
 const ITEMS_BYTES_MAX: usize = 512 * 1024;
+/// Letters that are looked at in one pass for those to transfer. As many can be removed at once.
+const LOOK_MAX: usize = TRANSFER_MAX as usize;
 /// Messages that a redrive puts into the outbox at once, and how many may wait there.
 const STEP_ITEMS_MAX: u32 = 256;
 const WAITING_MAX: u64 = 1_024;
@@ -53,7 +58,7 @@ const PACE: Duration = Duration::from_millis(100);
 
 /// Serves the outboxes of one replica while it leads, until the replica goes away or stops.
 pub async fn run(core: Weak<Core>, replica: Weak<Replica>) {
-    let mut paces = BTreeMap::new();
+    let mut known = Known::default();
     loop {
         let Some((core, replica)) = core.upgrade().zip(replica.upgrade()) else { return };
         let mut role = replica.role();
@@ -61,8 +66,12 @@ pub async fn run(core: Weak<Core>, replica: Weak<Replica>) {
         if *role.borrow_and_update() == Role::Stopped {
             return;
         }
-        let pause = match pass(&core, &replica, &mut paces).await {
-            Ok(Progress::More) => continue,
+        let pause = match pass(&core, &replica, &mut known).await {
+            Ok(Progress::More) => {
+                // A pass may have only looked.
+                give_way().await;
+                continue;
+            }
             Ok(Progress::Paced) => PACE,
             Ok(Progress::None) => INTERVAL,
             Err(failure) => {
@@ -93,34 +102,53 @@ enum Progress {
 /// Since when each redrive with a rate may move something.
 type Paces = BTreeMap<QueueId, Instant>;
 
-async fn pass(core: &Core, replica: &Replica, paces: &mut Paces) -> Result<Progress, Failure> {
-    if !matches!(*replica.role().borrow(), Role::Leader { .. }) {
-        paces.clear();
+/// What the task knows while its replica leads, and forgets afterwards.
+#[derive(Default)]
+struct Known {
+    term: u64,
+    paces: Paces,
+    /// By queue and target, of those for which something waits.
+    rounds: BTreeMap<(QueueId, QueueId), Round>,
+}
+
+fn term_led(replica: &Replica) -> Option<u64> {
+    match *replica.role().borrow() {
+        Role::Leader { term } => Some(term),
+        Role::Follower { .. } | Role::Stopped => None,
+    }
+}
+
+async fn pass(core: &Core, replica: &Replica, known: &mut Known) -> Result<Progress, Failure> {
+    let term = term_led(replica);
+    if term != Some(known.term) {
+        *known = Known { term: term.unwrap_or_default(), ..Known::default() };
+    }
+    if term.is_none() {
         return Ok(Progress::None);
     }
     let (waiting, redrives) = {
         let state = replica.machine().read();
-        let waiting = state.outbox_queues().collect::<Vec<_>>();
-        let waiting =
-            waiting.into_iter().map(|queue| (queue, state.outbox_targets(queue))).collect::<Vec<_>>();
+        let targets_of =
+            |queue| state.outbox_targets(queue).into_iter().map(move |(target, _)| (queue, target));
+        let waiting = state.outbox_queues().flat_map(targets_of).collect::<BTreeSet<_>>();
         (waiting, state.redrive_queues().collect::<Vec<_>>())
     };
     // What an ended one may do is not the next one's.
-    paces.retain(|queue, _| redrives.contains(queue));
+    known.paces.retain(|queue, _| redrives.contains(queue));
+    known.rounds.retain(|outbox, _| waiting.contains(outbox));
     let mut progress = Progress::None;
     let mut failed = None;
-    for (queue, targets) in waiting {
-        for (target, _) in targets {
-            // One target that is away holds back nobody else.
-            match move_some(core, replica, queue, target).await {
-                Ok(true) => progress = Progress::More,
-                Ok(false) => {}
-                Err(failure) => failed = Some(failure),
-            }
+    for (queue, target) in waiting {
+        let round = known.rounds.entry((queue, target)).or_default();
+        // One target that is away holds back nobody else.
+        match move_some(core, replica, queue, target, round).await {
+            Ok(true) => progress = Progress::More,
+            Ok(false) => {}
+            Err(failure) => failed = Some(failure),
         }
     }
     for queue in redrives {
-        progress = progress.max(redrive_some(core, replica, queue, paces).await?);
+        progress = progress.max(redrive_some(core, replica, queue, &mut known.paces).await?);
     }
     match (progress, failed) {
         (Progress::None | Progress::Paced, Some(failure)) => Err(failure),
@@ -128,8 +156,22 @@ async fn pass(core: &Core, replica: &Replica, paces: &mut Paces) -> Result<Progr
     }
 }
 
-/// Moves one batch from the outbox of `queue` to `target`; false when nothing could be moved.
-async fn move_some(core: &Core, replica: &Replica, queue: QueueId, target: QueueId) -> Result<bool, Failure> {
+/// A letter that was looked at.
+struct Letter {
+    item: OutboxItem,
+    /// Where it goes, as soon as that is known.
+    shard: Option<PartitionId>,
+    is_wanted: bool,
+}
+
+/// Moves one batch from the outbox of `queue` to `target`; false when nothing is left to be moved at once.
+async fn move_some(
+    core: &Core,
+    replica: &Replica,
+    queue: QueueId,
+    target: QueueId,
+    round: &mut Round,
+) -> Result<bool, Failure> {
     let Some(_moving) = core.transfer_hold.start_moving().await else { return Ok(false) };
     let Some(info) = core.view.queue_by_id(target) else {
         if !core.view.is_deleted(target) {
@@ -138,62 +180,147 @@ async fn move_some(core: &Core, replica: &Replica, queue: QueueId, target: Queue
         let command = Command::TransferReturn { queue, target, items_max: ITEMS_MAX as u32 };
         return own(core, replica, queue, &command).await.map(|_| true);
     };
-    let items = replica.machine().read().outbox(queue, target, ITEMS_MAX);
-    let contents = read_contents(core, replica, &items).await?;
-    let items = &items[..contents.len()];
-    let mut by_shard: BTreeMap<PartitionId, Vec<TransferMessage<'_>>> = BTreeMap::new();
-    let mut shards = Vec::with_capacity(items.len());
-    let rejections = items.iter().zip(&contents).map(|(item, bytes)| with_reason(item, bytes));
+    round.begin_if_due(Instant::now());
+    let (mut letters, has_more) = look(replica, &info, queue, round);
+    let contents = read_contents(core, replica, &letters).await?;
+    // What did not fit is looked at again.
+    let has_more = has_more || contents.len() < letters.len();
+    letters.truncate(contents.len());
+    place_by_content(&info, &mut letters, &contents, round)?;
+    let sent = transfer(core, replica, queue, &info, &letters, &contents, round).await?;
+    let looked = letters.iter().map_while(|letter| Some((letter.shard?, letter.item.number)));
+    let arrived = round.removable(looked);
+    if arrived > 0 {
+        let through_number = letters[arrived - 1].item.number;
+        own(core, replica, queue, &Command::TransferDone { queue, target, through_number }).await?;
+    }
+    let is_over = !has_more || round.is_hopeless(info.shards().len());
+    let last = letters.last().map(|letter| (letter.item.key, letter.item.number));
+    let place = if arrived == letters.len() { round.place() } else { last };
+    round.go_on(place, is_over);
+    match sent.failed {
+        Some(failure) if !sent.is_news && arrived == 0 && is_over => Err(failure),
+        _ => Ok(sent.is_news || arrived > 0 || !is_over),
+    }
+}
+
+/// The next letters, among them enough for one batch, and whether there are more.
+fn look(replica: &Replica, info: &QueueInfo, queue: QueueId, round: &Round) -> (Vec<Letter>, bool) {
+    let (mut letters, mut wanted) = (Vec::new(), 0);
+    let mut place = round.place();
+    while wanted < ITEMS_MAX && letters.len() < LOOK_MAX {
+        let items = replica.machine().read().outbox_after(queue, info.id(), place, ITEMS_MAX);
+        let is_last = items.len() < ITEMS_MAX;
+        place = items.last().map(|item| (item.key, item.number)).or(place);
+        for item in items {
+            let shard = shard_of(info, &item);
+            let is_wanted = shard.is_none_or(|shard| round.is_wanted(shard, item.number));
+            wanted += usize::from(is_wanted);
+            letters.push(Letter { item, shard, is_wanted });
+        }
+        if is_last {
+            return (letters, false);
+        }
+    }
+    (letters, true)
+}
+
+/// The contents of the first letters, as many as go together; none of a letter that is not wanted.
+async fn read_contents(
+    core: &Core,
+    replica: &Replica,
+    letters: &[Letter],
+) -> Result<Vec<Option<Bytes>>, Failure> {
+    let mut contents = Vec::with_capacity(letters.len());
+    let (mut count, mut bytes) = (0, 0);
+    for Letter { item, is_wanted, .. } in letters {
+        if !is_wanted {
+            contents.push(None);
+            continue;
+        }
+        bytes += item.content.len as usize;
+        if count == ITEMS_MAX || (count > 0 && bytes > ITEMS_BYTES_MAX) {
+            break;
+        }
+        count += 1;
+        contents.push(Some(core.router.answers().contents.read(replica.id(), item.content).await?));
+    }
+    Ok(contents)
+}
+
+/// Finds the shards of the letters whose contents have to say it.
+fn place_by_content(
+    info: &QueueInfo,
+    letters: &mut [Letter],
+    contents: &[Option<Bytes>],
+    round: &Round,
+) -> Result<(), Failure> {
+    for (letter, bytes) in letters.iter_mut().zip(contents) {
+        if letter.shard.is_none()
+            && let Some(bytes) = bytes
+        {
+            let content = Content::decode(bytes).map_err(malformed)?;
+            let shard = shard_for(info, letter.item.number, &content)?;
+            letter.shard = Some(shard);
+            letter.is_wanted = round.is_wanted(shard, letter.item.number);
+        }
+    }
+    Ok(())
+}
+
+/// What came of the transfers of one batch.
+struct Sent {
+    /// Whether a shard has more than it was known to have.
+    is_news: bool,
+    failed: Option<Failure>,
+}
+
+/// Sends the letters that are wanted to their shards, and notes what these answer. A shard that is away or full holds up none of the
+/// others.
+async fn transfer(
+    core: &Core,
+    replica: &Replica,
+    queue: QueueId,
+    info: &QueueInfo,
+    letters: &[Letter],
+    contents: &[Option<Bytes>],
+    round: &mut Round,
+) -> Result<Sent, Failure> {
+    let wanted = letters.iter().zip(contents).filter(|(letter, _)| letter.is_wanted);
+    let wanted = wanted.filter_map(|(letter, bytes)| Some((&letter.item, letter.shard?, bytes.as_ref()?)));
+    let wanted = wanted.collect::<Vec<_>>();
+    let rejections = wanted.iter().map(|(item, _, bytes)| with_reason(item, bytes));
     let rejections = rejections.collect::<Result<Vec<_>, _>>()?;
-    for ((item, bytes), rejected) in items.iter().zip(&contents).zip(&rejections) {
+    let mut by_shard: BTreeMap<PartitionId, Vec<TransferMessage<'_>>> = BTreeMap::new();
+    for ((item, shard, bytes), rejected) in wanted.into_iter().zip(&rejections) {
         let message = message_of(replica, queue, item, bytes, rejected.as_deref())?;
-        let shard = shard_for(&info, item.number, &message.content)?;
-        shards.push(shard);
         by_shard.entry(shard).or_default().push(TransferMessage { number: item.number, message });
     }
     let source = Source { partition: replica.id().0, queue };
     let transfers = by_shard.into_iter().map(|(shard, messages)| {
-        let call = call(target, &Command::Transfer { queue: target, source, messages });
-        async move { (shard, core.router.command(shard, call, Repeat::Safe).await) }
+        let last_number = messages.last().map_or(0, |message| message.number);
+        let call = call(info.id(), &Command::Transfer { queue: info.id(), source, messages });
+        async move { (shard, last_number, core.router.command(shard, call, Repeat::Safe).await) }
     });
-    let mut through = BTreeMap::new();
-    let mut failed = None;
-    // A shard that is away or full holds up none of the others, nor what has arrived before.
-    for (shard, reply) in join_all(transfers).await {
-        match reply {
+    let mut sent = Sent { is_news: false, failed: None };
+    for (shard, last_number, reply) in join_all(transfers).await {
+        let failure = match reply {
             Ok(Reply::Transferred { through_number, refused }) => {
-                through.insert(shard, through_number);
-                failed = failed.or(refused.map(refusal));
+                sent.is_news |= round.answered(shard, through_number);
+                match refused {
+                    Some(reason) => refusal(reason),
+                    None if through_number >= last_number => continue,
+                    None => unexpected(&Reply::Transferred { through_number, refused }),
+                }
             }
-            Ok(Reply::Refused { reason }) => failed = Some(refusal(reason)),
-            Ok(other) => failed = Some(unexpected(&other)),
-            Err(failure) => failed = Some(failure),
-        }
+            Ok(Reply::Refused { reason }) => refusal(reason),
+            Ok(other) => unexpected(&other),
+            Err(failure) => failure,
+        };
+        round.failed(shard, Instant::now());
+        sent.failed = Some(failure);
     }
-    let has_arrived =
-        |at: &usize| through.get(&shards[*at]).is_some_and(|number| *number >= items[*at].number);
-    let arrived = (0..items.len()).take_while(has_arrived).count();
-    if arrived > 0 {
-        let through_number = items[arrived - 1].number;
-        own(core, replica, queue, &Command::TransferDone { queue, target, through_number }).await?;
-    }
-    match failed {
-        Some(failure) if arrived == 0 => Err(failure),
-        _ => Ok(arrived > 0),
-    }
-}
-
-async fn read_contents(core: &Core, replica: &Replica, items: &[OutboxItem]) -> Result<Vec<Bytes>, Failure> {
-    let mut contents = Vec::with_capacity(items.len());
-    let mut bytes = 0;
-    for item in items {
-        bytes += item.content.len as usize;
-        if !contents.is_empty() && bytes > ITEMS_BYTES_MAX {
-            break;
-        }
-        contents.push(core.router.answers().contents.read(replica.id(), item.content).await?);
-    }
-    Ok(contents)
+    Ok(sent)
 }
 
 fn message_of<'a>(
@@ -231,8 +358,19 @@ fn malformed(error: impl std::fmt::Display) -> Failure {
 /// Always the same for one message, or its number would not be recognised.
 fn shard_for(info: &QueueInfo, number: u64, content: &Content<'_>) -> Result<PartitionId, Failure> {
     let by_group = content.group.filter(|_| info.is_fifo()).and_then(|group| info.shard_of_group(group));
-    let by_number = || info.shards().nth((number % info.shards().len().max(1) as u64) as usize);
-    by_group.or_else(by_number).ok_or_else(|| refusal(Refusal::UnknownQueue))
+    by_group.or_else(|| shard_by_number(info, number)).ok_or_else(|| refusal(Refusal::UnknownQueue))
+}
+
+/// The same without the content, where that is not needed.
+fn shard_of(info: &QueueInfo, item: &OutboxItem) -> Option<PartitionId> {
+    if info.is_fifo() {
+        return info.shard_of_group(item.group.as_deref()?);
+    }
+    shard_by_number(info, item.number)
+}
+
+fn shard_by_number(info: &QueueInfo, number: u64) -> Option<PartitionId> {
+    info.shards().nth((number % info.shards().len().max(1) as u64) as usize)
 }
 
 async fn redrive_some(

@@ -4,9 +4,10 @@ use std::ops::Bound::{Excluded, Unbounded};
 use std::sync::Arc;
 
 use crate::headroom::Measure;
-use crate::ids::{QueueId, Receipt, RequestId};
+use crate::ids::{MessageKey, QueueId, Receipt, RequestId};
 use crate::limits::{PEEK_SCAN_MAX, WINDOW_SLACK_MS};
-use crate::message::{Age, Aged, Message, holds};
+use crate::list;
+use crate::message::{Age, Aged, Message, Order, holds, slot_or_none};
 use crate::partition::Partition;
 use crate::settings::Kind;
 use crate::view::{Deadline, MessageView, OutboxItem, Peek, Prospect, ShardView, State};
@@ -149,18 +150,45 @@ impl Partition {
         outboxes.map(|(target, outbox)| (*target, outbox.len)).collect()
     }
 
-    /// The first items for one target, by number: transfer them in this order, one transfer at a time.
+    /// The first items for one target, by number: what goes to one shard of it is transferred in this order, one transfer at a time.
     pub fn outbox(&self, queue: QueueId, target: QueueId, limit: usize) -> Vec<OutboxItem> {
+        self.outbox_after(queue, target, None, limit)
+    }
+
+    /// The same, behind an item that was read before, by its key and number; from the first when that one is gone. O(items).
+    pub fn outbox_after(
+        &self,
+        queue: QueueId,
+        target: QueueId,
+        after: Option<(MessageKey, u64)>,
+        limit: usize,
+    ) -> Vec<OutboxItem> {
         let Some(outbox) = self.shards.get(&queue).and_then(|shard| shard.usage.outboxes.get(&target)) else {
             return Vec::new();
         };
-        let slots = outbox.items.iter(&self.store.messages).take(limit);
+        let messages = &self.store.messages;
+        let first = match after.filter(|(key, number)| self.is_in_outbox(queue, target, *key, *number)) {
+            Some((key, _)) => list::next::<Order, Message>(messages, key.slot),
+            None => outbox.items.front(),
+        };
+        let slots = list::walk::<Order, Message>(messages, first).take(limit);
         slots.filter_map(|slot| self.outbox_item(slot)).collect()
+    }
+
+    fn is_in_outbox(&self, queue: QueueId, target: QueueId, key: MessageKey, number: u64) -> bool {
+        let is_this = |message: &&Message| {
+            let is_dead = message.queue == queue && message.state == State::Dead;
+            message.sequence == key.sequence && is_dead && self.alive(message)
+        };
+        let message = self.store.messages.get(key.slot).filter(is_this);
+        let side = message.and_then(|message| self.store.side_of(message));
+        side.is_some_and(|side| side.number == number && side.target == target)
     }
 
     fn outbox_item(&self, slot: u32) -> Option<OutboxItem> {
         let message = &self.store.messages[slot];
         let side = self.store.side(slot)?;
+        let group = slot_or_none(message.group).map(|group| self.store.groups[group].name.clone());
         Some(OutboxItem {
             number: side.number,
             target: side.target,
@@ -170,6 +198,7 @@ impl Partition {
             receive_count: side.receive_count,
             sent_wall_ms: self.store.sent_wall_ms(message),
             origin: side.origin,
+            group: group.filter(|name| !name.is_empty()),
         })
     }
 

@@ -224,4 +224,6 @@ pub struct OutboxItem {
     pub sent_wall_ms: u64,
     /// The origin it came here with, if it came through a transfer.
     pub origin: Option<Origin>,
+    /// Its message group, which its content has too. None where the state knows it no more: then the content may have one all the same.
+    pub group: Option<Arc<[u8]>>,
 }

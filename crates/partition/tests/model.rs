@@ -245,6 +245,19 @@ impl Twin {
         assert!(matches!(reply, Reply::Expired { more: false, .. }), "{reply:?}");
     }
 
+    /// Behind an item come those that were behind it, and one that is gone is before all of them.
+    fn go_on_in_outbox(&self, queue: QueueId, target: QueueId) {
+        let partition = &self.rig.partition;
+        let all = partition.outbox(queue, target, usize::MAX);
+        let at = all.len() / 2;
+        let OutboxItem { key, number, .. } = all[at];
+        assert_eq!(partition.outbox_after(queue, target, Some((key, number)), usize::MAX), all[at + 1..]);
+        assert_eq!(partition.outbox_after(queue, target, Some((key, number + 1_000_000)), usize::MAX), all);
+        if let Some(group) = &all[at].group {
+            assert_eq!(self.rig.content(all[at].content).group, Some(&group[..]));
+        }
+    }
+
     /// Carries the first items of an outbox over; sometimes the confirmation is lost and all comes again.
     fn transfer(&mut self) {
         let Some(queue) = self.rig.partition.outbox_queues().next() else { return };
@@ -256,6 +269,7 @@ impl Twin {
             self.model.outbox(queue.0, target.0, limit)
         );
         assert_eq!(waiting, self.model.outbox(queue.0, target.0, usize::MAX).len() as u64);
+        self.go_on_in_outbox(queue, target);
         let group = [self.random.below(GROUPS.into()) as u8];
         let content = |item: &OutboxItem| Content {
             body: b"copy",
