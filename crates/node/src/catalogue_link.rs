@@ -209,7 +209,8 @@ impl CatalogueLink {
         replicas.get(&replica).is_some_and(|node| self.lanes.is_reachable(NodeId(node.node_id)))
     }
 
-    /// Brings the Raft group to the nodes that the catalogue has: every node a replica, some of them with a vote.
+    /// Brings the Raft group to the nodes that the catalogue has: every node a replica, some of them with a vote, which they get
+    /// when all that shall have one have caught up.
     ///
     /// # Errors
     /// When leadership was lost on the way, or a node does not answer: it is tried again later.
@@ -249,6 +250,14 @@ impl CatalogueLink {
                 |replica: &&u64| **replica == self.group.replica() || self.reaches(&wanted, **replica);
             if !is_majority(then.iter().filter(answers).count(), then.len()) {
                 tracing::debug!("too few of those that shall vote in the catalogue answer");
+                return Ok(());
+            }
+            // A node has its place in the catalogue before it joins, and may never come: a vote that nobody casts would leave the
+            // others one loss short of none.
+            let is_new = |replica: &&u64| !now.contains(replica) && **replica != self.group.replica();
+            let mut new = then.iter().filter(is_new);
+            if let Some(replica) = new.find(|replica| !self.group.may_hand_over_to(**replica)) {
+                tracing::debug!(replica, "a replica that shall vote in the catalogue has not caught up yet");
                 return Ok(());
             }
             // Not dropped and taken in again: a leader that dropped itself could not append what brings it back.
