@@ -127,8 +127,8 @@ impl Service {
         services::start_redrive(&*self.shell.core()?, request).await
     }
 
-    /// How far it had come.
-    pub async fn cancel_redrive(&self, queue: &str) -> Result<RedriveProgress, Failure> {
-        services::cancel_redrive(&*self.shell.core()?, queue).await
+    /// How far it had come. `NO_REDRIVE` when the one with this id, or any where none is given, does not run.
+    pub async fn cancel_redrive(&self, queue: &str, id: Option<u64>) -> Result<RedriveProgress, Failure> {
+        services::cancel_redrive(&*self.shell.core()?, queue, id).await
     }
 }

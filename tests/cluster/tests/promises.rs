@@ -10,7 +10,7 @@ use futures::future::join_all;
 use futures::stream;
 use leasehold_client::v1::messages_client::MessagesClient;
 use leasehold_client::v1::{self, QueueSettings, ReceiveRequest, RequestId, SendRequest};
-use leasehold_client::{Client, NewMessage, QueueKind, Reason, ReceiveOptions};
+use leasehold_client::{Client, NewMessage, Outcome, QueueKind, Reason, ReceiveOptions};
 use leasehold_cluster_tests::{Plan, TestCluster, change_leader, eventually, receive_some};
 use tokio::time::{Instant, sleep};
 
@@ -238,5 +238,40 @@ async fn what_was_pushed_and_never_left_its_node_comes_back() {
     assert!(before < MESSAGES as u64, "all of it was on its way");
     process.shutdown_background();
     eventually("what waited comes back", async || leased().await + WAITING <= before).await;
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redrive_that_still_runs_on_one_shard_is_the_only_one() {
+    let cluster = TestCluster::start(Plan::default()).await;
+    let client = cluster.client();
+    for queue in ["dead", "orders"] {
+        let settings = QueueSettings { lease_ms: Some(600_000), ..fifo() };
+        client.create_queue(queue, settings, 3).await.unwrap();
+    }
+    let messages = (0..2).map(|number| NewMessage::new(number.to_string()).group("g")).collect();
+    assert!(client.send("dead", messages).await.unwrap().iter().all(Result::is_ok));
+    let one = ReceiveOptions { messages_max: 1, ..ReceiveOptions::default() };
+    // The other has to wait for it, and the redrive for both.
+    let first = receive_some(&client, "dead", &one).await.remove(0);
+    client.start_redrive("dead", Some("orders"), 0).await.unwrap();
+    let of_shards = async || {
+        let shards = client.describe_queue("dead").await.unwrap().shards;
+        shards.into_iter().map(|shard| shard.redrive.unwrap_or_default()).collect::<Vec<_>>()
+    };
+    eventually("it is over on all shards but one", async || {
+        of_shards().await.iter().filter(|redrive| redrive.running).count() == 1
+    })
+    .await;
+    let id = client.describe_queue("dead").await.unwrap().redrive.unwrap().id;
+    let refused = client.start_redrive("dead", None, 0).await.unwrap_err();
+    assert_eq!((refused.reason, refused.outcome), (Reason::RedriveRunning, Outcome::NotDone), "{refused}");
+    assert!(of_shards().await.iter().all(|redrive| redrive.id == id), "the second has begun nowhere");
+    // Who cancels by an id means no other.
+    let service = cluster.node("n1").service();
+    let refused = service.cancel_redrive("dead", Some(id ^ 1)).await.unwrap_err();
+    assert_eq!(refused.reason, Reason::NoRedrive);
+    assert!(client.ack("dead", &[first.receipt]).await.unwrap()[0].is_ok());
+    assert_eq!(take(&client, "orders", 1).await, [1]);
     cluster.end().await;
 }

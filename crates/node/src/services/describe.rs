@@ -38,20 +38,17 @@ pub async fn describe_shards(core: &Core, queue: &QueueInfo) -> Result<Vec<Shard
     try_join_all(shards).await
 }
 
-/// The redrive of a queue from those of its shards: it runs while one of them does.
+/// The redrive of a queue from those of its shards: it runs while one of them does, and is the last one otherwise.
 pub fn redrive_of(shards: &[ShardDescription]) -> Option<RedriveProgress> {
-    let mut of_shards = shards.iter().filter_map(|shard| shard.redrive.clone());
-    let first = of_shards.next()?;
-    Some(of_shards.fold(first, |sum, of_shard| {
-        // A shard that was away at the last start still tells of the one before.
-        let newer = if of_shard.id > sum.id { &of_shard } else { &sum };
-        let (running, state) = match (sum.running || of_shard.running, newer.state) {
-            (true, _) => (true, RedriveState::RedriveUnderWay as i32),
-            (false, state) => (false, state),
-        };
-        let (moved, total) = (sum.moved + of_shard.moved, sum.total + of_shard.total);
-        RedriveProgress { running, state, moved, total, ..newer.clone() }
-    }))
+    let of_shards = || shards.iter().filter_map(|shard| shard.redrive.as_ref());
+    let last = of_shards().max_by_key(|redrive| {
+        (redrive.running, redrive.id, redrive.state() == RedriveState::RedriveCancelled)
+    })?;
+    // A shard may still tell of the one before.
+    let same = || of_shards().filter(|redrive| redrive.id == last.id);
+    let moved = same().map(|redrive| redrive.moved).sum::<u64>();
+    let total = same().map(|redrive| redrive.total).sum::<u64>();
+    Some(RedriveProgress { moved, total, ..last.clone() })
 }
 
 fn description(core: &Core, queue: &QueueInfo, shards: Vec<ShardDescription>) -> DescribeQueueResponse {
@@ -119,5 +116,37 @@ fn settings(core: &Core, queue: catalogue::Queue) -> QueueSettings {
         labels: settings.labels,
         tags,
         tags_removed: Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shard(id: u64, state: RedriveState, moved: u64) -> ShardDescription {
+        let running = state == RedriveState::RedriveUnderWay;
+        let redrive =
+            RedriveProgress { id, running, state: state.into(), moved, total: 10, ..Default::default() };
+        ShardDescription { redrive: Some(redrive), ..ShardDescription::default() }
+    }
+
+    #[test]
+    fn the_redrive_of_a_queue_is_the_one_that_runs_and_what_its_shards_have_done() {
+        use RedriveState::{RedriveCancelled, RedriveComplete, RedriveUnderWay};
+        let seen = |shards: &[ShardDescription]| {
+            redrive_of(shards)
+                .map(|redrive| (redrive.id, redrive.state(), redrive.running, redrive.moved, redrive.total))
+        };
+        assert_eq!(seen(&[ShardDescription::default()]), None);
+        let over = shard(7, RedriveComplete, 3);
+        let shards = [over.clone(), shard(7, RedriveUnderWay, 4)];
+        assert_eq!(seen(&shards), Some((7, RedriveUnderWay, true, 7, 20)));
+        let shards = [over.clone(), shard(7, RedriveCancelled, 4)];
+        assert_eq!(seen(&shards), Some((7, RedriveCancelled, false, 7, 20)));
+        // One that was refused, and taken back where it had begun, is later and not the one that runs.
+        let shards = [shard(8, RedriveCancelled, 0), shard(7, RedriveUnderWay, 4)];
+        assert_eq!(seen(&shards), Some((7, RedriveUnderWay, true, 4, 10)));
+        let shards = [over, shard(8, RedriveComplete, 5)];
+        assert_eq!(seen(&shards), Some((8, RedriveComplete, false, 5, 10)));
     }
 }

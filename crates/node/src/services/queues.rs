@@ -94,7 +94,7 @@ impl Queues for QueuesService {
         &self,
         request: Request<CancelRedriveRequest>,
     ) -> Result<Response<CancelRedriveResponse>, Status> {
-        redrive::cancel(&*self.core()?, &request.get_ref().queue).await?;
+        redrive::cancel(&*self.core()?, &request.get_ref().queue, None).await?;
         Ok(Response::new(CancelRedriveResponse {}))
     }
 }

@@ -127,13 +127,13 @@ pub async fn cancel(call: Call<'_>, request: Cancel) -> Result<Cancelled, Error>
     let handle =
         Handle::read(&text).ok_or_else(|| Error::value("TaskHandle", "given", "It is no task handle."))?;
     let queue = queue_of(call, &handle.source_arn).await?;
-    let gone = || Error::new(Kind::ResourceNotFound, "Task does not exist, or it is over.");
-    let running = call.service().describe_queue(&queue).await?.redrive;
-    if running.is_none_or(|redrive| redrive.id != handle.task_id || !redrive.running) {
-        return Err(gone());
+    match call.service().cancel_redrive(&queue, Some(handle.task_id)).await.map_err(Error::from) {
+        Ok(progress) => Ok(Cancelled { approximate_number_of_messages_moved: progress.moved }),
+        Err(error) if error.kind == Kind::ResourceNotFound => {
+            Err(Error::new(Kind::ResourceNotFound, "Task does not exist, or it is over."))
+        }
+        Err(error) => Err(error),
     }
-    let progress = call.service().cancel_redrive(&queue).await?;
-    Ok(Cancelled { approximate_number_of_messages_moved: progress.moved })
 }
 
 pub async fn list(call: Call<'_>, request: List) -> Result<Tasks, Error> {
