@@ -22,9 +22,14 @@ const SHARDS_TOGETHER: usize = 128;
 /// What was seen of each shard, to count what happened since.
 #[derive(Default)]
 pub struct Numbers {
+    /// In the last round.
     seen: HashMap<(PartitionId, QueueId), Seen>,
+    led: Led,
     round: Round,
 }
+
+/// The partitions that were looked at in a round, with the term in which this node led each; none where it was more than one.
+type Led = BTreeMap<PartitionId, Option<u64>>;
 
 /// The totals of a shard. Those of one that was only sent to take the room of one number.
 struct Seen {
@@ -49,6 +54,7 @@ struct Round {
     /// The shard that was looked at last.
     at: Option<(PartitionId, QueueId)>,
     seen: HashMap<(PartitionId, QueueId), Seen>,
+    led: Led,
     sums: BTreeMap<QueueId, QueueSum>,
 }
 
@@ -70,9 +76,9 @@ impl Numbers {
         let node = core.identity.name.as_str();
         let labels = || vec![Label::new(names::NODE, node.to_owned())];
         let replicas = core.router.replicas();
-        let led = replicas.iter().filter(|replica| matches!(*replica.role().borrow(), Role::Leader { .. }));
+        let led = replicas.iter().filter_map(|replica| Some((replica, term_led(replica)?)));
         let mut led = led.collect::<Vec<_>>();
-        led.sort_by_key(|replica| replica.id());
+        led.sort_by_key(|(replica, _)| replica.id());
         gauge!(names::LEADERS, labels()).set(led.len() as f64);
         gauge!(names::PENDING_BYTES, labels()).set(core.pending_bytes.load(Ordering::Relaxed) as f64);
         let stats = core.log.stats();
@@ -83,24 +89,25 @@ impl Numbers {
         count(node, &happened);
         if is_over {
             let round = std::mem::take(&mut self.round);
-            self.seen = round.seen;
+            (self.seen, self.led) = (round.seen, round.led);
             publish_queues(core, node, &round.sums);
         }
     }
 
     /// Looks at the next shards of the replicas, which are in order; true when all were looked at.
-    fn look(&mut self, led: &[&Arc<Replica>], happened: &mut Totals) -> bool {
+    fn look(&mut self, led: &[(&Arc<Replica>, u64)], happened: &mut Totals) -> bool {
         let mut left = SHARDS_MAX;
-        for replica in led {
+        for (replica, term) in led {
             let is_done = |(partition, _): (PartitionId, QueueId)| partition > replica.id();
             if self.round.at.is_some_and(is_done) {
                 continue;
             }
+            self.round.leads(replica.id(), *term);
             loop {
                 if left == 0 {
                     return false;
                 }
-                let looked_at = self.look_at(replica, left.min(SHARDS_TOGETHER), happened);
+                let looked_at = self.look_at(replica, *term, left.min(SHARDS_TOGETHER), happened);
                 if looked_at == 0 {
                     break;
                 }
@@ -111,7 +118,7 @@ impl Numbers {
     }
 
     /// Looks at the next shards of a partition; returns how many.
-    fn look_at(&mut self, replica: &Replica, shards_max: usize, happened: &mut Totals) -> usize {
+    fn look_at(&mut self, replica: &Replica, term: u64, shards_max: usize, happened: &mut Totals) -> usize {
         let of_this = self.round.at.filter(|(partition, _)| *partition == replica.id());
         let after = of_this.map_or(QueueId(0), |(_, queue)| queue);
         let state = replica.machine().read();
@@ -121,8 +128,7 @@ impl Numbers {
             let key = (replica.id(), queue);
             self.round.at = Some(key);
             let Some(shard) = state.shard(queue) else { continue };
-            // What happened before this node led was counted by the one that did.
-            let before = self.seen.get(&key).map_or(shard.totals, Seen::totals);
+            let before = self.before(key, term, shard.totals);
             let activity = add_since(happened, &before, &shard.totals);
             let sum = self.round.sums.entry(queue).or_default();
             sum.add(&shard, activity);
@@ -130,6 +136,32 @@ impl Numbers {
             self.round.seen.insert(key, Seen::of(shard.totals));
         }
         looked_at
+    }
+
+    /// What was counted of a shard already. What happened before this node led was counted by the one that did; a shard that came
+    /// while it led has begun with nothing.
+    fn before(&self, key: (PartitionId, QueueId), term: u64, now: Totals) -> Totals {
+        if self.led.get(&key.0) != Some(&Some(term)) {
+            return now;
+        }
+        self.seen.get(&key).map(Seen::totals).unwrap_or_default()
+    }
+}
+
+impl Round {
+    /// Notes that a partition is looked at, or is still, while this node leads it in a term.
+    fn leads(&mut self, partition: PartitionId, term: u64) {
+        let led = self.led.entry(partition).or_insert(Some(term));
+        if *led != Some(term) {
+            *led = None;
+        }
+    }
+}
+
+fn term_led(replica: &Replica) -> Option<u64> {
+    match *replica.role().borrow() {
+        Role::Leader { term } => Some(term),
+        Role::Follower { .. } | Role::Stopped => None,
     }
 }
 
@@ -222,4 +254,43 @@ fn publish_queues(core: &Core, node: &str, sums: &BTreeMap<QueueId, QueueSum>) {
             queue: info.name(),
         }),
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PARTITION: PartitionId = PartitionId(3);
+    const TERM: u64 = 5;
+
+    fn sent(sent: u64) -> Totals {
+        Totals { sent, ..Totals::default() }
+    }
+
+    #[test]
+    fn a_shard_that_came_while_this_node_led_is_counted_from_its_beginning_and_no_other() {
+        let (old, new) = ((PARTITION, QueueId(1)), (PARTITION, QueueId(2)));
+        let mut numbers = Numbers::default();
+        assert_eq!(numbers.before(old, TERM, sent(9)), sent(9), "nothing was looked at before");
+        numbers.seen.insert(old, Seen::of(sent(9)));
+        numbers.round.leads(PARTITION, TERM);
+        numbers.led = std::mem::take(&mut numbers.round).led;
+        assert_eq!(numbers.before(old, TERM, sent(12)), sent(9));
+        assert_eq!(numbers.before(new, TERM, sent(4)), sent(0));
+        let elsewhere = (PartitionId(4), QueueId(2));
+        assert_eq!(numbers.before(elsewhere, TERM, sent(4)), sent(4), "it is led since a moment ago");
+        // Another node may have led in between, and counted.
+        for shard in [old, new] {
+            assert_eq!(numbers.before(shard, TERM + 2, sent(20)), sent(20));
+        }
+    }
+
+    #[test]
+    fn a_round_in_two_terms_says_nothing() {
+        let mut round = Round::default();
+        for term in [TERM, TERM, TERM + 2, TERM] {
+            round.leads(PARTITION, term);
+        }
+        assert_eq!(round.led, Led::from([(PARTITION, None)]));
+    }
 }
