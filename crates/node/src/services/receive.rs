@@ -6,7 +6,7 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use leasehold_catalogue::PartitionId;
 use leasehold_proto::peer;
-use leasehold_proto::v1::{Outcome, Reason, ReceiveRequest, ReceiveResponse};
+use leasehold_proto::v1::{Outcome, Reason, ReceiveRequest, ReceiveResponse, RequestId};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{lookup, validate};
@@ -50,10 +50,18 @@ async fn receive_of(
         (Some(shard), 0) => receive_from(core, shard, wanted, began).await,
         (Some(_), _) => {
             let shards = queue.shards().collect::<Vec<_>>();
-            let first = lookup::turn(request.request.as_ref());
+            let first = first_shard(queue, wanted.attempt.as_deref(), request.request.as_ref());
             receive_from_any(core, &shards, first, wanted, began).await
         }
     }
+}
+
+/// The shard to look at first, modulo their number. An attempt that is made again meets the one that may have granted it something,
+/// whatever its request is named now.
+fn first_shard(queue: &QueueInfo, attempt: Option<&[u8]>, request: Option<&RequestId>) -> usize {
+    let of_attempt = attempt.and_then(|attempt| queue.shard_of_group(attempt));
+    let at = of_attempt.and_then(|first| queue.shards().position(|shard| shard == first));
+    at.unwrap_or_else(|| lookup::turn(request))
 }
 
 /// Asks one shard, whoever leads it meanwhile. The time since `began` and what the leader adds is what the request has waited for
@@ -142,8 +150,8 @@ async fn receive_from_any(
             match look_at(core, *shard, &wanted, began).await {
                 Ok(granted) if granted.deliveries.is_empty() => {
                     has_answered = true;
-                    if wanted.wait_ms > 0 {
-                        // The others say by themselves whether they have something.
+                    if wanted.wait_ms > 0 && wanted.attempt.is_none() {
+                        // The others say by themselves whether they have something; but not what they have granted an attempt before.
                         break;
                     }
                 }
@@ -220,7 +228,31 @@ async fn wait_for(core: &Core, shard: PartitionId, wanted: &peer::Receive, end: 
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use leasehold_catalogue::Queue;
+
     use super::*;
+
+    #[test]
+    fn an_attempt_meets_the_shard_that_it_met_before() {
+        let queue = QueueInfo::of(&Arc::new(Queue { shards: vec![4, 7, 9], ..Queue::default() }));
+        let of_attempt = |attempt: &str, request: Option<&RequestId>| {
+            first_shard(&queue, Some(attempt.as_bytes()), request)
+        };
+        let names = (0..32).map(|number| format!("attempt-{number}")).collect::<Vec<_>>();
+        let met = names.iter().map(|name| of_attempt(name, None)).collect::<Vec<_>>();
+        for first in 0..3 {
+            assert!(met.contains(&first), "{met:?}");
+        }
+        for (name, first) in names.iter().zip(met) {
+            let request = RequestId { session: 1, sequence: first as u64, completed_below: 0 };
+            assert_eq!((of_attempt(name, None), of_attempt(name, Some(&request))), (first, first));
+        }
+        // Others take turns.
+        let turns = [(); 2].map(|()| first_shard(&queue, None, None));
+        assert_ne!(turns[0], turns[1]);
+    }
 
     #[test]
     fn that_nobody_leads_hides_no_other_failure() {
