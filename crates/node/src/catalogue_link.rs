@@ -45,10 +45,7 @@ impl CatalogueLink {
 
     /// Whether this node leads the catalogue, and under which term.
     pub fn leads(&self) -> Option<u64> {
-        match *self.group.role().borrow() {
-            Role::Leader { term } => Some(term),
-            Role::Follower { .. } | Role::Stopped => None,
-        }
+        self.group.term_led()
     }
 
     /// The node that leads the catalogue, as far as this one knows; none when this one is cut off.

@@ -19,7 +19,7 @@ use crate::limits::{
     LEADER_WAIT_MS_MAX, SNAPSHOT_APPLIED_BYTES_MIN, SNAPSHOT_LOG_FACTOR, SNAPSHOTS_TOGETHER_BYTES_MAX,
 };
 use crate::numbers::Numbers;
-use crate::raft::{Group, GroupId, Role};
+use crate::raft::{Group, GroupId};
 use crate::replica::{CommandCall, QueueSource as _, Replica, Request, WantedShard, group_of, refusal};
 
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -156,9 +156,9 @@ struct Swept {
 /// whose queue has changed are configured, for whoever made the change may have ended half-way.
 async fn sweep(core: &Core, swept: &mut BTreeMap<PartitionId, Swept>) {
     let revision = core.view.revision();
-    let led = core.router.replicas().into_iter().filter_map(|replica| match *replica.role().borrow() {
-        Role::Leader { term } => Some((replica, term)),
-        Role::Follower { .. } | Role::Stopped => None,
+    let led = core.router.replicas().into_iter().filter_map(|replica| {
+        let term = replica.group().term_led()?;
+        Some((replica, term))
     });
     let passes = led.map(|(replica, term)| {
         let last = swept.get(&replica.id()).filter(|last| last.term == term);

@@ -179,7 +179,7 @@ pub async fn balance(core: Arc<Core>) {
             }
         }
         for replica in core.router.replicas() {
-            let leads = matches!(*replica.role().borrow(), Role::Leader { .. });
+            let leads = replica.group().term_led().is_some();
             if !leads || replica.group().gives_up_leadership() {
                 continue;
             }
@@ -215,7 +215,7 @@ pub async fn hand_over_all(core: &Core) {
     let groups =
         core.router.replicas().into_iter().map(|replica| replica.group().clone()).collect::<Vec<_>>();
     let led = groups.into_iter().chain([core.catalogue.group.clone()]);
-    let led = led.filter(|group| matches!(*group.role().borrow(), Role::Leader { .. })).collect::<Vec<_>>();
+    let led = led.filter(|group| group.term_led().is_some()).collect::<Vec<_>>();
     let mut given = Vec::new();
     for group in &led {
         let members = group.members();

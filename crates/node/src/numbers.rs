@@ -10,7 +10,6 @@ use metrics::{Label, counter, gauge};
 
 use crate::core::Core;
 use crate::headroom;
-use crate::raft::Role;
 use crate::replica::{Replica, wall_ms};
 use crate::telemetry::{self, Damping, Processing, QueueSample, names};
 
@@ -76,7 +75,7 @@ impl Numbers {
         let node = core.identity.name.as_str();
         let labels = || vec![Label::new(names::NODE, node.to_owned())];
         let replicas = core.router.replicas();
-        let led = replicas.iter().filter_map(|replica| Some((replica, term_led(replica)?)));
+        let led = replicas.iter().filter_map(|replica| Some((replica, replica.group().term_led()?)));
         let mut led = led.collect::<Vec<_>>();
         led.sort_by_key(|(replica, _)| replica.id());
         gauge!(names::LEADERS, labels()).set(led.len() as f64);
@@ -155,13 +154,6 @@ impl Round {
         if *led != Some(term) {
             *led = None;
         }
-    }
-}
-
-fn term_led(replica: &Replica) -> Option<u64> {
-    match *replica.role().borrow() {
-        Role::Leader { term } => Some(term),
-        Role::Follower { .. } | Role::Stopped => None,
     }
 }
 

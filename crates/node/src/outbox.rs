@@ -111,15 +111,8 @@ struct Known {
     rounds: BTreeMap<(QueueId, QueueId), Round>,
 }
 
-fn term_led(replica: &Replica) -> Option<u64> {
-    match *replica.role().borrow() {
-        Role::Leader { term } => Some(term),
-        Role::Follower { .. } | Role::Stopped => None,
-    }
-}
-
 async fn pass(core: &Core, replica: &Replica, known: &mut Known) -> Result<Progress, Failure> {
-    let term = term_led(replica);
+    let term = replica.group().term_led();
     if term != Some(known.term) {
         *known = Known { term: term.unwrap_or_default(), ..Known::default() };
     }

@@ -194,7 +194,7 @@ async fn found_if_first(core: &Core, partition: &Partition) {
 fn change_members_if_leading(core: &Arc<Core>, partition: &Partition) {
     let id = partition.partition_id();
     let Some(replica) = core.router.replica(id) else { return };
-    let leads = matches!(*replica.role().borrow(), Role::Leader { .. });
+    let leads = replica.group().term_led().is_some();
     if !leads || partition.is_settled || !core.moving.start(id) {
         return;
     }

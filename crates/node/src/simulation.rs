@@ -20,7 +20,7 @@ use crate::config::{Config, HistoryMode};
 use crate::core::{Core, CoreParts};
 use crate::identity::{FORMAT_VERSION, Identity};
 use crate::node::identify;
-use crate::raft::{ReplicaNode, Role};
+use crate::raft::ReplicaNode;
 use crate::service::Deletion;
 use crate::services::{self, Counting, Settle};
 
@@ -232,7 +232,7 @@ impl SimulatedNode {
                 partition: replica.id().0,
                 applied_index: state.applied_index(),
                 state_hash: state.state_hash(),
-                leads: matches!(*replica.role().borrow(), Role::Leader { .. }),
+                leads: replica.group().term_led().is_some(),
             }
         };
         replicas.map(state).collect()

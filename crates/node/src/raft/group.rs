@@ -160,6 +160,14 @@ impl Group {
         self.role.clone()
     }
 
+    /// The term in which the replica leads, while it does.
+    pub fn term_led(&self) -> Option<u64> {
+        match *self.role.borrow() {
+            Role::Leader { term } => Some(term),
+            Role::Follower { .. } | Role::Stopped => None,
+        }
+    }
+
     /// Proposes an entry under `term`: refused when the replica no longer leads in it, so stamps never get out of order.
     /// Entries of one caller are appended in the order of its calls.
     ///

@@ -39,9 +39,8 @@ pub type Chunks = ReceiverStream<Result<BackupChunk, Status>>;
 /// Stops transfers on this node, and says what it leads.
 pub async fn hold_transfers(core: &Core) -> HoldTransfersResponse {
     let hold = core.transfer_hold.hold().await;
-    let led = core.router.replicas().into_iter().filter_map(|replica| match *replica.role().borrow() {
-        Role::Leader { term } => Some(LedPartition { partition: replica.id().0, term }),
-        Role::Follower { .. } | Role::Stopped => None,
+    let led = core.router.replicas().into_iter().filter_map(|replica| {
+        Some(LedPartition { partition: replica.id().0, term: replica.group().term_led()? })
     });
     HoldTransfersResponse { hold, lasts_ms: HOLD_LASTS.as_millis() as u64, partitions: led.collect() }
 }

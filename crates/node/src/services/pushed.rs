@@ -71,7 +71,6 @@ impl Drop for Unseen {
         let untouched = |delivery: Delivery| ReleaseItem {
             receipt: delivery.receipt,
             untouched: true,
-            put_off: false,
             ..ReleaseItem::default()
         };
         let items = deliveries.into_iter().map(untouched).collect::<Vec<_>>();
