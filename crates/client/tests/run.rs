@@ -246,6 +246,25 @@ async fn tenants_of_a_standard_queue_do_not_wait_for_each_other() {
     running.stop().await;
 }
 
+/// Its place is free when the stop is told, and the next message is there.
+#[tokio::test]
+async fn nothing_begins_after_a_stop() {
+    for _ in 0..8 {
+        let node = Node::start().await;
+        node.shared.offer(&["first", "second", "third"], LONG);
+        let consumer = node.client().queue("q").consumer().concurrency(1).buffer(20);
+        let (stop, counters) = (CancellationToken::new(), consumer.counters());
+        let told = stop.clone();
+        let handled = consumer.stop_on(stop).run(move |_| {
+            told.cancel();
+            async { Ok(()) }
+        });
+        handled.await.unwrap();
+        let counts = counters.now();
+        assert_eq!((counts.started, counts.acked), (1, 1));
+    }
+}
+
 #[tokio::test]
 async fn a_stop_finishes_what_is_handled_and_gives_back_what_waits() {
     let node = Node::start().await;

@@ -106,8 +106,9 @@ where
 {
     async fn run(&mut self) -> Result<(), Error> {
         loop {
-            let may_start =
-                self.waiting.is_ready() && self.tasks.len() < UNANSWERED_MAX + self.permits_in_use();
+            let may_start = !self.is_stopped()
+                && self.waiting.is_ready()
+                && self.tasks.len() < UNANSWERED_MAX + self.permits_in_use();
             tokio::select! {
                 permit = Arc::clone(&self.permits).acquire_owned(), if may_start => {
                     self.start(permit.expect("the semaphore is never closed"));
@@ -119,6 +120,11 @@ where
                 },
             }
         }
+    }
+
+    /// The end of the stream says so too, but only when it is the loop's turn to hear of it.
+    fn is_stopped(&self) -> bool {
+        self.options.stop.is_cancelled()
     }
 
     fn permits_in_use(&self) -> usize {
@@ -133,6 +139,10 @@ where
     }
 
     fn start(&mut self, permit: OwnedSemaphorePermit) {
+        // The stop may have come while the place was waited for, from the handler that had it.
+        if self.is_stopped() {
+            return;
+        }
         let Some((group, delivery)) = self.waiting.next() else { return };
         // The lease was lost while it waited.
         if delivery.lease_left().is_zero() {
